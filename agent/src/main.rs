@@ -1,0 +1,4 @@
+//! `orlop`: the agent and its command line.
+#![forbid(unsafe_code)]
+
+fn main() {}

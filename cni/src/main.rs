@@ -1,0 +1,4 @@
+//! `orlop-cni`: the CNI plugin binary.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The eBPF programs.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `orlop-oci`: the OCI runtime command line.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `podshim`: parent and supervisor of the containers of one pod.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Harness of the integration tests.
+#![forbid(unsafe_code)]
