@@ -2,3 +2,5 @@
 //!
 //! It decides nothing about pods or services: that is `agent-core`. It never forks: pods live under `podshim`.
 #![forbid(unsafe_code)]
+
+pub mod config;

@@ -1,0 +1,319 @@
+//! The node's configuration: the flags of `orlop agent` and `orlop cleanup`, checked once, and every path that follows
+//! from them. Nobody else joins a path below these directories by hand.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+/// Where the agent keeps things. Each is an option, so that many agents can run side by side.
+#[derive(Args, Clone, Debug)]
+pub struct Places {
+    /// Pods' files: volumes, hosts files, termination messages
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
+    pub root_dir: PathBuf,
+    /// Images and the writable layers of containers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
+    pub state_dir: PathBuf,
+    /// Sockets, pinned namespaces and records of what runs; a tmpfs, empty after a reboot
+    #[arg(long, value_name = "DIR", default_value = "/run/orlop")]
+    pub run_dir: PathBuf,
+    /// Containers' log files
+    #[arg(long, value_name = "DIR", default_value = "/var/log/pods")]
+    pub log_dir: PathBuf,
+    /// Links to the log files, named as log collectors expect them
+    #[arg(long, value_name = "DIR", default_value = "/var/log/containers")]
+    pub container_log_dir: PathBuf,
+    /// Pinned eBPF programs, links and maps
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/orlop")]
+    pub bpf_dir: PathBuf,
+    /// Cgroup below the cgroup v2 root that holds `kubepods`; empty for the root itself
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub cgroup_parent: PathBuf,
+    /// Addresses for pods, at most one range of each family
+    #[arg(long = "pod-cidr", value_name = "CIDR", default_value = "10.244.0.0/24")]
+    pub pod_cidrs: Vec<Cidr>,
+    /// Addresses for Services
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: Cidr,
+}
+
+/// Flags of `orlop agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentFlags {
+    /// Directory of manifests to keep running
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The node's name; by default its host name
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The podshim executable; by default the one beside orlop
+    #[arg(long, value_name = "FILE")]
+    pub podshim: Option<PathBuf>,
+    /// Where things are kept
+    #[command(flatten)]
+    pub places: Places,
+}
+
+/// A checked configuration: absolute paths, a node name that is a DNS label, ranges that make sense.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// The node's name.
+    pub node_name: String,
+    /// The podshim executable.
+    pub podshim: PathBuf,
+    /// Where things are kept.
+    pub places: Places,
+}
+
+/// What is wrong with the flags.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A directory can't be made absolute.
+    #[error("resolve --{flag} {path}")]
+    Path {
+        /// The flag's name.
+        flag: &'static str,
+        /// What was given.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Two ranges of one family, or none.
+    #[error("--pod-cidr: one range of each family at most, got {0}")]
+    PodCidrs(String),
+    /// Neither --node-name nor a usable host name.
+    #[error("node name {0:?} is not a lower-case DNS name; give another with --node-name")]
+    NodeName(String),
+    /// The host name can't be read.
+    #[error("read the host name; give the node's name with --node-name")]
+    HostName(#[source] nix::Error),
+    /// podshim is not there.
+    #[error("podshim not found at {0}; give its place with --podshim")]
+    Podshim(PathBuf),
+    /// The cgroup parent leaves the tree.
+    #[error("--cgroup-parent {0}: a relative path without '..' is needed")]
+    CgroupParent(PathBuf),
+    /// The place of the running executable is unknown.
+    #[error("find the running executable")]
+    Executable(#[source] std::io::Error),
+}
+
+impl AgentFlags {
+    /// Checks the flags.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        Ok(Config {
+            manifests: absolute("manifests", &self.manifests)?,
+            node_name: node_name(self.node_name)?,
+            podshim: podshim(self.podshim)?,
+            places: self.places.resolve()?,
+        })
+    }
+}
+
+impl Places {
+    /// Makes every path absolute and checks the ranges.
+    pub fn resolve(self) -> Result<Places, ConfigError> {
+        check_cidrs(&self.pod_cidrs)?;
+        Ok(Places {
+            root_dir: absolute("root-dir", &self.root_dir)?,
+            state_dir: absolute("state-dir", &self.state_dir)?,
+            run_dir: absolute("run-dir", &self.run_dir)?,
+            log_dir: absolute("log-dir", &self.log_dir)?,
+            container_log_dir: absolute("container-log-dir", &self.container_log_dir)?,
+            bpf_dir: absolute("bpf-dir", &self.bpf_dir)?,
+            cgroup_parent: cgroup_parent(&self.cgroup_parent)?,
+            ..self
+        })
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+
+    /// Held with flock by the one agent of this run directory.
+    pub fn lock(&self) -> PathBuf {
+        self.run_dir.join("agent.lock")
+    }
+
+    /// What `orlop apply` stored, one object a file.
+    pub fn applied(&self) -> PathBuf {
+        self.root_dir.join("applied")
+    }
+
+    /// Run directories of all pods.
+    pub fn pod_runs(&self) -> PathBuf {
+        self.run_dir.join("pods")
+    }
+
+    /// Files of all pods that outlive a reboot.
+    pub fn pod_roots(&self) -> PathBuf {
+        self.root_dir.join("pods")
+    }
+
+    /// Writable layers of containers, one directory a pod.
+    pub fn pod_layers(&self) -> PathBuf {
+        self.state_dir.join("containers")
+    }
+}
+
+fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path).map_err(|source| ConfigError::Path {
+        flag,
+        path: path.into(),
+        source,
+    })
+}
+
+fn cgroup_parent(path: &Path) -> Result<PathBuf, ConfigError> {
+    let relative: PathBuf = path.strip_prefix("/").unwrap_or(path).into();
+    let plain = relative
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    if plain {
+        Ok(relative)
+    } else {
+        Err(ConfigError::CgroupParent(path.into()))
+    }
+}
+
+fn check_cidrs(cidrs: &[Cidr]) -> Result<(), ConfigError> {
+    let v4 = cidrs.iter().filter(|cidr| cidr.address.is_ipv4()).count();
+    let v6 = cidrs.len() - v4;
+    if cidrs.is_empty() || v4 > 1 || v6 > 1 {
+        let given: Vec<String> = cidrs.iter().map(Cidr::to_string).collect();
+        return Err(ConfigError::PodCidrs(given.join(", ")));
+    }
+    Ok(())
+}
+
+fn node_name(given: Option<String>) -> Result<String, ConfigError> {
+    let name = match given {
+        Some(name) => name,
+        None => nix::unistd::gethostname()
+            .map_err(ConfigError::HostName)?
+            .to_string_lossy()
+            .to_lowercase(),
+    };
+    let label = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 63
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        Ok(name)
+    } else {
+        Err(ConfigError::NodeName(name))
+    }
+}
+
+fn podshim(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let path = match given {
+        Some(path) => absolute("podshim", &path)?,
+        None => std::env::current_exe()
+            .map_err(ConfigError::Executable)?
+            .with_file_name("podshim"),
+    };
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(ConfigError::Podshim(path))
+    }
+}
+
+/// A range of addresses, `10.244.0.0/24`, without host bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The first address.
+    pub address: IpAddr,
+    /// Length of the prefix in bits.
+    pub prefix: u8,
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Cidr, String> {
+        let (address, prefix) = text
+            .split_once('/')
+            .ok_or("an address and a prefix length are needed: 10.244.0.0/24")?;
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| format!("{address:?} is not an IP address"))?;
+        let prefix: u8 = prefix
+            .parse()
+            .map_err(|_| format!("{prefix:?} is not a prefix length"))?;
+        let (bits, width) = match address {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
+            IpAddr::V6(v6) => (v6.to_bits(), 128),
+        };
+        if prefix == 0 || prefix > width {
+            return Err(format!("prefix length {prefix} is not between 1 and {width}"));
+        }
+        if bits << prefix != 0 && prefix < 128 {
+            return Err(format!("{address} has bits set beyond its {prefix} bits of prefix"));
+        }
+        Ok(Cidr { address, prefix })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_parsed_and_printed_alike() {
+        for text in [
+            "10.244.0.0/24",
+            "10.0.0.0/8",
+            "192.168.1.1/32",
+            "fd00:10::/64",
+            "::1/128",
+        ] {
+            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_bad_range_is_refused() {
+        for text in [
+            "10.244.0.0",
+            "10.244.0.1/24",
+            "10.0.0.0/33",
+            "10.0.0.0/0",
+            "x/8",
+            "fd00::1/64",
+            "10.0.0.0/-1",
+        ] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_name_is_a_dns_name() {
+        assert_eq!(node_name(Some("node-1.lan".into())).unwrap(), "node-1.lan");
+        for bad in ["", "Node", "a_b", "-a", "a..b"] {
+            assert!(node_name(Some(bad.into())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_parent_stays_in_the_tree() {
+        assert_eq!(cgroup_parent(Path::new("/test/one")).unwrap(), Path::new("test/one"));
+        assert_eq!(cgroup_parent(Path::new("")).unwrap(), Path::new(""));
+        assert!(cgroup_parent(Path::new("../x")).is_err());
+    }
+}
