@@ -1,4 +1,16 @@
 //! OCI runtime: plans a container from its spec, creates it with one `clone3`, and supervises it per pod.
 //!
 //! Synchronous and single-threaded; it knows nothing of pods in a cluster, images or networks.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`plan`] | OCI spec in, flat list of steps out; decides everything before the clone |
+//! | [`container`] | the OCI verbs: create, start, exec, kill, wait |
+//! | [`cgroup`] | the cgroup v2 tree: create, limit, freeze, kill, watch |
+//! | [`sys`] | thin wrappers of system calls, the only home of `unsafe` |
 #![deny(unsafe_code)]
+
+pub mod cgroup;
+pub mod container;
+pub mod plan;
+pub mod sys;

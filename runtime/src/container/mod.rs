@@ -1,0 +1,81 @@
+//! The OCI verbs, one file each, and the nouns they share.
+//!
+//! The life of a container: [`create`] makes the process, which does all of its set-up and then waits;
+//! [`Created::start`] lets it execute the user's program; [`exec()`] adds a process to it; [`kill`] and
+//! [`Exit::wait`] end it. No state is kept here: who calls keeps the pidfd.
+
+mod create;
+mod error;
+mod exec;
+mod exit;
+mod kill;
+mod start;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+pub use crate::plan::FieldError;
+pub use crate::sys::thread::{SingleThreaded, ThreadsError};
+pub use create::{Created, create};
+pub use error::{CreateError, ExecError, StartError, StepError};
+pub use exec::{Target, exec};
+pub use exit::Exit;
+pub use kill::kill;
+pub use start::Running;
+
+/// What to create, and from what.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// The container, as config.json has it. Fields that are not honoured are refused by name.
+    pub spec: &'a Spec,
+    /// Directory that relative paths of the spec (`root.path`, sources of bind mounts) start from.
+    pub bundle: &'a Path,
+    /// Where the root filesystem comes from; `root.path` of the spec is not looked at.
+    pub rootfs: Rootfs,
+    /// Absolute directory in the cgroup2 tree. Created if missing; limits of `linux.resources` are applied as far as
+    /// the controllers are there, and what could not be enforced is returned.
+    pub cgroup: Option<PathBuf>,
+    /// The container's standard streams. `Terminal` exactly if `process.terminal` is true.
+    pub stdio: Stdio,
+    /// Kill the container's init when the thread that created it ends (`PR_SET_PDEATHSIG`).
+    pub dies_with_parent: bool,
+}
+
+/// Where a root filesystem comes from. It is mounted in the container's own mount namespace only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rootfs {
+    /// An existing directory.
+    Directory(PathBuf),
+    /// An overlay of unpacked image layers.
+    Overlay {
+        /// Read-only layers, the topmost first; at least one.
+        lower: Vec<PathBuf>,
+        /// Where the container's own changes go.
+        upper: PathBuf,
+        /// Overlayfs's scratch directory, on the filesystem of `upper`.
+        work: PathBuf,
+        /// An existing empty directory to mount on.
+        target: PathBuf,
+    },
+}
+
+/// Standard streams of a container's process.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Three open files. The runtime's copies are closed once the process has its own.
+    Streams {
+        /// Becomes descriptor 0.
+        stdin: OwnedFd,
+        /// Becomes descriptor 1.
+        stdout: OwnedFd,
+        /// Becomes descriptor 2.
+        stderr: OwnedFd,
+    },
+    /// A new pseudoterminal of the container's own devpts; the master comes back to the caller.
+    Terminal {
+        /// Size at the start in (rows, columns); the spec's `process.consoleSize` comes first.
+        size: Option<(u16, u16)>,
+    },
+}
