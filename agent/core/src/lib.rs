@@ -1,2 +1,7 @@
 //! What the agent decides: facts and time in, steps out. No tokio, nix, file system or clock in here.
+//!
+//! [`manifest`] reads what the user wrote, [`pod`] decides what is done for one pod.
 #![forbid(unsafe_code)]
+
+pub mod manifest;
+pub mod pod;
