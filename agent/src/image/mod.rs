@@ -1,0 +1,70 @@
+//! Images: their names, where they come from (a registry, a layout, an archive), how their layers get onto disk safely,
+//! and the directories that containers write to above them.
+//!
+//! Nothing here mounts: an image is a list of unpacked directories, and the overlay over them is made by the runtime in
+//! the container's own mount namespace. Everything from outside is hostile until its digest says otherwise, and its
+//! contents stay hostile after that.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use agent::image::{PullOptions, Reference, SnapshotId, Store};
+//!
+//! let store = Store::open("/var/lib/orlop".as_ref())?;
+//! let name: Reference = "busybox:1.36".parse()?;
+//! let image = match store.resolve(&name) {
+//!     Some(image) => image,
+//!     None => store.pull(&name, &PullOptions::default()).await?,
+//! };
+//! let id = SnapshotId::new("0b5f…", "web", 0)?;
+//! let snapshot = store.create_snapshot(&id, &image)?;
+//! println!("mount {:?} with upper {:?}", snapshot.lower, snapshot.upper);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod digest;
+pub mod reference;
+pub mod snapshot;
+pub mod store;
+pub mod user;
+
+use std::path::PathBuf;
+
+use oci_spec::image::ImageConfiguration;
+
+pub use digest::Digest;
+pub use reference::{Reference, ReferenceError};
+pub use snapshot::{Snapshot, SnapshotId};
+pub use store::{Credentials, LoadError, PullError, PullOptions, Source, Store, StoreError};
+pub use user::{User, UserError};
+
+/// An image that is wholly on this node, its layers unpacked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// The name it was pulled or loaded by.
+    pub reference: Reference,
+    /// What the name resolved to: the digest of the index or manifest that the registry served, or of the manifest that
+    /// was loaded.
+    pub digest: Digest,
+    /// The digest of the configuration: docker's image id.
+    pub id: Digest,
+    /// The image's configuration: entrypoint, environment, user, …
+    pub config: ImageConfiguration,
+    /// The unpacked layers, topmost first, at least one: ready for overlay's `lowerdir`.
+    pub layers: Vec<PathBuf>,
+    /// Bytes of the configuration and the layers as they were transferred.
+    pub size: u64,
+}
+
+impl Image {
+    /// `registry/repository@sha256:…`, what a pod's status shows as `imageID`.
+    pub fn repo_digest(&self) -> String {
+        format!("{}@{}", self.reference.name(), self.digest)
+    }
+
+    /// Resolves a user as a Dockerfile's `USER` or a pod means it (`name`, `uid`, `name:group`, …; empty is root)
+    /// against the image's `/etc/passwd` and `/etc/group`. Reads files, so call it where blocking is allowed.
+    pub fn user(&self, user: &str) -> Result<User, UserError> {
+        user::resolve(&self.layers, user)
+    }
+}
