@@ -7,10 +7,14 @@
 //! | [`plan`] | OCI spec in, flat list of steps out; decides everything before the clone |
 //! | [`container`] | the OCI verbs: create, start, exec, kill, wait |
 //! | [`cgroup`] | the cgroup v2 tree: create, limit, freeze, kill, watch |
+//! | [`proto`] | what the agent and a podshim say to each other |
+//! | [`client`] | the agent's side of a podshim's socket |
 //! | [`sys`] | thin wrappers of system calls, the only home of `unsafe` |
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod client;
 pub mod container;
 pub mod plan;
+pub mod proto;
 pub mod sys;

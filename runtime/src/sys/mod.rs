@@ -8,4 +8,5 @@
 )]
 
 pub mod pidfd;
+pub mod socket;
 pub mod thread;
