@@ -5,3 +5,4 @@
 
 pub mod manifest;
 pub mod pod;
+pub mod service;

@@ -1,0 +1,125 @@
+//! Services: which address leads to which backends, and how the kernel's maps come to say so.
+//!
+//! The chain is `table` (what the objects mean) → `image` (what every map should hold) → `diff` (steps from what the maps
+//! hold to that). Everything is a pure function; `agent::hands::maps` performs the steps. What happens to a connection is
+//! decided in the kernel by `ebpf_common::lookup`, not here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// Namespace and name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Transport protocols that Services balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        })
+    }
+}
+
+/// A pod that may be a backend, as the agent observes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyPod {
+    /// Namespace; a Service selects in its own only.
+    pub namespace: String,
+    /// The pod's name, for messages.
+    pub name: String,
+    /// Labels, matched by a Service's selector.
+    pub labels: BTreeMap<String, String>,
+    /// The pod's addresses, at most one of each family is used.
+    pub addresses: Vec<IpAddr>,
+    /// Declared ports of all containers, which named target ports refer to.
+    pub ports: Vec<ContainerPort>,
+    /// Whether it takes traffic now; a pod that does not counts only for `publishNotReadyAddresses`.
+    pub ready: bool,
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Port number in the pod's network.
+    pub number: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// A range of addresses, for instance 10.96.0.0/16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressRange {
+    /// The first address; bits beyond the prefix are zero.
+    pub address: IpAddr,
+    /// Length of the prefix in bits: up to 32 or 128.
+    pub prefix: u8,
+}
+
+/// What is said about every Service: `orlop get services`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicesStatus {
+    /// Whether the maps hold the latest facts. False before the first list and after a failure, which is then in `problem`.
+    pub in_kernel: bool,
+    /// What keeps the maps from being right, if anything does. It is tried again.
+    pub problem: Option<String>,
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, ServiceStatus>,
+}
+
+/// What is said about one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// Its cluster addresses, given or allocated; empty for a headless Service.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, in the order of the manifest.
+    pub ports: Vec<PortStatus>,
+    /// Why it does not work as written, one sentence each: an address in use, a range or a map that is full.
+    pub problems: Vec<String>,
+}
+
+/// What is said about one port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortStatus {
+    /// The port's name, empty if it has none.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The port that clients connect to.
+    pub port: u16,
+    /// Where they get to.
+    pub backends: Vec<SocketAddr>,
+    /// Counted in the kernel since the port appeared.
+    pub counters: Counters,
+}
+
+/// Totals over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections (and first datagrams of a destination) sent to a backend.
+    pub forwarded: u64,
+    /// Refused, because there was no backend.
+    pub refused: u64,
+}
