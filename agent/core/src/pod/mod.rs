@@ -18,9 +18,12 @@ mod name;
 mod observed;
 mod plan;
 mod resources;
+mod restart;
 pub mod spec;
+mod start;
 mod status;
 mod step;
+mod stop;
 mod time;
 
 pub use accept::FieldError;

@@ -109,7 +109,7 @@ pub struct Attempt {
     pub image: String,
     /// Where it is.
     pub state: AttemptState,
-    /// The strongest signal that this agent sent to end it, and when it was first sent.
+    /// The last signal that this agent sent to end it, and when it last sent it.
     pub signalled: Option<Signalled>,
 }
 
@@ -161,7 +161,7 @@ pub struct ExitRecord {
 pub struct Signalled {
     /// Which.
     pub signal: StopSignal,
-    /// When it was first sent.
+    /// When it was last sent.
     pub at: Time,
 }
 
