@@ -22,6 +22,7 @@ mod audit;
 mod binary;
 mod cgroup;
 mod eventually;
+pub mod image;
 mod namespace;
 mod need;
 mod scratch;
