@@ -17,4 +17,5 @@ pub mod client;
 pub mod container;
 pub mod plan;
 pub mod proto;
+pub mod shim;
 pub mod sys;

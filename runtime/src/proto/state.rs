@@ -19,8 +19,9 @@ pub struct ContainerState {
     pub key: ContainerKey,
     /// How far it came.
     pub status: Status,
-    /// The first process, as the shim's PID namespace numbers it; it stays here after the exit, for people.
-    pub pid: u32,
+    /// The first process, as the shim's PID namespace numbers it; none while it is being made. It stays here after the
+    /// exit, for people.
+    pub pid: Option<u32>,
     /// When that process was made, in clock ticks since boot (field 22 of `/proc/PID/stat`): tells it from a later
     /// process with the same number. 0 when it could not be read.
     pub pid_start_time: u64,

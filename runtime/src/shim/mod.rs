@@ -1,0 +1,6 @@
+//! podshim: the supervisor of one pod.
+
+pub mod cri;
+pub mod logs;
+pub mod oom;
+pub mod record;
