@@ -1,4 +1,108 @@
 //! `cargo xtask`: set-up, build, demo, tests, VM, benchmarks.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod build;
+mod command;
+mod setup;
+mod test;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use lexopt::prelude::*;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                          install what building and testing need
+  build [--release]              build the programs
+  test [unit|root|vm] [--kernel V] [FILTER]
+                                 run tests; all without a name
+";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the command; whether it came to a good end.
+fn dispatch() -> anyhow::Result<bool> {
+    let mut arguments = lexopt::Parser::from_env();
+    let Some(Value(command)) = arguments.next()? else {
+        bail!("no command\n\n{USAGE}")
+    };
+    let command = command.string()?;
+    match command.as_str() {
+        "setup" => {
+            finish(arguments)?;
+            setup::tools(setup::Purpose::Vm)?;
+            Ok(true)
+        }
+        "build" => {
+            let profile = if flag(arguments, "release")? {
+                build::Profile::Release
+            } else {
+                build::Profile::Debug
+            };
+            setup::tools(setup::Purpose::Build)?;
+            build::binaries(profile)?;
+            Ok(true)
+        }
+        "test" => test::run(&selection(arguments)?),
+        unknown => bail!("no command {unknown}\n\n{USAGE}"),
+    }
+}
+
+fn finish(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
+    match arguments.next()? {
+        Some(argument) => Err(argument.unexpected().into()),
+        None => Ok(()),
+    }
+}
+
+fn flag(mut arguments: lexopt::Parser, name: &str) -> anyhow::Result<bool> {
+    let mut is_set = false;
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long(given) if given == name => is_set = true,
+            Long(_) | Short(_) | Value(_) => return Err(argument.unexpected().into()),
+        }
+    }
+    Ok(is_set)
+}
+
+fn selection(mut arguments: lexopt::Parser) -> anyhow::Result<test::Selection> {
+    let mut selection = test::Selection::default();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("kernel") => selection.kernel = Some(arguments.value()?.string().context("--kernel")?),
+            Value(word) => take_word(&mut selection, word.string()?)?,
+            Long(_) | Short(_) => return Err(argument.unexpected().into()),
+        }
+    }
+    Ok(selection)
+}
+
+fn take_word(selection: &mut test::Selection, word: String) -> anyhow::Result<()> {
+    let part = match word.as_str() {
+        "unit" => Some(test::Part::Unit),
+        "root" => Some(test::Part::Root),
+        "vm" => Some(test::Part::Vm),
+        _ => None,
+    };
+    if part.is_some() && selection.part.is_none() && selection.filter.is_none() {
+        selection.part = part;
+    } else {
+        anyhow::ensure!(selection.filter.is_none(), "more than one filter: {word}");
+        selection.filter = Some(word);
+    }
+    Ok(())
+}

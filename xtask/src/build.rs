@@ -1,0 +1,50 @@
+//! `cargo xtask build`: the product's programs.
+
+use std::path::PathBuf;
+
+use crate::{command, workspace};
+
+/// The product's programs.
+const PROGRAMS: [&str; 4] = ["orlop", "podshim", "orlop-oci", "orlop-cni"];
+const PACKAGES: [&str; 3] = ["agent", "runtime", "cni"];
+
+/// How to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For tests.
+    Debug,
+    /// For use and for measuring.
+    Release,
+}
+
+impl Profile {
+    fn dir(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Builds the programs.
+pub(crate) fn binaries(profile: Profile) -> anyhow::Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--bins"]);
+    for package in PACKAGES {
+        cargo.args(["--package", package]);
+    }
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    command::run(&mut cargo)
+}
+
+/// Where the programs are.
+pub(crate) fn paths(profile: Profile) -> Vec<PathBuf> {
+    PROGRAMS.iter().map(|program| path(profile, program)).collect()
+}
+
+/// Where one program is.
+pub(crate) fn path(profile: Profile, program: &str) -> PathBuf {
+    workspace::target_dir().join(profile.dir()).join(program)
+}

@@ -1,0 +1,119 @@
+//! Root tests in a VM: one boot for all of them, and another for the rest when a test takes the machine down.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::VM_LIMIT;
+use super::executables::{Executables, Test};
+use super::job::{self, Progress};
+use super::root::silence;
+use super::summary::Record;
+use crate::vm::{initrd, kernel, qemu};
+use crate::{build, workspace};
+
+/// So many crashes of the machine are borne before the rest of the tests is given up.
+const CRASH_LIMIT: usize = 5;
+
+/// The part of the initial file system that all kernels and boots share.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    dir: PathBuf,
+    base: PathBuf,
+}
+
+impl Prepared {
+    /// Packs the initial file system.
+    pub(crate) fn new(executables: &Executables) -> anyhow::Result<Self> {
+        let dir = workspace::target_dir().join("xtask/vm");
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let base = dir.join("base.cpio");
+        let binaries = build::paths(build::Profile::Debug);
+        let contents = initrd::Contents {
+            init: &executables.runner,
+            binaries: &binaries,
+            tests: &executables.programs,
+        };
+        initrd::pack(&contents, &base)?;
+        Ok(Self { dir, base })
+    }
+
+    /// Runs all tests on one kernel.
+    pub(crate) fn run(&self, kernel: &str, executables: &Executables) -> anyhow::Result<Vec<Record>> {
+        let kernel = kernel::obtain(kernel)?;
+        let mut records = Vec::new();
+        for _ in 0..CRASH_LIMIT {
+            let rest = &executables.tests[records.len()..];
+            if rest.is_empty() {
+                return Ok(records);
+            }
+            let progress = self.boot(&kernel, rest)?;
+            records.extend(progress.records);
+        }
+        if records.len() < executables.tests.len() {
+            let left = executables.tests.len() - records.len();
+            records.push(Record::failure(
+                "vm",
+                format!("given up after {CRASH_LIMIT} crashes: {left} tests did not run"),
+            ));
+        }
+        Ok(records)
+    }
+
+    fn boot(&self, kernel: &kernel::Kernel, tests: &[Test]) -> anyhow::Result<Progress> {
+        let label = format!("vm {}", kernel.name);
+        let dir = self.dir.join(&kernel.name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let job_archive = dir.join("job.cpio");
+        initrd::pack_job(&job::describe(tests, VM_LIMIT, &environment(), place), &job_archive)?;
+        let initrd = vec![self.base.as_path(), &kernel.modules, &job_archive];
+        let machine = qemu::Machine {
+            kernel,
+            initrd,
+            nics: Vec::new(),
+            dir: &dir,
+        };
+        let vm = machine.boot()?;
+
+        let mut progress = Progress::default();
+        while !progress.is_done {
+            let crash = match vm.line(silence(VM_LIMIT)) {
+                Ok(Some(line)) => {
+                    progress.take(&line, tests, &label)?;
+                    continue;
+                }
+                Ok(None) => "the VM crashed".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let report = format!("{crash}; the end of its console:\n{}", vm.console_tail());
+            println!("{label}: {crash}");
+            progress.records.push(self::crash(&progress, tests, report));
+            break;
+        }
+        Ok(progress)
+    }
+}
+
+/// The record of the test that was running, or was to be the next, when its runner went away.
+pub(crate) fn crash(progress: &Progress, tests: &[Test], report: String) -> Record {
+    let test = tests.get(progress.running.unwrap_or(progress.records.len()));
+    Record::failure(&test.map_or_else(|| "runner".to_owned(), Test::full_name), report)
+}
+
+fn place(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default();
+    Path::new(initrd::TEST_DIR).join(name).display().to_string()
+}
+
+fn environment() -> BTreeMap<&'static str, String> {
+    let pairs = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("ORLOP_BIN_DIR", initrd::BIN_DIR),
+        ("ORLOP_NO_SKIP", "1"),
+        ("ORLOP_ALONE", "1"),
+        ("RUST_BACKTRACE", "1"),
+    ];
+    pairs.map(|(name, value)| (name, value.to_owned())).into()
+}
