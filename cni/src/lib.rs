@@ -1,9 +1,18 @@
 //! The pod network: addresses, links and routes of pods, as a library and as a CNI plugin.
 //!
-//! Start at [`pod_network`]: it looks at the kernel ([`netlink`]), asks [`plan`] for [`step`]s and has them done.
-//! There is no database. An address is held by the one link that bears it as an alternative name, which the kernel keeps
-//! unique; a link that is gone holds nothing.
+//! Start at [`pod_network`]: it looks at the kernel, asks [`plan`] for [`step`]s and has [`netlink`] do them. There is no
+//! database. An address is held by the one link that bears it as an alternative name, which the kernel keeps unique; a
+//! link that is gone holds nothing.
 #![forbid(unsafe_code)]
 
 pub mod cidr;
+pub mod identity;
+pub mod ipam;
+pub mod lease;
+pub mod message;
+pub mod netlink;
+pub mod netns;
+pub mod plan;
 pub mod pod_network;
+pub mod step;
+mod sysctl;

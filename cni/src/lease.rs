@@ -1,0 +1,285 @@
+//! Hints about which addresses are free, shared by every process of the node: one file, read and written under a lock.
+//!
+//! It is not the record of leases: that is the kernel's (see `identity`). A lost, stale or broken file costs the
+//! cool-down and a second look, never an address given twice. So nothing here is synced, and what can't be read is begun
+//! anew.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::{cidr::Cidr, ipam::Pool};
+
+/// Longest wait for the lock; a holder needs far below a millisecond, so beyond this one is stopped.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Most bytes that are read; a longer file is not ours and begun anew.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// The file of hints.
+#[derive(Debug)]
+pub struct Leases {
+    path: PathBuf,
+}
+
+/// Why the hints can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The file can't be opened, read or written.
+    #[error("use the address file {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process holds the lock and does not let go.
+    #[error("the address file {0} has been locked by another process for {secs} s", secs = LOCK_WAIT.as_secs())]
+    Locked(PathBuf),
+}
+
+/// The pools of a node by range.
+type Pools = BTreeMap<String, Pool>;
+
+impl Leases {
+    /// The hints below `run_dir`, which is made when missing.
+    ///
+    /// # Errors
+    /// When the directory can't be made.
+    pub fn open(run_dir: &Path) -> Result<Self, LeaseError> {
+        let leases = Self {
+            path: run_dir.join("addresses.json"),
+        };
+        fs::create_dir_all(run_dir).map_err(|source| leases.error(source))?;
+        Ok(leases)
+    }
+
+    /// Takes one address of each range for `link`; the first exhausted range is the inner error.
+    ///
+    /// # Errors
+    /// When the file can't be used.
+    pub fn take(&self, cidrs: &[Cidr], link: &str) -> Result<Result<Vec<IpAddr>, Cidr>, LeaseError> {
+        self.change(|pools| {
+            let now = seconds_since_boot();
+            let taken: Result<Vec<IpAddr>, Cidr> = cidrs
+                .iter()
+                .map(|cidr| pool(pools, cidr).take(cidr, link, now).ok_or(*cidr))
+                .collect();
+            if taken.is_err() {
+                release(pools, link, now);
+            }
+            taken
+        })
+    }
+
+    /// Notes addresses that `link` has by request.
+    ///
+    /// # Errors
+    /// When the file can't be used.
+    pub fn note(&self, cidrs: &[Cidr], addresses: &[IpAddr], link: &str) -> Result<(), LeaseError> {
+        self.change(|pools| note(pools, cidrs, addresses, link))
+    }
+
+    /// Releases what `link` holds; it cools from now on.
+    ///
+    /// # Errors
+    /// When the file can't be used.
+    pub fn release(&self, link: &str) -> Result<(), LeaseError> {
+        self.change(|pools| release(pools, link, seconds_since_boot()))
+    }
+
+    /// Makes the hints what the kernel says: `held` is every address by the link that holds it.
+    ///
+    /// # Errors
+    /// When the file can't be used.
+    pub fn correct(&self, cidrs: &[Cidr], held: &[(String, Vec<IpAddr>)]) -> Result<(), LeaseError> {
+        self.change(|pools| {
+            cidrs.iter().for_each(|cidr| pool(pools, cidr).forget_holders());
+            held.iter()
+                .for_each(|(link, addresses)| note(pools, cidrs, addresses, link));
+        })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Pools) -> T) -> Result<T, LeaseError> {
+        let mut file = self.lock()?;
+        let mut pools = read(&mut file).map_err(|source| self.error(source))?;
+        let result = change(&mut pools);
+        write(&mut file, &pools).map_err(|source| self.error(source))?;
+        Ok(result)
+    }
+
+    /// Opens the file and locks it until it is closed.
+    fn lock(&self) -> Result<File, LeaseError> {
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&self.path);
+        let file = file.map_err(|source| self.error(source))?;
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(source)) => return Err(self.error(source)),
+                Err(TryLockError::WouldBlock) if begun.elapsed() > LOCK_WAIT => {
+                    return Err(LeaseError::Locked(self.path.clone()));
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(100)),
+            }
+        }
+    }
+
+    fn error(&self, source: io::Error) -> LeaseError {
+        LeaseError::File {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn pool<'a>(pools: &'a mut Pools, cidr: &Cidr) -> &'a mut Pool {
+    pools.entry(cidr.to_string()).or_default()
+}
+
+fn release(pools: &mut Pools, link: &str, now: u64) {
+    pools.values_mut().for_each(|pool| pool.release(link, now));
+}
+
+fn note(pools: &mut Pools, cidrs: &[Cidr], addresses: &[IpAddr], link: &str) {
+    for cidr in cidrs {
+        addresses
+            .iter()
+            .for_each(|address| pool(pools, cidr).note(cidr, *address, link));
+    }
+}
+
+/// Whatever the file holds that is no pools, because its writer was killed or it is another version's, is no pools.
+fn read(file: &mut File) -> io::Result<Pools> {
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).unwrap_or_default())
+}
+
+fn write(file: &mut File, pools: &Pools) -> io::Result<()> {
+    let text = serde_json::to_vec(pools)?;
+    file.rewind()?;
+    file.write_all(&text)?;
+    file.set_len(text.len() as u64)
+}
+
+/// The one clock that all processes share and nobody sets.
+fn seconds_since_boot() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME is in every kernel since 2.6.39");
+    u64::try_from(time.tv_sec()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("orlop-lease-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn cidrs() -> Vec<Cidr> {
+        vec!["10.0.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()]
+    }
+
+    #[test]
+    fn a_broken_file_is_begun_anew() {
+        let dir = Dir::new("broken");
+        let leases = Leases::open(&dir.0).unwrap();
+        for content in [&b""[..], b"{\"10.0.0.0/29\":{\"nex", b"\xff\xff", b"[1,2,3]"] {
+            fs::write(dir.0.join("addresses.json"), content).unwrap();
+            let taken = leases.take(&cidrs(), "a").unwrap().unwrap();
+            assert_eq!(
+                taken,
+                ["10.0.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]
+            );
+        }
+    }
+
+    #[test]
+    fn exhaustion_of_one_range_takes_nothing_from_the_other() {
+        let dir = Dir::new("exhausted");
+        let leases = Leases::open(&dir.0).unwrap();
+        for link in ["a", "b", "c", "d", "e"] {
+            leases.take(&cidrs(), link).unwrap().unwrap();
+        }
+        assert_eq!(leases.take(&cidrs(), "f").unwrap(), Err(cidrs()[0]));
+        leases.release("c").unwrap();
+        assert_eq!(
+            leases.take(&cidrs(), "f").unwrap().unwrap()[0],
+            "10.0.0.4".parse::<IpAddr>().unwrap()
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_says_replaces_the_hints() {
+        let dir = Dir::new("correct");
+        let leases = Leases::open(&dir.0).unwrap();
+        leases.take(&cidrs(), "dead").unwrap().unwrap();
+        leases
+            .correct(&cidrs(), &[("live".to_owned(), vec!["10.0.0.3".parse().unwrap()])])
+            .unwrap();
+        let taken: Vec<IpAddr> = (0..4)
+            .map(|n| leases.take(&cidrs(), &n.to_string()).unwrap().unwrap()[0])
+            .collect();
+        assert!(!taken.contains(&"10.0.0.3".parse().unwrap()) && taken.contains(&"10.0.0.2".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_lock_that_is_not_let_go_is_an_error_in_time() {
+        let dir = Dir::new("locked");
+        let leases = Leases::open(&dir.0).unwrap();
+        let holder = leases.lock().unwrap();
+        assert!(matches!(leases.release("a"), Err(LeaseError::Locked(_))));
+        drop(holder);
+        leases.release("a").unwrap();
+    }
+
+    #[test]
+    fn threads_never_take_the_same_address() {
+        let dir = Dir::new("threads");
+        let range: Vec<Cidr> = vec!["10.0.0.0/24".parse().unwrap()];
+        let taken: Vec<IpAddr> = thread::scope(|scope| {
+            let takers: Vec<_> = (0..8)
+                .map(|taker| {
+                    let (dir, range) = (&dir, &range);
+                    scope.spawn(move || {
+                        let leases = Leases::open(&dir.0).unwrap();
+                        (0..20)
+                            .map(|n| leases.take(range, &format!("{taker}-{n}")).unwrap().unwrap()[0])
+                            .collect()
+                    })
+                })
+                .collect();
+            takers
+                .into_iter()
+                .flat_map(|taker| -> Vec<IpAddr> { taker.join().unwrap() })
+                .collect()
+        });
+        assert_eq!(taken.iter().collect::<std::collections::BTreeSet<_>>().len(), 160);
+    }
+}

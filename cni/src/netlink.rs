@@ -1,0 +1,247 @@
+//! The hands: a blocking rtnetlink socket that has batches of steps done and reads tables. It decides nothing.
+//!
+//! A batch is one `sendmsg`. The kernel works it off before the call returns, with the answers waiting, so nothing here
+//! ever waits for anybody, and a kill can't stop a batch half-way.
+
+use std::{io, os::fd::BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+
+use crate::{
+    message::{Table, encode, encode_dump},
+    step::LinkStep,
+};
+
+/// Bytes of one read; the kernel makes answers of up to 32 KiB when the reader has room for it.
+const READ_BYTES: usize = 32 << 10;
+/// How often a table is read again that changed while it was read.
+const DUMP_TRIES_MAX: u32 = 20;
+/// `MSG_DONTWAIT`: an answer that is not there was lost.
+const DONT_WAIT: i32 = 0x40;
+
+/// A socket in one network namespace.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+}
+
+/// Which step of a batch the kernel refused first; the steps behind it were tried all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct StepError {
+    /// The step.
+    pub step: LinkStep,
+    /// The kernel's answer.
+    pub source: Refusal,
+}
+
+/// What the kernel answered instead of doing it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    /// The number.
+    pub errno: Errno,
+    /// The kernel's own words, where it has any.
+    pub words: Option<String>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let description = self.errno.desc().to_lowercase();
+        match &self.words {
+            Some(words) => write!(f, "{description} ({})", words.trim_end_matches('.')),
+            None => write!(f, "{description}"),
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self {
+            errno: error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
+            words: None,
+        }
+    }
+}
+
+impl Connection {
+    /// Opens a socket in the network namespace of the calling thread; it stays there, wherever it is used.
+    ///
+    /// # Errors
+    /// When the kernel has no more sockets for us.
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_cap_ack(true)?;
+        socket.set_ext_ack(true)?;
+        socket.set_netlink_get_strict_chk(true)?;
+        Ok(Self { socket })
+    }
+
+    /// Has the steps done, in order. Answers with the payload of the last link that was shown. `pod` is the namespace
+    /// that [`LinkStep::CreatePair`] puts the other end into.
+    ///
+    /// # Errors
+    /// The first refusal that its step does not tolerate.
+    pub fn perform(&self, steps: &[LinkStep], pod: Option<BorrowedFd<'_>>) -> Result<Option<Vec<u8>>, Box<StepError>> {
+        let Some(last) = steps.last() else { return Ok(None) };
+        let failed = |step: &LinkStep, source| {
+            Box::new(StepError {
+                step: step.clone(),
+                source,
+            })
+        };
+        let mut batch = Vec::new();
+        for (number, step) in (1..).zip(steps) {
+            let (message, flags) = encode(step, pod);
+            let ack = if number == count(steps) { NLM_F_ACK } else { 0 };
+            append(&mut batch, message, NLM_F_REQUEST | flags | ack, number);
+        }
+        self.send(&batch).map_err(|source| failed(last, source))?;
+        let answers = self.answers(count(steps)).map_err(|source| failed(last, source))?;
+        let refused = answers.refusals.into_iter().find_map(|(number, refusal)| {
+            let step = steps.get(number.checked_sub(1)? as usize)?;
+            (!step.tolerates(refusal.errno)).then(|| failed(step, refusal))
+        });
+        refused.map_or(Ok(answers.payloads.into_iter().last()), Err)
+    }
+
+    /// The payload of one link; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the kernel refuses to look.
+    pub fn show(&self, step: LinkStep) -> Result<Option<Vec<u8>>, Box<StepError>> {
+        match self.perform(&[step], None) {
+            Err(error) if error.source.errno == Errno::ENODEV => Ok(None),
+            answer => answer,
+        }
+    }
+
+    /// The payloads of a table's entries. A table that changes meanwhile is read again.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the table never stays the same (`EAGAIN`).
+    pub fn dump(&self, table: Table) -> Result<Vec<Vec<u8>>, Refusal> {
+        let mut request = Vec::new();
+        append(&mut request, encode_dump(table), NLM_F_REQUEST | NLM_F_DUMP, 1);
+        for _ in 0..DUMP_TRIES_MAX {
+            self.send(&request)?;
+            let answers = self.answers(1)?;
+            match answers.refusals.into_iter().next() {
+                Some((_, refusal)) if refusal.errno != Errno::EINTR => return Err(refusal),
+                None if !answers.is_inconsistent => return Ok(answers.payloads),
+                Some(_) | None => {}
+            }
+        }
+        Err(Refusal {
+            errno: Errno::EAGAIN,
+            words: Some("the table changes too fast to be read".to_owned()),
+        })
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0)?;
+        debug_assert_eq!(sent, bytes.len(), "a datagram is sent whole or not at all");
+        Ok(())
+    }
+
+    /// Reads until the message with number `last` is answered for.
+    fn answers(&self, last: u32) -> Result<Answers, Refusal> {
+        let mut answers = Answers::default();
+        let mut buffer = Vec::with_capacity(READ_BYTES);
+        while !answers.is_done {
+            buffer.clear();
+            self.socket.recv(&mut buffer, DONT_WAIT)?;
+            answers.read(&buffer, last);
+        }
+        Ok(answers)
+    }
+}
+
+fn count(steps: &[LinkStep]) -> u32 {
+    u32::try_from(steps.len()).expect("a batch has a handful of steps")
+}
+
+fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, number: u32) {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    header.sequence_number = number;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+    message.finalize();
+    let begin = batch.len();
+    batch.resize(begin + message.buffer_len().next_multiple_of(4), 0);
+    message.serialize(&mut batch[begin..begin + message.buffer_len()]);
+}
+
+/// What came back for a batch or a dump.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Number of the message, and why it was refused.
+    refusals: Vec<(u32, Refusal)>,
+    /// Entries that were answered with, without the netlink header.
+    payloads: Vec<Vec<u8>>,
+    /// The table changed while it was read.
+    is_inconsistent: bool,
+    /// The last message is answered for.
+    is_done: bool,
+}
+
+impl Answers {
+    fn read(&mut self, mut datagram: &[u8], last: u32) {
+        const HEADER: usize = 16;
+        const NLMSG_ERROR: u16 = 2;
+        const NLMSG_DONE: u16 = 3;
+        while let Some(header) = datagram.get(..HEADER) {
+            let length = u32_of(header) as usize;
+            let (kind, flags) = (u16_of(&header[4..]), u16_of(&header[6..]));
+            let number = u32_of(&header[8..]);
+            let Some(payload) = datagram.get(HEADER..length) else {
+                return;
+            };
+            self.is_inconsistent |= flags & NLM_F_DUMP_INTR != 0;
+            match kind {
+                NLMSG_ERROR | NLMSG_DONE => {
+                    self.is_done |= number == last;
+                    self.refusals
+                        .extend(refusal(payload, flags, kind == NLMSG_DONE).map(|refusal| (number, refusal)));
+                }
+                _ => self.payloads.push(payload.to_vec()),
+            }
+            datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// `struct nlmsgerr` with its trailing attributes, or the end of a dump; `None` for an acknowledgement.
+fn refusal(payload: &[u8], flags: u16, is_end_of_dump: bool) -> Option<Refusal> {
+    const NLM_F_ACK_TLVS: u16 = 0x200;
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    let errno = i32::from_ne_bytes(payload.get(..4)?.try_into().ok()?)
+        .checked_neg()
+        .filter(|errno| *errno != 0)?;
+    // An error is followed by the header of the request, without its payload as NETLINK_CAP_ACK is on.
+    let attributes = if is_end_of_dump { 4 } else { 20 };
+    let attributes = if flags & NLM_F_ACK_TLVS != 0 {
+        payload.get(attributes..)?
+    } else {
+        &[]
+    };
+    let mut attributes = netlink_packet_core::NlasIterator::new(attributes).filter_map(Result::ok);
+    let words = attributes.find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG);
+    let words = words.map(|words| String::from_utf8_lossy(words.value()).trim_end_matches('\0').to_owned());
+    Some(Refusal {
+        errno: Errno::from_raw(errno),
+        words,
+    })
+}
+
+fn u32_of(bytes: &[u8]) -> u32 {
+    u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn u16_of(bytes: &[u8]) -> u16 {
+    u16::from_ne_bytes([bytes[0], bytes[1]])
+}

@@ -1,0 +1,72 @@
+//! Work inside another network namespace, on a thread that is thrown away. Not where namespaces are made or pinned.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+    thread,
+};
+
+use nix::sched::CloneFlags;
+
+/// A network namespace, held open.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+}
+
+impl Netns {
+    /// Opens a bind mount or `/proc/<pid>/ns/net`.
+    ///
+    /// # Errors
+    /// When the path can't be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        File::open(path).map(|file| Self { file })
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Whether both are the same namespace.
+    ///
+    /// # Errors
+    /// When one can't be examined.
+    pub fn is_same(&self, other: &Self) -> io::Result<bool> {
+        let (ours, theirs) = (self.file.metadata()?, other.file.metadata()?);
+        Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
+    }
+
+    /// Does `work` inside the namespace, on a thread of its own, and waits for it.
+    ///
+    /// # Errors
+    /// When no thread can be had, or the file is no network namespace (`EINVAL`).
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        thread::scope(|scope| {
+            let inside = thread::Builder::new().spawn_scoped(scope, || {
+                enter(&self.file)?;
+                Ok(work())
+            })?;
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the calling thread is a throw-away one of Netns::run"
+)]
+fn enter(file: &File) -> io::Result<()> {
+    nix::sched::setns(file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+}

@@ -1,0 +1,287 @@
+//! What to ask of the kernel for one pod, from what is wanted and what is there. Pure; `netlink` does the steps.
+//!
+//! Attaching is three batches: *claim* on the node (the pair, whose it is, its addresses), *furnish* in the pod, *publish*
+//! on the node (the routes). The kernel works off a batch without the sender, so a killed process leaves either nothing,
+//! a claimed link or a furnished one. All three say whose they are; repeating the later batches completes them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{
+    cidr::Cidr,
+    identity::{GROUP, Identity},
+    ipam,
+    step::{LOOPBACK, LinkKind, LinkRef, LinkStep, Mac},
+};
+
+/// Next hop of every pod, answered by a permanent neighbour instead of ARP; no interface has it.
+pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+/// The same for IPv6, instead of neighbour discovery.
+pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+/// Hardware address of every host end; each is alone on its link. Locally administered; spells "orlop".
+pub const HOST_MAC: Mac = [0x02, b'o', b'r', b'l', b'o', b'p'];
+
+/// A pod's network as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Kind of the pair.
+    pub kind: LinkKind,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// Ranges that the pod gets one address from each.
+    pub pod_cidrs: Vec<Cidr>,
+    /// Addresses that were asked for.
+    pub requested: Vec<IpAddr>,
+}
+
+/// A host end as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Index of the pod's end, in the pod's namespace.
+    pub pod_index: u32,
+    /// Its group.
+    pub group: u32,
+    /// Its alias, when somebody set one.
+    pub alias: Option<String>,
+    /// The addresses it holds, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The link of the wanted name in the pod's namespace, as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEnd {
+    /// Its index.
+    pub index: u32,
+    /// Index of its other end; 0 when it has none.
+    pub host_index: u32,
+    /// Its hardware address.
+    pub mac: Vec<u8>,
+}
+
+/// What is to be done for a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// Nothing is there: claim, furnish, publish.
+    Create,
+    /// The link is there: furnish and publish, which changes nothing where all is done.
+    Complete,
+    /// What is there can't become what is wanted: delete it, then as [`Self::Create`].
+    Recreate,
+}
+
+/// Why a pod can't be attached as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The namespace has a link of that name which is not ours.
+    #[error("the pod's namespace has a link named {0} already")]
+    IfnameInUse(String),
+    /// The host link's name is another attachment's.
+    #[error("the link {link} is another attachment's: {alias}")]
+    HostLinkInUse {
+        /// The host link.
+        link: String,
+        /// Its alias.
+        alias: String,
+    },
+}
+
+/// Chooses the course from what the kernel shows.
+///
+/// # Errors
+/// When what is there is somebody else's.
+pub fn course(wanted: &Wanted, host: Option<&HostEnd>, pod: Option<&PodEnd>) -> Result<Course, Conflict> {
+    let Some(host) = host else {
+        return match pod {
+            None => Ok(Course::Create),
+            Some(_) => Err(Conflict::IfnameInUse(wanted.identity.ifname.clone())),
+        };
+    };
+    match &host.alias {
+        Some(alias) if *alias != wanted.identity.alias() => Err(Conflict::HostLinkInUse {
+            link: host.name.clone(),
+            alias: alias.clone(),
+        }),
+        Some(_) if is_usable(wanted, host, pod) => Ok(Course::Complete),
+        Some(_) | None => match pod {
+            Some(pod) if !are_ends_of_one(host, pod) => Err(Conflict::IfnameInUse(wanted.identity.ifname.clone())),
+            Some(_) | None => Ok(Course::Recreate),
+        },
+    }
+}
+
+fn is_usable(wanted: &Wanted, host: &HostEnd, pod: Option<&PodEnd>) -> bool {
+    let families = |addresses: &mut dyn Iterator<Item = bool>| {
+        let mut families: Vec<bool> = addresses.collect();
+        families.sort_unstable();
+        families
+    };
+    let held = families(&mut host.addresses.iter().map(IpAddr::is_ipv4));
+    held == families(&mut wanted.pod_cidrs.iter().map(Cidr::is_ipv4))
+        && wanted.requested.iter().all(|address| host.addresses.contains(address))
+        && pod.is_some_and(|pod| are_ends_of_one(host, pod) && pod.mac == pod_mac(&host.addresses))
+}
+
+/// Interface indices repeat in other namespaces, so the hardware address is compared beside them.
+fn are_ends_of_one(host: &HostEnd, pod: &PodEnd) -> bool {
+    pod.index == host.pod_index && pod.host_index == host.index
+}
+
+/// First batch, on the node: after it the link exists, says whose it is and holds its addresses, or `EEXIST` was the
+/// answer to one of them. Ends with the link being shown.
+pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
+    let name = wanted.identity.host_link();
+    let link = || LinkRef::Name(name.clone());
+    let mut steps = vec![
+        LinkStep::CreatePair {
+            kind: wanted.kind,
+            host_name: name.clone(),
+            host_mac: HOST_MAC,
+            pod_name: wanted.identity.ifname.clone(),
+            pod_mac: pod_mac(addresses),
+            mtu: wanted.mtu,
+            group: GROUP,
+        },
+        LinkStep::SetAlias {
+            link: link(),
+            alias: wanted.identity.alias(),
+        },
+    ];
+    steps.extend(addresses.iter().map(|address| LinkStep::HoldAddress {
+        link: link(),
+        address: *address,
+    }));
+    steps.extend([
+        LinkStep::ForwardAndFilter { link: link() },
+        LinkStep::NoAutomaticAddress { link: link() },
+        LinkStep::SetUp { link: link() },
+        LinkStep::Show { link: link() },
+    ]);
+    steps
+}
+
+/// Second batch, in the pod: `lo`, the link, its addresses, and all else by way of the node.
+pub fn furnish(host: &HostEnd) -> Vec<LinkStep> {
+    let index = host.pod_index;
+    let link = LinkRef::Index(index);
+    let mut steps = vec![
+        LinkStep::SetUp { link: LOOPBACK },
+        LinkStep::NoAutomaticAddress { link: link.clone() },
+        LinkStep::SetUp { link },
+    ];
+    for address in &host.addresses {
+        let gateway = gateway(*address);
+        steps.push(LinkStep::AddAddress {
+            index,
+            address: *address,
+        });
+        steps.push(LinkStep::AddNeighbour {
+            index,
+            address: gateway,
+            mac: HOST_MAC,
+        });
+        if gateway.is_ipv4() {
+            steps.push(LinkStep::AddRoute {
+                index,
+                to: single(gateway),
+                gateway: None,
+                source: None,
+            });
+        }
+        steps.push(LinkStep::AddRoute {
+            index,
+            to: everywhere(gateway),
+            gateway: Some(gateway),
+            source: None,
+        });
+    }
+    steps
+}
+
+/// Third batch, on the node: from here on the pod is reached. Showing the link at the end makes kernels from 6.8 on act
+/// on the carrier that the pod's end brought, instead of a little later.
+pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr]) -> Vec<LinkStep> {
+    let (index, mac) = (host.index, pod_mac(&host.addresses));
+    let neighbours = host.addresses.iter().map(|address| LinkStep::AddNeighbour {
+        index,
+        address: *address,
+        mac,
+    });
+    let routes = host.addresses.iter().map(|address| LinkStep::AddRoute {
+        index,
+        to: single(*address),
+        gateway: None,
+        source: pod_cidrs
+            .iter()
+            .find(|cidr| cidr.contains(*address))
+            .and_then(ipam::node_address),
+    });
+    neighbours
+        .chain(routes)
+        .chain([LinkStep::Show {
+            link: LinkRef::Index(index),
+        }])
+        .collect()
+}
+
+/// The node's own part: its address in each pod range, and no way off the node for addresses that nobody has.
+pub fn prepare_node(pod_cidrs: &[Cidr], service_cidrs: &[Cidr]) -> Vec<LinkStep> {
+    let addresses = pod_cidrs.iter().filter_map(ipam::node_address);
+    let addresses = addresses.map(|address| LinkStep::AddAddress { index: 1, address });
+    let unreachable = pod_cidrs
+        .iter()
+        .chain(service_cidrs)
+        .map(|to| LinkStep::AddUnreachable { to: *to });
+    [LinkStep::SetUp { link: LOOPBACK }]
+        .into_iter()
+        .chain(addresses)
+        .chain(unreachable)
+        .collect()
+}
+
+/// The opposite of [`prepare_node`]; `lo` stays up.
+pub fn clear_node(pod_cidrs: &[Cidr], service_cidrs: &[Cidr]) -> Vec<LinkStep> {
+    let unreachable = pod_cidrs
+        .iter()
+        .chain(service_cidrs)
+        .map(|to| LinkStep::RemoveUnreachable { to: *to });
+    let addresses = pod_cidrs.iter().filter_map(ipam::node_address);
+    unreachable
+        .chain(addresses.map(|address| LinkStep::RemoveAddress { index: 1, address }))
+        .collect()
+}
+
+/// Hardware address of the pod's end: fixed by its first address, so that a neighbour's table never goes stale.
+pub fn pod_mac(addresses: &[IpAddr]) -> Mac {
+    let [a, b, c, d] = match addresses.first() {
+        Some(IpAddr::V4(v4)) => v4.octets(),
+        Some(IpAddr::V6(v6)) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+        None => [0; 4],
+    };
+    [0x0a, b'o', a, b, c, d]
+}
+
+/// Next hop of a pod that has this address.
+pub fn gateway(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 }
+}
+
+/// The range that is one address.
+pub fn single(address: IpAddr) -> Cidr {
+    Cidr::containing(address, if address.is_ipv4() { 32 } else { 128 }).expect("the prefix is as long as the address")
+}
+
+fn everywhere(family: IpAddr) -> Cidr {
+    Cidr::containing(family, 0).expect("no prefix is too long at 0")
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,210 @@
+//! The steps that make and change pod links: a plain list of what the kernel is asked for. Nothing here acts.
+//!
+//! Each is one rtnetlink request. All but [`LinkStep::CreatePair`] and [`LinkStep::HoldAddress`] may be repeated.
+
+use std::{fmt, net::IpAddr};
+
+use nix::errno::Errno;
+
+use crate::cidr::Cidr;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// The kind of pair between node and pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LinkKind {
+    /// `veth`, in every kernel.
+    #[default]
+    Veth,
+    /// `netkit` in L2 mode, Linux 6.7 and later.
+    Netkit,
+}
+
+/// A link by what the asker knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkRef {
+    /// By name.
+    Name(String),
+    /// By index in the namespace where the step is done.
+    Index(u32),
+}
+
+/// Index of `lo` in every network namespace.
+pub const LOOPBACK: LinkRef = LinkRef::Index(1);
+
+/// One request to the kernel, done in the namespace that the batch is sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkStep {
+    /// Make both ends, down: the host's here, the pod's in the namespace that comes with the batch.
+    CreatePair {
+        /// Kind of both ends.
+        kind: LinkKind,
+        /// Name of the host's end.
+        host_name: String,
+        /// Hardware address of the host's end.
+        host_mac: Mac,
+        /// Name of the pod's end.
+        pod_name: String,
+        /// Hardware address of the pod's end.
+        pod_mac: Mac,
+        /// Bytes, for both ends.
+        mtu: u32,
+        /// `IFLA_GROUP` of the host's end.
+        group: u32,
+    },
+    /// Write whose the link is.
+    SetAlias {
+        /// Which link.
+        link: LinkRef,
+        /// The text.
+        alias: String,
+    },
+    /// Give the link an alternative name that stands for an address; refused (`EEXIST`) while another link has it.
+    HoldAddress {
+        /// Which link.
+        link: LinkRef,
+        /// The address.
+        address: IpAddr,
+    },
+    /// IPv4: forward what comes in, and drop what comes in with a source that is not routed to this link.
+    ForwardAndFilter {
+        /// Which link.
+        link: LinkRef,
+    },
+    /// No automatic IPv6 link-local address, so no duplicate address detection for it either.
+    NoAutomaticAddress {
+        /// Which link.
+        link: LinkRef,
+    },
+    /// Bring the link up.
+    SetUp {
+        /// Which link.
+        link: LinkRef,
+    },
+    /// Give the link an address of its own, without a prefix route and usable at once.
+    AddAddress {
+        /// Index of the link.
+        index: u32,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Remove an address; not there is fine.
+    RemoveAddress {
+        /// Index of the link.
+        index: u32,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Say for good which hardware address a neighbour has.
+    AddNeighbour {
+        /// Index of the link.
+        index: u32,
+        /// The neighbour.
+        address: IpAddr,
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// Route a range into a link.
+    AddRoute {
+        /// Index of the link.
+        index: u32,
+        /// Where to.
+        to: Cidr,
+        /// Next hop; none when the range is on the link itself.
+        gateway: Option<IpAddr>,
+        /// Source address of the node's own packets.
+        source: Option<IpAddr>,
+    },
+    /// Answer "unreachable" for a range where nothing more exact is routed.
+    AddUnreachable {
+        /// Where to.
+        to: Cidr,
+    },
+    /// Remove what [`Self::AddUnreachable`] made; not there is fine.
+    RemoveUnreachable {
+        /// Where to.
+        to: Cidr,
+    },
+    /// Put the link into a group, for [`Self::DeleteGroup`].
+    SetGroup {
+        /// Which link.
+        link: LinkRef,
+        /// The group.
+        group: u32,
+    },
+    /// Remove a link and its other end; not there is fine.
+    Delete {
+        /// Index of the link.
+        index: u32,
+    },
+    /// Remove every link of a group at the price of one; none there is fine.
+    DeleteGroup {
+        /// The group.
+        group: u32,
+    },
+    /// Answer with the link as it is.
+    Show {
+        /// Which link.
+        link: LinkRef,
+    },
+}
+
+impl LinkStep {
+    /// Whether this refusal means that the step's end is reached anyway, or can't matter on this kernel.
+    pub fn tolerates(&self, errno: Errno) -> bool {
+        match self {
+            Self::NoAutomaticAddress { .. } => matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
+            Self::RemoveAddress { .. } => errno == Errno::EADDRNOTAVAIL,
+            Self::RemoveUnreachable { .. } => errno == Errno::ESRCH,
+            Self::Delete { .. } | Self::DeleteGroup { .. } => errno == Errno::ENODEV,
+            Self::CreatePair { .. }
+            | Self::SetAlias { .. }
+            | Self::HoldAddress { .. }
+            | Self::ForwardAndFilter { .. }
+            | Self::SetUp { .. }
+            | Self::AddAddress { .. }
+            | Self::AddNeighbour { .. }
+            | Self::AddRoute { .. }
+            | Self::AddUnreachable { .. }
+            | Self::SetGroup { .. }
+            | Self::Show { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for LinkRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "link {name}"),
+            Self::Index(index) => write!(f, "link #{index}"),
+        }
+    }
+}
+
+impl fmt::Display for LinkStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreatePair {
+                host_name, pod_name, ..
+            } => {
+                write!(f, "create the links {host_name} on the node and {pod_name} in the pod")
+            }
+            Self::SetAlias { link, alias } => write!(f, "set the alias of {link} to {alias}"),
+            Self::HoldAddress { link, address } => write!(f, "hold {address} by {link}"),
+            Self::ForwardAndFilter { link } => write!(f, "turn on IPv4 forwarding of {link}"),
+            Self::NoAutomaticAddress { link } => write!(f, "turn off automatic IPv6 addresses of {link}"),
+            Self::SetUp { link } => write!(f, "bring up {link}"),
+            Self::AddAddress { index, address } => write!(f, "add the address {address} to link #{index}"),
+            Self::RemoveAddress { index, address } => write!(f, "remove the address {address} from link #{index}"),
+            Self::AddNeighbour { index, address, .. } => write!(f, "add the neighbour {address} to link #{index}"),
+            Self::AddRoute { index, to, .. } => write!(f, "route {to} into link #{index}"),
+            Self::AddUnreachable { to } => write!(f, "make {to} unreachable"),
+            Self::RemoveUnreachable { to } => write!(f, "remove the unreachable route to {to}"),
+            Self::SetGroup { link, group } => write!(f, "put {link} into group {group}"),
+            Self::Delete { index } => write!(f, "delete link #{index}"),
+            Self::DeleteGroup { group } => write!(f, "delete the links of group {group}"),
+            Self::Show { link } => write!(f, "look at {link}"),
+        }
+    }
+}
