@@ -3,11 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a command whose output the user sees; anything but exit code 0 is an error.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -34,29 +31,6 @@ pub(crate) fn raw_output(command: &mut Command) -> anyhow::Result<Output> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {}", describe(command)))
-}
-
-/// Runs a command whose output the user sees, and kills it after `limit`.
-pub(crate) fn run_within(command: &mut Command, limit: Duration) -> anyhow::Result<()> {
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("start {}", describe(command)))?;
-    let deadline = Instant::now() + limit;
-    while Instant::now() < deadline {
-        if let Some(status) = child
-            .try_wait()
-            .with_context(|| format!("wait for {}", describe(command)))?
-        {
-            anyhow::ensure!(status.success(), "{} ended with {status}", describe(command));
-            return Ok(());
-        }
-        std::thread::sleep(PAUSE);
-    }
-    child
-        .kill()
-        .and_then(|()| child.wait())
-        .with_context(|| format!("kill {}", describe(command)))?;
-    bail!("{} did not end within {limit:?}", describe(command))
 }
 
 /// A command that runs with root's rights: as it is for root, through `sudo` for anybody else.

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod check;
 mod command;
 mod setup;
 mod test;
+mod tidy;
 mod vm;
 mod workspace;
 
@@ -18,6 +20,7 @@ usage: cargo xtask COMMAND
 
   setup                          install what building and testing need
   build [--release]              build the programs
+  check                          formatting, lints and the house's own rules
   test [unit|root|vm] [--kernel V] [FILTER]
                                  run tests; all without a name
 ";
@@ -55,6 +58,11 @@ fn dispatch() -> anyhow::Result<bool> {
             setup::tools(setup::Purpose::Build)?;
             build::binaries(profile)?;
             Ok(true)
+        }
+        "check" => {
+            finish(arguments)?;
+            setup::tools(setup::Purpose::Build)?;
+            Ok(check::run())
         }
         "test" => test::run(&selection(arguments)?),
         unknown => bail!("no command {unknown}\n\n{USAGE}"),
