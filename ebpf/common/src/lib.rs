@@ -1,2 +1,8 @@
-//! Keys and values of the maps that the agent writes and the eBPF programs read. No `std`.
+//! What the agent and the eBPF programs agree on: keys and values of the Service maps, and how a backend is chosen.
+//! No `std`, and no map is touched in here: the programs and the tests bring their own behind [`lookup::Maps`].
+//!
+//! Addresses and ports are kept as they stand on the wire. Constructors and getters translate; nobody else swaps bytes.
 #![no_std]
+
+pub mod lookup;
+pub mod maps;

@@ -1,22 +1,27 @@
-//! The eBPF programs of the Service data path: entry points and maps. What they decide stands in `ebpf-common`.
+//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup. What they decide stands in
+//! `ebpf_common::lookup`; who loads and attaches them is `agent::hands::maps`.
+//!
+//! A Service address becomes a backend when a socket connects or sends, and the backend becomes the Service again when
+//! the socket asks who its peer is. No packet is rewritten.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
-mod kernel {
-    use aya_ebpf::macros::cgroup_sock_addr;
-    use aya_ebpf::programs::SockAddrContext;
+mod connect;
+#[cfg(target_arch = "bpf")]
+mod datagram;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod name;
+#[cfg(target_arch = "bpf")]
+mod socket;
 
-    #[cgroup_sock_addr(connect4)]
-    fn service_connect4(_context: SockAddrContext) -> i32 {
-        1
-    }
-
-    #[panic_handler]
-    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
 }
 
-/// The programs run in the kernel alone; on the host this crate is only checked.
+/// The programs run in the kernel alone; on the host this crate is only formatted and checked.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

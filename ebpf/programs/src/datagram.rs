@@ -1,0 +1,117 @@
+//! sendto(2) and recvfrom(2) of datagrams: a Service address becomes a backend on the way out, and the backend becomes the
+//! Service on the way in. A socket keeps to one backend of a Service as long as the backends stay.
+
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use ebpf_common::lookup::{Choice, stable};
+use ebpf_common::maps::{Peer, ReplyKey, ReplyValue, SocketRecord, UDP};
+
+use crate::connect::choice;
+use crate::maps::{REPLIES, count};
+use crate::socket::{self, Family, PROCEED};
+
+#[cgroup_sock_addr(sendmsg4)]
+fn service_sendmsg4(context: SockAddrContext) -> i32 {
+    send(&context, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn service_sendmsg6(context: SockAddrContext) -> i32 {
+    send(&context, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn service_recvmsg4(context: SockAddrContext) -> i32 {
+    receive(&context, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn service_recvmsg6(context: SockAddrContext) -> i32 {
+    receive(&context, Family::V6)
+}
+
+#[inline(always)]
+fn send(context: &SockAddrContext, family: Family) -> i32 {
+    let (address, port) = (socket::address(context, family), socket::port(context));
+    match choice(address, port, UDP, || stable(socket::cookie(context))) {
+        Choice::NotAService => {
+            forget_reply(context, family);
+            PROCEED
+        }
+        Choice::Refused { id } => {
+            count(id, |counters| counters.refused += 1);
+            socket::refuse()
+        }
+        Choice::Backend { id, slot } => {
+            let service = socket::peer(context, family);
+            match connected_backend(context, &service) {
+                Some(backend) => socket::replace(context, family, &backend),
+                None => {
+                    expect_reply(context, &service, &slot, id);
+                    socket::replace(context, family, &slot);
+                }
+            }
+            PROCEED
+        }
+    }
+}
+
+/// The backend of a socket that is connected to the Service it sends to: the only one whose replies it takes.
+#[inline(always)]
+fn connected_backend(context: &SockAddrContext, service: &Peer) -> Option<Peer> {
+    if !socket::is_connected(context) {
+        return None;
+    }
+    socket::record(context)?.backend_of(service)
+}
+
+/// Notes what a reply of `backend` has to look like, once for each socket and backend.
+#[inline(always)]
+fn expect_reply(context: &SockAddrContext, service: &Peer, backend: &Peer, id: u32) {
+    let key = ReplyKey::new(socket::cookie(context), backend);
+    let value = ReplyValue::new(service);
+    // SAFETY: the value is compared at once; if it changes meanwhile, it is written again.
+    if unsafe { REPLIES.get(key) } == Some(&value) {
+        return;
+    }
+    if let Some(record) = socket::record_or(context, SocketRecord::sending()) {
+        record.set_sends();
+    }
+    // A full table gives up its least recently used entry; a failure leaves the reply with the backend's address.
+    let _ = REPLIES.insert(key, value, 0);
+    count(id, |counters| counters.forwarded += 1);
+}
+
+/// A socket that now sends to a backend by the backend's own address expects replies from that address.
+#[inline(always)]
+fn forget_reply(context: &SockAddrContext, family: Family) {
+    if !socket::record(context).is_some_and(|record| record.sends()) {
+        return;
+    }
+    let key = ReplyKey::new(socket::cookie(context), &socket::peer(context, family));
+    // No entry is the usual case.
+    let _ = REPLIES.remove(key);
+}
+
+#[inline(always)]
+fn receive(context: &SockAddrContext, family: Family) -> i32 {
+    let Some(record) = socket::record(context) else {
+        return PROCEED;
+    };
+    let peer = socket::peer(context, family);
+    if let Some(service) = record.service_of(&peer) {
+        socket::replace(context, family, &service);
+    } else if record.sends() {
+        restore(context, family, &peer);
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn restore(context: &SockAddrContext, family: Family, peer: &Peer) {
+    let key = ReplyKey::new(socket::cookie(context), peer);
+    // SAFETY: the value is copied at once; only this socket's own sends replace it.
+    if let Some(value) = unsafe { REPLIES.get(key) } {
+        socket::replace(context, family, &value.service());
+    }
+}
