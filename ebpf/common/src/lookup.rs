@@ -85,10 +85,6 @@ pub fn index(region: Region, draw: u32) -> Option<u32> {
     }
     // The upper word of the product is spread like the number, without a division.
     let offset = (u64::from(draw) * u64::from(region.count())) >> 32;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "less than the count, which has sixteen bits"
-    )]
     Some(region.base().wrapping_add(offset as u32))
 }
 

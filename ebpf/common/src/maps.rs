@@ -168,6 +168,10 @@ impl Frontend6 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region(u64);
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each getter cuts its own bits out of the word"
+)]
 impl Region {
     /// `count` slots from `base` on.
     pub const fn new(base: u32, count: u16, check: u16) -> Self {

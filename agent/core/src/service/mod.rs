@@ -8,6 +8,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use k8s_openapi::api::core::v1::Service;
+
+pub mod address;
+pub mod diff;
+pub mod ids;
+pub mod image;
+pub mod table;
+
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
@@ -15,6 +23,17 @@ pub struct ServiceName {
     pub namespace: String,
     /// Name within the namespace.
     pub name: String,
+}
+
+impl ServiceName {
+    /// The name of a Service; the namespace is `default` where the object has none.
+    pub fn of(service: &Service) -> Self {
+        let namespace = service.metadata.namespace.clone();
+        Self {
+            namespace: namespace.unwrap_or_else(|| "default".into()),
+            name: service.metadata.name.clone().unwrap_or_default(),
+        }
+    }
 }
 
 impl fmt::Display for ServiceName {
@@ -39,6 +58,17 @@ impl fmt::Display for Protocol {
             Protocol::Udp => "UDP",
         })
     }
+}
+
+/// One port of a Service: what has counters of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// The Service.
+    pub service: ServiceName,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The port that clients connect to.
+    pub port: u16,
 }
 
 /// A pod that may be a backend, as the agent observes it.
@@ -122,4 +152,10 @@ pub struct Counters {
     pub forwarded: u64,
     /// Refused, because there was no backend.
     pub refused: u64,
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.address, self.prefix)
+    }
 }

@@ -1,0 +1,372 @@
+//! Which cluster addresses each Service has: those it asks for, those it already has, and new ones of the node's ranges.
+//!
+//! The result depends on the names alone as long as nothing collides, so that a node that has lost its record gives the
+//! same addresses again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use sha2::{Digest as _, Sha256};
+
+use super::{AddressRange, ServiceName};
+
+/// Cluster addresses of each Service, the primary family first. A Service without an entry has none.
+pub type Addresses = BTreeMap<ServiceName, Vec<IpAddr>>;
+
+/// What became of everybody's wishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Cluster addresses of each Service.
+    pub addresses: Addresses,
+    /// Why a Service lacks an address that it should have, one sentence each.
+    pub problems: BTreeMap<ServiceName, Vec<String>>,
+}
+
+/// Gives every Service its addresses. What `previous` gave stays as long as it fits; a Service that asks for an address
+/// gets that one or none, and who had it before goes first.
+pub fn assign(services: &[Service], ranges: &[AddressRange], previous: &Addresses) -> Assignment {
+    let mut desk = Desk {
+        ranges,
+        owners: BTreeMap::new(),
+        assignment: Assignment::default(),
+    };
+    let mut waiting: BTreeMap<ServiceName, &ServiceSpec> = services
+        .iter()
+        .filter_map(|service| Some((ServiceName::of(service), service.spec.as_ref()?)))
+        .filter(|(_, spec)| has_cluster_address(spec))
+        .collect();
+    for keeps_its_own in [true, false] {
+        waiting.retain(|name, spec| {
+            let before = previous.get(name).map_or(&[][..], Vec::as_slice);
+            let keeps = given(spec).iter().all(|address| before.contains(address)) && !before.is_empty();
+            let now = keeps || !keeps_its_own && !given(spec).is_empty();
+            if now {
+                desk.serve(name, spec, before);
+            }
+            !now
+        });
+    }
+    for (name, spec) in waiting {
+        desk.serve(&name, spec, &[]);
+    }
+    desk.assignment
+}
+
+/// Whether this is a Service that an address stands for: not headless, not just a name for something outside.
+pub fn has_cluster_address(spec: &ServiceSpec) -> bool {
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    !headless && spec.type_.as_deref() != Some("ExternalName")
+}
+
+struct Desk<'a> {
+    ranges: &'a [AddressRange],
+    owners: BTreeMap<IpAddr, ServiceName>,
+    assignment: Assignment,
+}
+
+impl Desk<'_> {
+    fn serve(&mut self, name: &ServiceName, spec: &ServiceSpec, before: &[IpAddr]) {
+        let asked = given(spec);
+        let families: Vec<AddressRange> = self.families(name, spec, &asked);
+        let result: Vec<IpAddr> = match asked.is_empty() {
+            true => families
+                .iter()
+                .filter_map(|range| self.allocate(name, range, before))
+                .collect(),
+            false => asked
+                .into_iter()
+                .filter_map(|address| self.claim(name, address))
+                .collect(),
+        };
+        self.assignment.addresses.insert(name.clone(), result);
+    }
+
+    /// The ranges to take addresses from, one for each family that the Service has.
+    fn families(&mut self, name: &ServiceName, spec: &ServiceSpec, asked: &[IpAddr]) -> Vec<AddressRange> {
+        let both = matches!(
+            spec.ip_family_policy.as_deref(),
+            Some("PreferDualStack" | "RequireDualStack")
+        );
+        let named = spec.ip_families.clone().unwrap_or_default();
+        let mut families: Vec<AddressRange> = Vec::new();
+        for family in &named {
+            match self
+                .ranges
+                .iter()
+                .find(|range| range.address.is_ipv6() == (family == "IPv6"))
+            {
+                Some(range) => families.push(*range),
+                None => self.problem(
+                    name,
+                    format!("spec.ipFamilies: {family}: the node has no Service range of it"),
+                ),
+            }
+        }
+        if both || named.is_empty() {
+            let more = self
+                .ranges
+                .iter()
+                .filter(|range| !families.contains(range))
+                .copied()
+                .collect::<Vec<_>>();
+            families.extend(more);
+        }
+        if !both {
+            families.truncate(named.len().max(1));
+        }
+        if spec.ip_family_policy.as_deref() == Some("RequireDualStack") && families.len() < 2 {
+            self.problem(
+                name,
+                "spec.ipFamilyPolicy: RequireDualStack: the node has one Service range only".into(),
+            );
+        }
+        if families.is_empty() && named.is_empty() && asked.is_empty() {
+            self.problem(name, "the node has no Service range to take an address from".into());
+        }
+        families
+    }
+
+    fn claim(&mut self, name: &ServiceName, address: IpAddr) -> Option<IpAddr> {
+        if !self.ranges.iter().any(|range| range.usable().contains(address)) {
+            let ranges: Vec<String> = self.ranges.iter().map(AddressRange::to_string).collect();
+            self.problem(
+                name,
+                format!("spec.clusterIP: {address} is not an address of {}", ranges.join(" or ")),
+            );
+            return None;
+        }
+        if let Some(owner) = self.owners.get(&address).filter(|owner| *owner != name) {
+            let message = format!("spec.clusterIP: {address} belongs to Service {owner}");
+            self.problem(name, message);
+            return None;
+        }
+        self.owners.insert(address, name.clone());
+        Some(address)
+    }
+
+    fn allocate(&mut self, name: &ServiceName, range: &AddressRange, before: &[IpAddr]) -> Option<IpAddr> {
+        let usable = range.usable();
+        let kept = before.iter().copied().filter(|address| usable.contains(*address));
+        let address = kept
+            .chain(usable.in_order_for(name))
+            .find(|address| !self.owners.contains_key(address));
+        match address {
+            Some(address) => drop(self.owners.insert(address, name.clone())),
+            None => self.problem(name, format!("no address is free in {range}")),
+        }
+        address
+    }
+
+    fn problem(&mut self, name: &ServiceName, message: String) {
+        self.assignment.problems.entry(name.clone()).or_default().push(message);
+    }
+}
+
+/// The addresses that the object itself asks for. What is not an address has been refused with the manifest.
+fn given(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let many = spec.cluster_ips.iter().flatten();
+    let addresses: BTreeSet<&String> = many.chain(&spec.cluster_ip).collect();
+    let mut addresses: Vec<IpAddr> = addresses.into_iter().filter_map(|text| text.parse().ok()).collect();
+    let first: Option<IpAddr> = spec.cluster_ip.as_ref().and_then(|text| text.parse().ok());
+    addresses.sort_by_key(|address| (Some(*address) != first, *address));
+    addresses
+}
+
+/// The addresses of a range that a Service may have: not the network's own, nor IPv4's broadcast address.
+struct Usable {
+    v6: bool,
+    first: u128,
+    count: u128,
+}
+
+/// Addresses of a range that are looked at; a larger range is not used beyond them.
+const MOST: u128 = 1 << 20;
+
+impl AddressRange {
+    fn usable(&self) -> Usable {
+        let (bits, width) = match self.address {
+            IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
+            IpAddr::V6(address) => (address.to_bits(), 128),
+        };
+        let size = 1_u128
+            .checked_shl(width - u32::from(self.prefix).min(width))
+            .unwrap_or(u128::MAX);
+        let reserved = if self.address.is_ipv4() { 2 } else { 1 };
+        Usable {
+            v6: self.address.is_ipv6(),
+            first: bits + 1,
+            count: size.saturating_sub(reserved),
+        }
+    }
+}
+
+impl Usable {
+    fn contains(&self, address: IpAddr) -> bool {
+        let bits = match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        address.is_ipv6() == self.v6 && bits >= self.first && bits - self.first < self.count
+    }
+
+    /// Every address once, from a place that the name gives. The lowest sixteenth, at most 256, comes last: it is what
+    /// people write into manifests (KEP-3070).
+    fn in_order_for(&self, name: &ServiceName) -> impl Iterator<Item = IpAddr> + use<> {
+        let count = self.count.min(MOST);
+        let low = (count / 16).clamp(16, 256).min(count);
+        let upper = count - low;
+        let digest = Sha256::digest(name.to_string());
+        let start = digest
+            .iter()
+            .take(8)
+            .fold(0_u128, |start, byte| start << 8 | u128::from(*byte));
+        let (first, v6) = (self.first, self.v6);
+        let offsets = (0..upper).map(move |step| low + (start + step) % upper).chain(0..low);
+        offsets.map(move |offset| at(first + offset, v6))
+    }
+}
+
+fn at(bits: u128, v6: bool) -> IpAddr {
+    match u32::try_from(bits) {
+        Ok(bits) if !v6 => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+        _ => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(address: &str, prefix: u8) -> AddressRange {
+        AddressRange {
+            address: address.parse().unwrap(),
+            prefix,
+        }
+    }
+
+    fn service(name: &str, edit: impl FnOnce(&mut ServiceSpec)) -> Service {
+        let mut spec = ServiceSpec::default();
+        edit(&mut spec);
+        let metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some("default".into()),
+            ..Default::default()
+        };
+        Service {
+            metadata,
+            spec: Some(spec),
+            status: None,
+        }
+    }
+
+    fn asks(name: &str, address: &str) -> Service {
+        service(name, |spec| spec.cluster_ip = Some(address.into()))
+    }
+
+    fn name(name: &str) -> ServiceName {
+        ServiceName {
+            namespace: "default".into(),
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_is_given() {
+        let given = assign(&[asks("a", "10.96.0.10")], &[range("10.96.0.0", 16)], &Addresses::new());
+        assert_eq!(given.addresses[&name("a")], ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+        assert!(given.problems.is_empty());
+    }
+
+    #[test]
+    fn the_second_who_asks_for_an_address_is_told_who_has_it() {
+        let services = [asks("a", "10.96.0.10"), asks("b", "10.96.0.10")];
+        let ranges = [range("10.96.0.0", 16)];
+        let given = assign(&services, &ranges, &Addresses::new());
+        assert_eq!(
+            given.problems[&name("b")],
+            ["spec.clusterIP: 10.96.0.10 belongs to Service default/a"]
+        );
+        let before = [(name("b"), vec!["10.96.0.10".parse().unwrap()])].into();
+        let given = assign(&services, &ranges, &before);
+        assert_eq!(
+            given.problems[&name("a")],
+            ["spec.clusterIP: 10.96.0.10 belongs to Service default/b"]
+        );
+    }
+
+    #[test]
+    fn an_address_outside_the_range_is_refused() {
+        for address in ["127.0.0.1", "10.97.0.1", "10.96.0.0", "10.96.255.255", "::1"] {
+            let given = assign(&[asks("a", address)], &[range("10.96.0.0", 16)], &Addresses::new());
+            let problem = format!("spec.clusterIP: {address} is not an address of 10.96.0.0/16");
+            assert_eq!(given.problems[&name("a")], [problem]);
+            assert!(given.addresses[&name("a")].is_empty());
+        }
+    }
+
+    #[test]
+    fn a_headless_service_has_none() {
+        let given = assign(&[asks("a", "None")], &[range("10.96.0.0", 16)], &Addresses::new());
+        assert_eq!(given, Assignment::default());
+    }
+
+    #[test]
+    fn families_follow_the_policy() {
+        let ranges = [range("10.96.0.0", 16), range("fd00:96::", 112)];
+        let families = |edit: fn(&mut ServiceSpec)| -> Vec<bool> {
+            let given = assign(&[service("a", edit)], &ranges, &Addresses::new());
+            given.addresses[&name("a")].iter().map(IpAddr::is_ipv6).collect()
+        };
+        assert_eq!(families(|_| ()), [false]);
+        assert_eq!(
+            families(|spec| spec.ip_family_policy = Some("PreferDualStack".into())),
+            [false, true]
+        );
+        assert_eq!(families(|spec| spec.ip_families = Some(vec!["IPv6".into()])), [true]);
+        let reversed = |spec: &mut ServiceSpec| {
+            spec.ip_families = Some(vec!["IPv6".into(), "IPv4".into()]);
+            spec.ip_family_policy = Some("RequireDualStack".into());
+        };
+        assert_eq!(families(reversed), [true, false]);
+    }
+
+    #[test]
+    fn a_full_range_is_a_problem_of_the_service_alone() {
+        let services = [service("a", |_| ()), service("b", |_| ()), service("c", |_| ())];
+        let given = assign(&services, &[range("10.96.0.0", 30)], &Addresses::new());
+        let addresses: BTreeSet<IpAddr> = given.addresses.values().flatten().copied().collect();
+        assert_eq!(
+            addresses,
+            ["10.96.0.1", "10.96.0.2"].map(|text| text.parse().unwrap()).into()
+        );
+        assert_eq!(given.problems[&name("c")], ["no address is free in 10.96.0.0/30"]);
+    }
+
+    proptest! {
+        /// Names come and go in any order: no address has two owners, and who stays keeps what they have.
+        #[test]
+        fn addresses_are_unique_and_stay(rounds in proptest::collection::vec(proptest::collection::btree_set(0..40_u8, 0..30), 1..8)) {
+            let ranges = [range("10.96.0.0", 26), range("fd00:96::", 120)];
+            let mut before = Addresses::new();
+            for round in rounds {
+                let services: Vec<Service> = round
+                    .iter()
+                    .map(|number| service(&format!("s{number}"), |spec| {
+                        spec.ip_family_policy = Some("PreferDualStack".into());
+                    }))
+                    .collect();
+                let given = assign(&services, &ranges, &before).addresses;
+                let all: Vec<IpAddr> = given.values().flatten().copied().collect();
+                prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+                for (name, addresses) in &given {
+                    prop_assert_eq!(addresses.len(), 2);
+                    prop_assert!(before.get(name).is_none_or(|kept| kept == addresses));
+                }
+                before = given;
+            }
+        }
+    }
+}
