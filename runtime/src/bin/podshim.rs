@@ -1,3 +1,8 @@
 //! `podshim`: parent and supervisor of the containers of one pod.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runtime::shim::main()
+}

@@ -3,6 +3,8 @@
 //! Only v2 is driven. On a hybrid host the v2 tree has few controllers or none: then cgroups still group, kill and
 //! freeze, and limits that can't be enforced are reported as such.
 
+mod members;
+
 use std::io;
 use std::path::{Path, PathBuf};
 

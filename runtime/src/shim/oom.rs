@@ -9,14 +9,14 @@ const SIGKILL: i32 = libc::SIGKILL;
 /// How often the kernel has killed a process of this cgroup, or below it, for want of memory. 0 where nobody counts.
 ///
 /// <https://docs.kernel.org/admin-guide/cgroup-v2.html> (memory.events, `oom_kill`)
-pub fn kills(cgroup: Option<&Path>) -> u64 {
+pub(super) fn kills(cgroup: Option<&Path>) -> u64 {
     let events = cgroup.and_then(|cgroup| std::fs::read_to_string(cgroup.join("memory.events")).ok());
     events.as_deref().map_or(0, count)
 }
 
 /// Whether an end with these counts before and after is to be called an OOM kill. A shell whose child was killed passes
 /// the news on as exit code 137.
-pub fn explains(exit: Exit, before: u64, after: u64) -> bool {
+pub(super) fn explains(exit: Exit, before: u64, after: u64) -> bool {
     after > before && i32::from(exit.shell_code()) == 128 + SIGKILL
 }
 

@@ -7,6 +7,9 @@
     reason = "the one home of system calls; every block answers its contract"
 )]
 
+pub(crate) mod fork;
 pub mod pidfd;
-pub mod socket;
+pub mod pty;
+pub(crate) mod socket;
 pub mod thread;
+pub(crate) mod wait;

@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 /// How many file descriptors may come or go with one call: what an exec needs at most.
-pub const DESCRIPTOR_LIMIT: usize = 3;
+pub(crate) const DESCRIPTOR_LIMIT: usize = 3;
 
 /// Sends bytes and lets `descriptors` travel with the first of them; never raises SIGPIPE. Returns how many bytes went.
 ///
 /// <https://man7.org/linux/man-pages/man7/unix.7.html> (SCM_RIGHTS)
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -29,7 +29,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io
 /// Returns 0 at the end of the stream. With `wait` false an empty socket is `WouldBlock`.
 ///
 /// More than [`DESCRIPTOR_LIMIT`] descriptors at once are an error; the kernel closes those that found no room.
-pub fn receive(
+pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
