@@ -3,6 +3,10 @@
 //! [`manifest`] reads what the user wrote, [`pod`] decides what is done for one pod, [`service`] where Services lead.
 #![forbid(unsafe_code)]
 
+mod fault;
 pub mod manifest;
 pub mod pod;
 pub mod service;
+mod syntax;
+
+pub use fault::FieldError;

@@ -10,13 +10,15 @@
 //! Failure is a state: what a step's error left behind is a [`StepFailure`] among the facts, and its back-off is
 //! computed from it. Nobody remembers why a step was taken, so an agent that was killed simply looks again.
 
-mod accept;
+pub(crate) mod accept;
+pub(crate) mod accept_container;
 mod desired;
 pub mod env;
 pub mod event;
 mod name;
 mod observed;
 mod plan;
+mod quantity;
 mod resources;
 mod restart;
 pub mod spec;
@@ -26,11 +28,11 @@ mod step;
 mod stop;
 mod time;
 
-pub use accept::FieldError;
 pub use desired::*;
 pub use name::{ContainerName, NameError, PodUid};
 pub use observed::*;
 pub use plan::{Plan, plan};
+pub use quantity::{Amount, QuantityError};
 pub use resources::*;
 pub use status::status;
 pub use step::{PodStep, StepKey, StepVerb};
