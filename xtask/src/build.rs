@@ -6,7 +6,8 @@ use crate::{command, workspace};
 
 /// The product's programs.
 const PROGRAMS: [&str; 4] = ["orlop", "podshim", "orlop-oci", "orlop-cni"];
-const PACKAGES: [&str; 3] = ["agent", "runtime", "cni"];
+/// Built in one go, so that all share one build of each dependency. `tests` makes the image of the demo.
+const PACKAGES: [&str; 4] = ["agent", "runtime", "cni", "tests"];
 
 /// How to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 mod build;
 mod check;
 mod command;
+mod demo;
 mod setup;
 mod test;
 mod tidy;
@@ -20,6 +21,8 @@ usage: cargo xtask COMMAND
 
   setup                          install what building and testing need
   build [--release]              build the programs
+  up                             build, start a node with the example manifests and show it
+  down                           remove everything that `up` made
   check                          formatting, lints and the house's own rules
   test [unit|root|vm] [--kernel V] [FILTER]
                                  run tests; all without a name
@@ -58,6 +61,15 @@ fn dispatch() -> anyhow::Result<bool> {
             setup::tools(setup::Purpose::Build)?;
             build::binaries(profile)?;
             Ok(true)
+        }
+        "up" => {
+            finish(arguments)?;
+            demo::up()?;
+            Ok(true)
+        }
+        "down" => {
+            finish(arguments)?;
+            demo::down()
         }
         "check" => {
             finish(arguments)?;
