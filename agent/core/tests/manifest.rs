@@ -394,7 +394,7 @@ fn deep_nesting_is_refused_where_it_gets_too_deep() {
     assert_eq!(first(&flow), "a.yaml:1:67: nested more than 64 deep");
     let block = "- ".repeat(100_000);
     assert_eq!(first(&block), "a.yaml:1:129: nested more than 64 deep");
-    for endless in ["{a: ", "[", "? " {
+    for endless in ["{a: ", "[", "? "] {
         let found = first(&endless.repeat(100_000));
         assert!(
             found.contains("nested") || found.contains("recursion limit"),
