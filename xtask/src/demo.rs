@@ -3,6 +3,7 @@
 //! The agent runs as a user would run it, in the host's network namespace and with its default directories, so that
 //! `target/release/orlop get pods` works without any flag.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,9 @@ pub(crate) fn up() -> anyhow::Result<()> {
     stage("agent", agent::start)?;
     stage("image", load_image)?;
     stage("manifests", apply_manifests)?;
-    stage("pods", || show::wait_for_pods(READY_LIMIT))?;
+    stage("pods", || {
+        show::wait_for_pods(READY_LIMIT, &mut |text| println!("  {text}"))
+    })?;
     let address = show::objects()?;
     stage("answers", || show::answers(&address))?;
     println!(
@@ -58,6 +61,31 @@ pub(crate) fn down() -> anyhow::Result<bool> {
     Ok(left.is_empty())
 }
 
+/// Whether the demo's agent runs.
+pub(crate) fn is_up() -> bool {
+    agent::is_running()
+}
+
+/// The directory that the demo's agent watches.
+pub(crate) fn manifest_dir() -> PathBuf {
+    Path::new(DIR).join("manifests")
+}
+
+/// The demo's node with its pods ready, without a word on standard output.
+pub(crate) fn up_quietly() -> anyhow::Result<()> {
+    agent::start()?;
+    load_image()?;
+    apply_manifests()?;
+    show::wait_for_pods(READY_LIMIT, &mut |_| {})
+}
+
+/// Removes the demo without a word on standard output.
+pub(crate) fn down_quietly() -> anyhow::Result<()> {
+    agent::stop()?;
+    command::output(command::as_root(program("orlop")).arg("cleanup"))?;
+    command::run(command::as_root("rm").args(["-rf", DIR]))
+}
+
 fn stage<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     println!("{name} ...");
     let start = Instant::now();
@@ -66,7 +94,7 @@ fn stage<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Res
     Ok(result)
 }
 
-fn program(name: &str) -> std::path::PathBuf {
+fn program(name: &str) -> PathBuf {
     build::path(PROFILE, name)
 }
 
@@ -84,7 +112,7 @@ fn load_image() -> anyhow::Result<()> {
     }
     let layout = format!("{DIR}/image");
     command::run(command::as_root(program("demo-image")).arg(&layout))?;
-    command::run(&mut orlop(&["load", &layout]))
+    command::output(&mut orlop(&["load", &layout])).map(drop)
 }
 
 /// Copies the manifests into the directory that the agent watches.

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, demo, tests, VM, benchmarks.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -26,6 +27,7 @@ usage: cargo xtask COMMAND
   check                          formatting, lints and the house's own rules
   test [unit|root|vm] [--kernel V] [FILTER]
                                  run tests; all without a name
+  bench [AREA] [--json]          measure against peers: runtime, services, pods, memory
 ";
 
 fn main() -> ExitCode {
@@ -71,6 +73,11 @@ fn dispatch() -> anyhow::Result<bool> {
             finish(arguments)?;
             demo::down()
         }
+        "bench" => {
+            let (area, is_json) = bench_arguments(arguments)?;
+            bench::run(area.as_deref(), is_json)?;
+            Ok(true)
+        }
         "check" => {
             finish(arguments)?;
             setup::tools(setup::Purpose::Build)?;
@@ -97,6 +104,18 @@ fn flag(mut arguments: lexopt::Parser, name: &str) -> anyhow::Result<bool> {
         }
     }
     Ok(is_set)
+}
+
+fn bench_arguments(mut arguments: lexopt::Parser) -> anyhow::Result<(Option<String>, bool)> {
+    let (mut area, mut is_json) = (None, false);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("json") => is_json = true,
+            Value(word) if area.is_none() => area = Some(word.string()?),
+            Long(_) | Short(_) | Value(_) => return Err(argument.unexpected().into()),
+        }
+    }
+    Ok((area, is_json))
 }
 
 fn selection(mut arguments: lexopt::Parser) -> anyhow::Result<test::Selection> {

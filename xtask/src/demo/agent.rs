@@ -40,6 +40,11 @@ pub(super) fn stop() -> anyhow::Result<()> {
     wait(STOP_LIMIT, "the agent to end", || Ok(ours()?.is_none()))
 }
 
+/// Whether it runs.
+pub(super) fn is_running() -> bool {
+    ours().is_ok_and(|agent| agent.is_some())
+}
+
 /// The demo's agent.
 struct Agent {
     pid: String,

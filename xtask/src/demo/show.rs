@@ -15,8 +15,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A page of the demo has one line.
 const PAGE_LIMIT: u64 = 64 * 1024;
 
-/// Waits until both pods are ready; prints each change on the way.
-pub(super) fn wait_for_pods(limit: Duration) -> anyhow::Result<()> {
+/// Waits until both pods are ready; tells each change on the way.
+pub(super) fn wait_for_pods(limit: Duration, tell: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let mut shown = String::new();
     loop {
@@ -28,7 +28,7 @@ pub(super) fn wait_for_pods(limit: Duration) -> anyhow::Result<()> {
             .collect::<Vec<_>>()
             .join("; ");
         if text != shown {
-            println!("  {text}");
+            tell(&text);
             shown = text;
         }
         if states.iter().all(|(_, is_ready)| *is_ready) {

@@ -1,0 +1,93 @@
+//! A shell that stays, in a mount namespace of its own where a runtime finds the cgroup tree that it can work with.
+//!
+//! On a host with a pure cgroup v2 tree all runtimes see the host. On a hybrid one, runc is shown the v2 hierarchy and
+//! crun the v1 ones, for crun refuses a mix. Commands go through the same kind of shell for all, ours included, so that its cost
+//! is the same for all.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::timed;
+use crate::command;
+
+/// Which cgroup tree is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    /// The machine's own.
+    Host,
+    /// Only v2, on `/sys/fs/cgroup`.
+    V2,
+    /// Only v1.
+    V1,
+}
+
+impl View {
+    /// `self` on a hybrid host, and the host's own tree elsewhere.
+    pub(super) fn where_hybrid(self) -> Self {
+        if Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
+            self
+        } else {
+            Self::Host
+        }
+    }
+
+    fn preparation(self) -> &'static str {
+        match self {
+            Self::Host => "true",
+            Self::V2 => "umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup",
+            Self::V1 => "umount -l /sys/fs/cgroup/unified",
+        }
+    }
+}
+
+/// The shell.
+#[derive(Debug)]
+pub(super) struct Shell {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    /// Starts a shell in a private mount namespace and prepares its view.
+    pub(super) fn start(view: View) -> anyhow::Result<Self> {
+        let mut unshare = command::as_root("unshare");
+        unshare.args(["--mount", "--propagation", "private", "sh"]);
+        let mut child = unshare
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start unshare")?;
+        let input = child.stdin.take().context("standard input is a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("standard output is a pipe")?);
+        let mut shell = Self { child, input, output };
+        shell.run(view.preparation())?;
+        Ok(shell)
+    }
+
+    /// Runs a line of shell; what it prints on standard output is dropped.
+    pub(super) fn run(&mut self, line: &str) -> anyhow::Result<()> {
+        writeln!(self.input, "( {line} ) >/dev/null </dev/null; echo $?").context("write to the shell")?;
+        self.input.flush().context("write to the shell")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).context("read from the shell")?;
+        anyhow::ensure!(answer.trim() == "0", "{line} ended with {}", answer.trim());
+        Ok(())
+    }
+
+    /// How long a line takes.
+    pub(super) fn time(&mut self, line: &str) -> anyhow::Result<Duration> {
+        timed(|| self.run(line))
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
