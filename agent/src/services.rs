@@ -1,13 +1,32 @@
 //! The one task that keeps the kernel's Service maps equal to what the Services and pods of this node say.
 //!
-//! Facts come in by a watch channel, so that a burst of changes is one change; what is decided stands in
-//! `agent_core::service`, what touches the kernel in `hands::maps`.
+//! Facts come in by a watch channel, so that a burst of changes is one change. What is decided stands in
+//! `agent_core::service`, what touches the kernel in `hands::maps`. After a failure nothing is believed any more: the maps
+//! are opened and read again.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use agent_core::service::{AddressRange, ReadyPod, ServicesStatus};
+use agent_core::service::address::{Addresses, assign};
+use agent_core::service::diff::{apply, diff};
+use agent_core::service::ids::REST;
+use agent_core::service::image::{Image, Ledger, Problems};
+use agent_core::service::table::table;
+use agent_core::service::{AddressRange, ReadyPod, ServicePort, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+
+use crate::hands::maps::{KernelMaps, MapsError};
+
+mod record;
+
+pub use crate::hands::maps::remove_all;
+pub use record::RecordError;
+
+/// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Everything that the Service maps follow from. `None` in the channel means that it is not known yet: nothing is removed
 /// from the maps until the first list is complete.
@@ -35,18 +54,191 @@ pub struct ServicesConfig {
 /// A question for the status with fresh counters; the answer comes through the sender.
 pub type Query = oneshot::Sender<ServicesStatus>;
 
+/// Why the kernel's maps are not what they should be.
+#[derive(Debug, thiserror::Error)]
+enum UpdateError {
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("the update of the Service maps was cut off")]
+    CutOff(#[from] tokio::task::JoinError),
+}
+
 /// Keeps the maps right until the facts' sender is gone. Services go on answering afterwards.
 pub async fn run(
-    _config: ServicesConfig,
+    config: ServicesConfig,
     mut facts: watch::Receiver<Option<ServiceFacts>>,
     status: watch::Sender<ServicesStatus>,
     mut queries: mpsc::Receiver<Query>,
 ) {
+    let mut keeper: Option<Keeper> = None;
+    let mut wait: Option<Duration> = None;
+    let mut wake: Option<Instant> = None;
+    facts.mark_changed();
     loop {
+        // Every branch is cancel-safe: each waits for a channel or the clock and has done nothing yet.
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
-            // The one who asked may have gone away; nobody misses the answer.
-            Some(query) = queries.recv() => drop(query.send(status.borrow().clone())),
+            () = sleep_until(wake) => {}
+            Some(query) = queries.recv() => {
+                keeper = answer(keeper, &status, query).await;
+                continue;
+            }
+        }
+        let Some(now) = facts.borrow_and_update().clone() else {
+            continue;
+        };
+        match update(&config, keeper.take(), now).await {
+            Ok((next, report, again)) => {
+                keeper = Some(next);
+                wait = again;
+                status.send_replace(report);
+            }
+            Err(error) => {
+                wait = Some(wait.map_or(FIRST_WAIT, |wait| wait * 2).min(LONGEST_WAIT));
+                report_failure(&status, error);
+            }
+        }
+        wake = wait.map(|wait| Instant::now() + wait);
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn report_failure(status: &watch::Sender<ServicesStatus>, error: UpdateError) {
+    let message = format!("{:#}", anyhow::Error::from(error));
+    status.send_if_modified(|status| {
+        let news = status.problem.as_ref() != Some(&message);
+        if news {
+            tracing::error!(error = message, "Services are not up to date; trying again");
+        }
+        status.in_kernel = false;
+        status.problem = Some(message);
+        news
+    });
+}
+
+type Updated = (Keeper, ServicesStatus, Option<Duration>);
+
+/// Brings the maps up to date on a blocking thread. A keeper whose update fails is not used again.
+async fn update(config: &ServicesConfig, keeper: Option<Keeper>, facts: ServiceFacts) -> Result<Updated, UpdateError> {
+    let config = config.clone();
+    let work = move || -> Result<Updated, UpdateError> {
+        let mut keeper = match keeper {
+            Some(keeper) => keeper,
+            None => Keeper::open(config)?,
+        };
+        let (status, again) = keeper.update(&facts)?;
+        Ok((keeper, status, again))
+    };
+    spawn_blocking(work).await?
+}
+
+/// Answers a query, with the counters of the kernel where they can be read.
+async fn answer(keeper: Option<Keeper>, status: &watch::Sender<ServicesStatus>, query: Query) -> Option<Keeper> {
+    let mut report = status.borrow().clone();
+    let Some(keeper) = keeper else {
+        // Whoever asked may have gone away; nobody misses the answer.
+        drop(query.send(report));
+        return None;
+    };
+    let work = move || {
+        if let Err(error) = keeper.count(&mut report) {
+            report.problem = Some(format!("{:#}", anyhow::Error::from(error)));
+        }
+        drop(query.send(report));
+        keeper
+    };
+    spawn_blocking(work).await.ok()
+}
+
+/// The maps together with what is known of them.
+struct Keeper {
+    config: ServicesConfig,
+    maps: KernelMaps,
+    have: Image,
+    ledger: Ledger,
+    addresses: Addresses,
+    start: Instant,
+}
+
+impl Keeper {
+    fn open(config: ServicesConfig) -> Result<Self, UpdateError> {
+        let maps = KernelMaps::open(&config.bpf_dir, &config.cgroup)?;
+        let have = maps.dump()?;
+        let ledger = Ledger::restore(&have, maps.capacity());
+        let addresses = record::read(&config.record).unwrap_or_else(|error| {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(
+                error,
+                "Services without an address in their manifest may get another one"
+            );
+            Addresses::new()
+        });
+        Ok(Self {
+            config,
+            maps,
+            have,
+            ledger,
+            addresses,
+            start: Instant::now(),
+        })
+    }
+
+    /// Makes the maps say what the facts mean. Comes back with how soon to try again, if a Service found no room.
+    fn update(&mut self, facts: &ServiceFacts) -> Result<(ServicesStatus, Option<Duration>), UpdateError> {
+        let assignment = assign(&facts.services, &self.config.ranges, &self.addresses);
+        if assignment.addresses != self.addresses {
+            record::write(&self.config.record, &assignment.addresses)?;
+            self.addresses = assignment.addresses.clone();
+        }
+        let table = table(&facts.services, &assignment, &facts.pods);
+        let (want, problems) = self.ledger.image(&table, &self.have, self.start.elapsed());
+        for step in diff(&self.have, &want) {
+            self.maps.perform(&step)?;
+            apply(&mut self.have, &step);
+        }
+        self.ledger.settle(&want, self.start.elapsed());
+        self.have = want;
+        self.maps.attach()?;
+        let again = (!problems.is_empty()).then_some(REST);
+        let mut status = ServicesStatus {
+            in_kernel: true,
+            problem: None,
+            services: table.services,
+        };
+        add_problems(&mut status, problems);
+        Ok((status, again))
+    }
+
+    fn count(&self, status: &mut ServicesStatus) -> Result<(), MapsError> {
+        let ids = self.ledger.ids();
+        for (service, status) in &mut status.services {
+            for port in &mut status.ports {
+                let key = ServicePort {
+                    service: service.clone(),
+                    protocol: port.protocol,
+                    port: port.port,
+                };
+                if let Some(id) = ids.get(&key) {
+                    port.counters = self.maps.counters(*id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add_problems(status: &mut ServicesStatus, problems: Problems) {
+    for (service, problems) in problems {
+        if let Some(status) = status.services.get_mut(&service) {
+            status.problems.extend(problems);
         }
     }
 }

@@ -1,0 +1,170 @@
+//! Reading and writing the maps, byte for byte as `ebpf_common::maps` lays them out.
+
+use agent_core::service::Counters;
+use agent_core::service::diff::MapStep;
+use agent_core::service::image::{Half, Image};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::{Ebpf, Pod};
+use ebpf_common::maps::{Counters as CpuCounters, Frontend4, Frontend6, Service, Slot4, Slot6};
+
+use super::MapsError;
+
+/// The maps that the agent reads and writes.
+pub(super) struct Content {
+    svc4: HashMap<MapData, [u8; 8], [u8; 32]>,
+    svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
+    slots4: Array<MapData, [u8; 8]>,
+    slots6: Array<MapData, [u8; 24]>,
+    counters: PerCpuHashMap<MapData, u32, [u8; 16]>,
+    cpus: usize,
+}
+
+impl Content {
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, MapsError> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| MapsError::Files {
+            action: "count the CPUs in",
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            svc4: take(programs, "svc4")?,
+            svc6: take(programs, "svc6")?,
+            slots4: take(programs, "slots4")?,
+            slots6: take(programs, "slots6")?,
+            counters: take(programs, "counters")?,
+            cpus,
+        })
+    }
+
+    pub(super) fn dump(&self) -> Result<Image, MapsError> {
+        let services4 = entries(&self.svc4, "svc4", Frontend4::from_bytes)?;
+        let services6 = entries(&self.svc6, "svc6", Frontend6::from_bytes)?;
+        let counters = self
+            .counters
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", "counters"))?;
+        Ok(Image {
+            v4: half(services4, &self.slots4, "slots4", Slot4::from_bytes)?,
+            v6: half(services6, &self.slots6, "slots6", Slot6::from_bytes)?,
+            counters,
+        })
+    }
+
+    pub(super) fn perform(&mut self, step: &MapStep) -> Result<(), MapsError> {
+        match step {
+            MapStep::AddCounters(id) => self.add_counters(*id),
+            MapStep::Write4 { base, slots } => write(
+                &mut self.slots4,
+                "slots4",
+                *base,
+                slots.iter().map(|slot| slot.to_bytes()),
+            ),
+            MapStep::Write6 { base, slots } => write(
+                &mut self.slots6,
+                "slots6",
+                *base,
+                slots.iter().map(|slot| slot.to_bytes()),
+            ),
+            MapStep::Withdraw4(key) => absent_is_fine(self.svc4.remove(&key.to_bytes()), "svc4"),
+            MapStep::Withdraw6(key) => absent_is_fine(self.svc6.remove(&key.to_bytes()), "svc6"),
+            MapStep::Publish4(key, service) => self
+                .svc4
+                .insert(key.to_bytes(), service.to_bytes(), 0)
+                .map_err(failed("write to", "svc4")),
+            MapStep::Publish6(key, service) => self
+                .svc6
+                .insert(key.to_bytes(), service.to_bytes(), 0)
+                .map_err(failed("write to", "svc6")),
+            MapStep::DropCounters(id) => absent_is_fine(self.counters.remove(id), "counters"),
+        }
+    }
+
+    pub(super) fn counters(&self, id: u32) -> Result<Counters, MapsError> {
+        let cpus = match self.counters.get(&id, 0) {
+            Ok(cpus) => cpus,
+            Err(MapError::KeyNotFound) => return Ok(Counters::default()),
+            Err(error) => return Err(failed("read", "counters")(error)),
+        };
+        let mut sum = Counters::default();
+        for cpu in cpus.iter().map(|bytes| CpuCounters::from_bytes(*bytes)) {
+            sum.forwarded += cpu.forwarded;
+            sum.refused += cpu.refused;
+        }
+        Ok(sum)
+    }
+
+    fn add_counters(&mut self, id: u32) -> Result<(), MapsError> {
+        const BPF_NOEXIST: u64 = 1;
+        let zero = PerCpuValues::try_from(vec![[0; 16]; self.cpus]).map_err(|source| MapsError::Map {
+            action: "make room in",
+            map: "counters",
+            source: MapError::IoError(source),
+        })?;
+        match self.counters.insert(id, zero, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            result => result.map_err(failed("write to", "counters")),
+        }
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static str) -> Result<M, MapsError> {
+    let map = programs.take_map(name).ok_or(MapsError::Missing(name))?;
+    map.try_into().map_err(failed("open", name))
+}
+
+fn entries<K: Pod, Key: Ord>(
+    map: &HashMap<MapData, K, [u8; 32]>,
+    name: &'static str,
+    key: impl Fn(K) -> Key,
+) -> Result<std::collections::BTreeMap<Key, Service>, MapsError> {
+    let entry = |entry: Result<(K, [u8; 32]), MapError>| {
+        let (bytes, service) = entry.map_err(failed("list", name))?;
+        Ok((key(bytes), Service::from_bytes(service)))
+    };
+    map.iter().map(entry).collect()
+}
+
+/// Reads the regions of the frontends. A region that reaches beyond the map is left out; its frontend is written anew.
+fn half<K, V: Pod, S>(
+    services: std::collections::BTreeMap<K, Service>,
+    slots: &Array<MapData, V>,
+    name: &'static str,
+    slot: impl Fn(V) -> S,
+) -> Result<Half<K, S>, MapsError> {
+    let mut regions = std::collections::BTreeMap::new();
+    for service in services.values() {
+        let (base, count) = (service.region.base(), u32::from(service.region.count()));
+        let fits = base.checked_add(count).is_some_and(|end| end <= slots.len());
+        if count == 0 || !fits || regions.contains_key(&base) {
+            continue;
+        }
+        let read = |index| slots.get(&index, 0).map(&slot).map_err(failed("read", name));
+        let run: Vec<S> = (base..base + count).map(read).collect::<Result<_, _>>()?;
+        regions.insert(base, run);
+    }
+    Ok(Half { services, regions })
+}
+
+fn write<V: Pod>(
+    map: &mut Array<MapData, V>,
+    name: &'static str,
+    base: u32,
+    slots: impl Iterator<Item = V>,
+) -> Result<(), MapsError> {
+    for (index, slot) in (base..).zip(slots) {
+        map.set(index, slot, 0).map_err(failed("write to", name))?;
+    }
+    Ok(())
+}
+
+fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), MapsError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(failed("delete from", map)),
+    }
+}
+
+fn failed(action: &'static str, map: &'static str) -> impl Fn(MapError) -> MapsError {
+    move |source| MapsError::Map { action, map, source }
+}

@@ -1,0 +1,127 @@
+//! The programs and what holds them to the cgroup. A bpf_link stays attached while it is pinned, and its program can be
+//! exchanged in place, so that an agent's restart or upgrade leaves no moment without a program.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+
+use super::MapsError;
+
+/// Hooks and programs in the order of attaching: who translates replies comes before who makes them necessary.
+/// Removal goes backwards.
+pub(super) const HOOKS: [(&str, &str); 8] = [
+    ("recvmsg4", "service_recvmsg4"),
+    ("recvmsg6", "service_recvmsg6"),
+    ("getpeername4", "service_getpeername4"),
+    ("getpeername6", "service_getpeername6"),
+    ("sendmsg4", "service_sendmsg4"),
+    ("sendmsg6", "service_sendmsg6"),
+    ("connect4", "service_connect4"),
+    ("connect6", "service_connect6"),
+];
+
+pub(super) fn load(programs: &mut Ebpf) -> Result<(), MapsError> {
+    for (_, name) in HOOKS {
+        program(programs, name)?.load().map_err(failed("load", name))?;
+    }
+    Ok(())
+}
+
+pub(super) fn attach(programs: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), MapsError> {
+    let opened = File::open(cgroup).map_err(files("open the cgroup", cgroup))?;
+    let id = opened.metadata().map_err(files("look at the cgroup", cgroup))?.ino();
+    for (hook, name) in HOOKS {
+        let program = program(programs, name)?;
+        let pin = links.join(hook);
+        let replaced = match present(&pin, id)? {
+            Some(link) => replace(&link, program, name, &pin)?,
+            None => false,
+        };
+        if !replaced {
+            create(program, name, &opened, &pin)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn verified_instructions(programs: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
+    let count = |name| programs.program(name)?.info().ok()?.verified_instruction_count();
+    HOOKS.map(|(_, name)| (name, count(name))).to_vec()
+}
+
+/// The pinned link, if there is one and it is on the cgroup with this id.
+fn present(pin: &Path, cgroup: u64) -> Result<Option<OwnedFd>, MapsError> {
+    let link = match ebpf_kernel::open_link(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(files("open the link", pin)(error)),
+    };
+    let on = ebpf_kernel::link_cgroup(link.as_fd()).map_err(files("look at the link", pin))?;
+    Ok((on == cgroup).then_some(link))
+}
+
+/// Exchanges the link's program; false when the link's cgroup is gone, so that a new link is needed.
+fn replace(link: &OwnedFd, program: &CgroupSockAddr, name: &'static str, pin: &Path) -> Result<bool, MapsError> {
+    const ENOLINK: i32 = 67;
+    let program = program.fd().map_err(failed("find", name))?;
+    match ebpf_kernel::update_link(link.as_fd(), program.as_fd()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(ENOLINK) => Ok(false),
+        Err(error) => Err(files("replace the program of the link", pin)(error)),
+    }
+}
+
+/// Attaches the program and puts its link in the place of whatever is pinned there.
+fn create(program: &mut CgroupSockAddr, name: &'static str, cgroup: &File, pin: &Path) -> Result<(), MapsError> {
+    // A bpf_link is always one of many on its cgroup; the kernel takes no flag for that.
+    let id = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .map_err(failed("attach", name))?;
+    let link = program.take_link(id).map_err(failed("attach", name))?;
+    let link = FdLink::try_from(link).map_err(|_| MapsError::Missing("link that can be pinned"))?;
+    // bpffs takes no name with a dot.
+    let fresh = pin.with_file_name(format!("{name}_new"));
+    remove_if_there(&fresh)?;
+    let pinned = link.pin(&fresh).map_err(|source| MapsError::Pin {
+        path: fresh.clone(),
+        source,
+    })?;
+    std::fs::rename(&fresh, pin).map_err(files("rename to", pin))?;
+    drop(pinned);
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), MapsError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, MapsError> {
+    let program = programs.program_mut(name).ok_or(MapsError::Missing(name))?;
+    program.try_into().map_err(failed("find", name))
+}
+
+fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) -> MapsError {
+    move |source| MapsError::Program {
+        action,
+        program,
+        source,
+    }
+}
+
+fn files(action: &'static str, path: &Path) -> impl Fn(io::Error) -> MapsError + use<> {
+    let path = path.to_path_buf();
+    move |source| MapsError::Files {
+        action,
+        path: path.clone(),
+        source,
+    }
+}

@@ -1,0 +1,148 @@
+//! The kernel's Service maps and the programs that read them. Everything is pinned, so that it outlives the agent:
+//!
+//! ```text
+//! <bpf-dir>/v1/maps/<name>       the maps, see `ebpf_common::maps`
+//! <bpf-dir>/v1/links/<hook>      what holds each program to the cgroup
+//! ```
+//!
+//! What is written is decided in `agent_core::service`; here it is only done.
+
+use std::path::{Path, PathBuf};
+
+use agent_core::service::Counters;
+use agent_core::service::diff::MapStep;
+use agent_core::service::image::{Capacity, Image};
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfError, EbpfLoader};
+
+mod content;
+mod links;
+mod pins;
+
+pub use pins::remove_all;
+
+use content::Content;
+use pins::{MapSet, Pins};
+
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/services"));
+
+/// The maps of one node, opened, with programs loaded against them.
+pub struct KernelMaps {
+    pins: Pins,
+    set: MapSet,
+    content: Content,
+    programs: Ebpf,
+    cgroup: PathBuf,
+    attached: bool,
+}
+
+/// What could not be done to the kernel's Service maps or programs.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// The bpf file system, its directories and pins.
+    #[error("{action} {path}")]
+    Files {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The programs or maps were not taken by the kernel.
+    #[error("load the Service programs")]
+    Load(#[source] EbpfError),
+    /// One map.
+    #[error("{action} map {map}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// Why not.
+        source: MapError,
+    },
+    /// One program.
+    #[error("{action} program {program}")]
+    Program {
+        /// What was tried.
+        action: &'static str,
+        /// The program's name.
+        program: &'static str,
+        /// Why not; the verifier's words are in it.
+        source: ProgramError,
+    },
+    /// A link could not be given a name.
+    #[error("pin a link as {path}")]
+    Pin {
+        /// The name.
+        path: PathBuf,
+        /// Why not.
+        source: aya::pin::PinError,
+    },
+    /// The object that the agent carries lacks something: it was built from other sources.
+    #[error("the Service programs have no {0}")]
+    Missing(&'static str),
+}
+
+impl KernelMaps {
+    /// Opens the pinned maps below `bpf_dir`, or makes them, and loads the programs against them. Programs that an
+    /// earlier agent attached go on until [`KernelMaps::attach`].
+    pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, MapsError> {
+        let pins = Pins::prepare(bpf_dir)?;
+        let set = pins.usable_set()?;
+        let mut loader = EbpfLoader::new();
+        for map in &pins::MAPS {
+            loader.map_pin_path(map.name, set.path(map.name));
+        }
+        let mut programs = loader.load(PROGRAMS).map_err(MapsError::Load)?;
+        let content = Content::take(&mut programs)?;
+        links::load(&mut programs)?;
+        Ok(Self {
+            pins,
+            set,
+            content,
+            programs,
+            cgroup: cgroup.into(),
+            attached: false,
+        })
+    }
+
+    /// Lets the cgroup's sockets meet the loaded programs, in the place of earlier ones and without a moment between.
+    /// To be called when the maps hold what they should; a second call does nothing.
+    pub fn attach(&mut self) -> Result<(), MapsError> {
+        if self.attached {
+            return Ok(());
+        }
+        links::attach(&mut self.programs, &self.cgroup, &self.pins.links())?;
+        self.pins.commit(&mut self.set)?;
+        self.attached = true;
+        Ok(())
+    }
+
+    /// What the maps hold now.
+    pub fn dump(&self) -> Result<Image, MapsError> {
+        self.content.dump()
+    }
+
+    /// Performs one step. It may be repeated.
+    pub fn perform(&mut self, step: &MapStep) -> Result<(), MapsError> {
+        self.content.perform(step)
+    }
+
+    /// The counters of a Service port, zero for an id that is not counted.
+    pub fn counters(&self, id: u32) -> Result<Counters, MapsError> {
+        self.content.counters(id)
+    }
+
+    /// The sizes of the maps.
+    pub fn capacity(&self) -> Capacity {
+        Capacity::default()
+    }
+
+    /// Instructions that the verifier went through for each program, where the kernel tells (5.16).
+    pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
+        links::verified_instructions(&self.programs)
+    }
+}

@@ -1,0 +1,110 @@
+//! The bpf(2) calls that aya 0.14 has no function for: replacing the program of a pinned cgroup link in place, and asking
+//! such a link which cgroup it is on. See <https://man7.org/linux/man-pages/man2/bpf.2.html>.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+
+/// Opens a pinned link.
+///
+/// # Errors
+/// `NotFound` when nothing is pinned there; what bpf(2) says otherwise.
+pub fn open_link(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: the attributes have the layout of BPF_OBJ_GET, and the path outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attributes) }?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program of a link; every call after this meets the new one, none meets neither.
+///
+/// # Errors
+/// `ENOLINK` when the link's cgroup is gone.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let (link, program) = (link.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned());
+    let mut attributes = Attributes {
+        link_fd: link,
+        new_prog_fd: program,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: the attributes have the layout of BPF_LINK_UPDATE; the kernel checks that the descriptors are what they
+    // should be.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(|_| ())
+}
+
+/// Id of the cgroup that a cgroup link is on, which is the inode number of its directory; zero when it is gone.
+///
+/// # Errors
+/// `InvalidInput` for a link that is not on a cgroup.
+pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    /// `struct bpf_link_info`, as far as a cgroup link fills it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        padding: u32,
+        cgroup: u64,
+        attach_type: u32,
+        rest: u32,
+    }
+    #[repr(C)]
+    struct Attributes {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    const BPF_LINK_TYPE_CGROUP: u32 = 3;
+    let mut info = Info::default();
+    let mut attributes = Attributes {
+        bpf_fd: link.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<Info>()).expect("the structure has 32 bytes"),
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the attributes have the layout of BPF_OBJ_GET_INFO_BY_FD; the kernel writes at most `info_len` bytes to
+    // `info`, which outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    if info.kind != BPF_LINK_TYPE_CGROUP {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(info.cgroup)
+}
+
+/// # Safety
+/// `attributes` has to be the structure that `command` takes, and what it points to has to be valid for the call.
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<RawFd> {
+    let attributes: *mut T = attributes;
+    // SAFETY: the caller answers for the structure; its size is passed along.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    match RawFd::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
