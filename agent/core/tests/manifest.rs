@@ -42,9 +42,12 @@ fn difference(text: &str, expected: &str) -> Option<String> {
 }
 
 fn pod(text: &str) -> Pod {
-    match parse("a.yaml", text.as_bytes()).unwrap().remove(0) {
+    match parse("a.yaml", text.as_bytes())
+        .expect("the manifest is good")
+        .remove(0)
+    {
         Object::Pod(pod) => *pod,
-        other => panic!("not a pod: {other:?}"),
+        Object::Service(_) | Object::ConfigMap(_) => panic!("not a pod"),
     }
 }
 

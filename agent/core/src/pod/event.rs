@@ -1,12 +1,15 @@
-//! Events with a kubelet's reasons and messages, from what happened to what a user reads.
+//! Events with a kubelet's reasons and messages: from a step or a change of status to what a user reads.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
-use super::{DesiredPod, PodStep};
+use super::{
+    ContainerName, DesiredPod, Goal, ObservedPod, PodStep, Presence, StepVerb, Time, status::LIMITS_ENFORCED,
+    status_container,
+};
 
-/// How many different events of one pod are kept; the oldest goes first.
+/// How many different events of one pod are kept; the one seen longest ago goes first.
 pub const MAX_EVENTS: usize = 64;
 
 /// One event of a pod.
@@ -38,12 +41,239 @@ pub enum Outcome<'a> {
     Failed(&'a str),
 }
 
-/// What a step that begins, succeeds or fails tells the user.
-pub fn of_step(_pod: &DesiredPod, _step: &PodStep, _outcome: Outcome<'_>) -> Option<Event> {
-    None
+impl Event {
+    fn new(
+        is_warning: bool,
+        reason: &'static str,
+        message: impl Into<String>,
+        container: Option<&ContainerName>,
+    ) -> Self {
+        let field = container.map(|name| format!("spec.containers{{{name}}}"));
+        Self {
+            is_warning,
+            reason,
+            message: message.into(),
+            field,
+        }
+    }
 }
 
-/// What a change of status tells the user: back-off, a lost shim, limits that can't be enforced.
-pub fn of_change(_pod: &DesiredPod, _before: Option<&PodStatus>, _after: &PodStatus) -> Vec<Event> {
-    Vec::new()
+/// What a step that begins, succeeds or fails tells the user. `observed` is what the step was planned from.
+pub fn of_step(pod: &DesiredPod, observed: &ObservedPod, step: &PodStep, outcome: Outcome<'_>) -> Vec<Event> {
+    match outcome {
+        Outcome::Begun => of_beginning(pod, observed, step),
+        Outcome::Done { took, image_bytes } => of_success(step, took, image_bytes).into_iter().collect(),
+        Outcome::Failed(error) => of_failure(step, error),
+    }
+}
+
+fn of_beginning(pod: &DesiredPod, observed: &ObservedPod, step: &PodStep) -> Vec<Event> {
+    let name = step.container();
+    let facts = name.and_then(|name| observed.containers.get(name));
+    let normal = |reason, message: String| Event::new(false, reason, message, name);
+    if let PodStep::PullImage { image, .. } = step {
+        return vec![normal("Pulling", format!("Pulling image {image:?}"))];
+    }
+    if let PodStep::CreateContainer { container, attempt, .. } = step {
+        let image = pod
+            .container(container)
+            .map(|container| container.image.as_str())
+            .unwrap_or_default();
+        let was_pulled = facts.and_then(|facts| facts.pulled) == Some(*attempt);
+        let present = || {
+            normal(
+                "Pulled",
+                format!("Container image {image:?} already present on machine"),
+            )
+        };
+        return (!was_pulled).then(present).into_iter().collect();
+    }
+    let is_signalled = facts
+        .and_then(|facts| facts.last())
+        .is_some_and(|last| last.signalled.is_some());
+    let (PodStep::SignalContainer { container, .. }, false) = (step, is_signalled) else {
+        return Vec::new();
+    };
+    let is_sandbox_lost = pod.goal == Goal::Run && observed.namespaces != Presence::Whole;
+    let lost = || {
+        Event::new(
+            false,
+            "SandboxChanged",
+            "Pod sandbox changed, it will be killed and re-created.",
+            None,
+        )
+    };
+    let killing = normal("Killing", format!("Stopping container {container}"));
+    is_sandbox_lost.then(lost).into_iter().chain([killing]).collect()
+}
+
+fn of_success(step: &PodStep, took: Duration, image_bytes: u64) -> Option<Event> {
+    let name = step.container();
+    match step.verb() {
+        StepVerb::PullImage => {
+            let PodStep::PullImage { image, .. } = step else {
+                return None;
+            };
+            let took =
+                status_container::duration(Duration::from_millis(took.as_millis().try_into().unwrap_or(u64::MAX)));
+            let message = format!(
+                "Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {image_bytes} bytes."
+            );
+            Some(Event::new(false, "Pulled", message, name))
+        }
+        StepVerb::CreateContainer => Some(Event::new(false, "Created", "Container created", name)),
+        StepVerb::StartContainer => Some(Event::new(false, "Started", "Container started", name)),
+        StepVerb::RecordLostShim => {
+            let message = "The pod's shim was lost; its containers were killed and count as ended with 137";
+            Some(Event::new(true, "ShimLost", message, None))
+        }
+        StepVerb::SetPodCgroup
+        | StepVerb::PinNamespaces
+        | StepVerb::AttachNetwork
+        | StepVerb::StartShim
+        | StepVerb::SignalContainer
+        | StepVerb::RemoveContainer
+        | StepVerb::KillCgroup
+        | StepVerb::StopShim
+        | StepVerb::DetachNetwork
+        | StepVerb::UnpinNamespaces
+        | StepVerb::RemoveCgroup
+        | StepVerb::RemovePod => None,
+    }
+}
+
+fn of_failure(step: &PodStep, error: &str) -> Vec<Event> {
+    let warn = |reason, message: String| Event::new(true, reason, message, step.container());
+    match step.verb() {
+        StepVerb::PullImage => {
+            let PodStep::PullImage { image, .. } = step else {
+                return Vec::new();
+            };
+            let failed = warn("Failed", format!("Failed to pull image {image:?}: {error}"));
+            vec![failed, warn("Failed", "Error: ErrImagePull".to_owned())]
+        }
+        StepVerb::CreateContainer | StepVerb::StartContainer => vec![warn("Failed", format!("Error: {error}"))],
+        StepVerb::SetPodCgroup | StepVerb::PinNamespaces | StepVerb::AttachNetwork | StepVerb::StartShim => {
+            vec![warn(
+                "FailedCreatePodSandBox",
+                format!("Failed to create pod sandbox: {error}"),
+            )]
+        }
+        StepVerb::SignalContainer
+        | StepVerb::RemoveContainer
+        | StepVerb::KillCgroup
+        | StepVerb::RecordLostShim
+        | StepVerb::StopShim
+        | StepVerb::DetachNetwork
+        | StepVerb::UnpinNamespaces
+        | StepVerb::RemoveCgroup
+        | StepVerb::RemovePod => vec![warn("FailedKillPod", format!("error killing pod: {error}"))],
+    }
+}
+
+/// What a change of status tells the user: back-off, an image that is never pulled, limits that can't be enforced.
+pub fn of_change(pod: &DesiredPod, before: Option<&PodStatus>, after: &PodStatus) -> Vec<Event> {
+    let old = before
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
+    let new = after.container_statuses.as_deref().unwrap_or_default();
+    let mut events: Vec<Event> = pod
+        .containers
+        .iter()
+        .flat_map(|container| {
+            let reason = waiting_reason(new, &container.name)?;
+            (waiting_reason(old, &container.name) != Some(reason)).then(|| of_waiting(pod, &container.name, reason))
+        })
+        .flatten()
+        .collect();
+    events.extend(of_limits(before, after));
+    events
+}
+
+fn waiting_reason<'a>(statuses: &'a [ContainerStatus], name: &ContainerName) -> Option<&'a str> {
+    let status = statuses.iter().find(|status| status.name == name.as_str())?;
+    status.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+}
+
+fn of_waiting(pod: &DesiredPod, name: &ContainerName, reason: &str) -> Vec<Event> {
+    let image = pod
+        .container(name)
+        .map(|container| container.image.as_str())
+        .unwrap_or_default();
+    let event = |is_warning, reason, message| Event::new(is_warning, reason, message, Some(name));
+    match reason {
+        "ImagePullBackOff" => vec![
+            event(false, "BackOff", format!("Back-off pulling image {image:?}")),
+            event(true, "Failed", "Error: ImagePullBackOff".to_owned()),
+        ],
+        "CrashLoopBackOff" => {
+            let message = format!("Back-off restarting failed container {name} in pod {}", pod.described());
+            vec![event(true, "BackOff", message)]
+        }
+        "ErrImageNeverPull" => vec![
+            event(
+                true,
+                "ErrImageNeverPull",
+                format!("Container image {image:?} is not present with pull policy of Never"),
+            ),
+            event(true, "Failed", "Error: ErrImageNeverPull".to_owned()),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+fn of_limits(before: Option<&PodStatus>, after: &PodStatus) -> Option<Event> {
+    let message = |status: &PodStatus| {
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        conditions
+            .iter()
+            .find(|condition| condition.type_ == LIMITS_ENFORCED)?
+            .message
+            .clone()
+    };
+    let now = message(after)?;
+    (before.and_then(message).as_ref() != Some(&now)).then(|| Event::new(true, "LimitsNotEnforced", now, None))
+}
+
+/// An event and when it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What happened.
+    pub event: Event,
+    /// How often.
+    pub count: u32,
+    /// For the first time.
+    pub first: Time,
+    /// For the last time.
+    pub last: Time,
+}
+
+/// The events of one pod, the one seen last at the end; at most [`MAX_EVENTS`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventLog(VecDeque<Seen>);
+
+impl EventLog {
+    /// Adds an event, or counts it once more.
+    pub fn add(&mut self, event: Event, now: Time) {
+        let known = self
+            .0
+            .iter()
+            .position(|seen| seen.event == event)
+            .and_then(|index| self.0.remove(index));
+        let (first, count) = known.map_or((now, 1), |seen| (seen.first, seen.count.saturating_add(1)));
+        if self.0.len() >= MAX_EVENTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(Seen {
+            event,
+            count,
+            first,
+            last: now,
+        });
+    }
+
+    /// The events, the one seen last at the end.
+    pub fn iter(&self) -> impl Iterator<Item = &Seen> {
+        self.0.iter()
+    }
 }

@@ -21,12 +21,17 @@ mod plan;
 mod quantity;
 mod resources;
 mod restart;
+#[cfg(test)]
+mod sample;
 pub mod spec;
+mod spec_mounts;
 mod start;
 mod status;
+mod status_container;
 mod step;
 mod stop;
 mod time;
+pub mod user;
 
 pub use desired::*;
 pub use name::{ContainerName, NameError, PodUid};
@@ -34,6 +39,7 @@ pub use observed::*;
 pub use plan::{Plan, plan};
 pub use quantity::{Amount, QuantityError};
 pub use resources::*;
-pub use status::status;
+pub use spec::SpecError;
+pub use status::{LIMITS_ENFORCED, status};
 pub use step::{PodStep, StepKey, StepVerb};
 pub use time::{Backoff, Backoffs, Time};

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{ContainerName, StepKey, Time};
+use super::{Backoff, ContainerName, StepKey, Time};
 
 /// The facts of one pod. The default is a pod of which nothing exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -199,6 +199,13 @@ pub enum FailureKind {
     ImageName,
     /// The image is in the store and can't be read: `ImageInspectError`.
     ImageInspect,
+}
+
+impl StepFailure {
+    /// Until when a user is shown the error itself, and only then that it is waited out: for half of the wait.
+    pub fn shows_until(&self, now: Time, backoff: Backoff) -> Option<Time> {
+        now.waits_until(self.at, backoff.delay(self.count) / 2)
+    }
 }
 
 impl ObservedPod {

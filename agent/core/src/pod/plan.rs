@@ -1,7 +1,7 @@
 //! The plan: facts and time in, next steps out. Here stands what a pod needs next as a whole; how containers start is in
 //! `start.rs`, how they end and what is taken down after them in `stop.rs`.
 
-use super::{DesiredPod, Goal, ObservedPod, PodStep, ShimState, StepKey, Time, restart};
+use super::{DesiredPod, Goal, ObservedPod, PodStep, ShimState, StepKey, StepVerb, Time, restart};
 
 /// What is to be done for a pod now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,8 +51,7 @@ pub(super) struct Draft<'a> {
 impl Draft<'_> {
     /// Adds a step, unless its last failure is still waited out; says whether it was added.
     pub(super) fn offer(&mut self, step: PodStep) -> bool {
-        if let Some(until) = self.failure_waits(&step.key()) {
-            self.wake(until);
+        if self.is_waited_out(&step.key()) {
             return false;
         }
         self.plan.steps.push(step);
@@ -64,11 +63,24 @@ impl Draft<'_> {
         self.plan.wake_at = Some(self.plan.wake_at.map_or(until, |earlier| earlier.min(until)));
     }
 
-    /// Until when the last failure of the step is waited out.
-    fn failure_waits(&self, key: &StepKey) -> Option<Time> {
-        let failure = self.observed.failures.get(key)?;
-        self.now
-            .waits_until(failure.at, self.desired.backoffs.of(key.verb).delay(failure.count))
+    /// Whether the last failure of the step is still waited out; if so, for the end of that the plan wakes, and for the
+    /// moment from which the status of a pull names the wait instead of the error.
+    fn is_waited_out(&mut self, key: &StepKey) -> bool {
+        let Some(failure) = self.observed.failures.get(key) else {
+            return false;
+        };
+        let backoff = self.desired.backoffs.of(key.verb);
+        let Some(until) = self.now.waits_until(failure.at, backoff.delay(failure.count)) else {
+            return false;
+        };
+        self.wake(until);
+        if let Some(until) = failure
+            .shows_until(self.now, backoff)
+            .filter(|_| key.verb == StepVerb::PullImage)
+        {
+            self.wake(until);
+        }
+        true
     }
 
     /// Ends what a dead shim left behind: first every process, then the records.
