@@ -3,8 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use crate::sys::wait::{self, Ended};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +26,7 @@ impl Exit {
     /// Waits for the end of a child of this process and reaps it.
     pub fn wait(process: BorrowedFd<'_>) -> io::Result<Self> {
         loop {
-            if let Some(exit) = Self::reap(process, WaitPidFlag::WEXITED)? {
+            if let Some(exit) = Self::reap(process, 0)? {
                 return Ok(exit);
             }
         }
@@ -35,26 +34,53 @@ impl Exit {
 
     /// Reaps a child of this process if it has ended, and does not wait.
     pub fn try_wait(process: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        Self::reap(process, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+        Self::reap(process, libc::WNOHANG)
     }
 
-    fn reap(process: BorrowedFd<'_>, flags: WaitPidFlag) -> io::Result<Option<Self>> {
-        match waitid(Id::PIDFd(process), flags) {
-            Ok(status) => Ok(Self::of(status)),
-            Err(Errno::EINTR) => Ok(None),
-            Err(errno) => Err(errno.into()),
+    fn reap(process: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<Option<Self>> {
+        match wait::wait(process, flags) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            ended => Ok(ended?.map(Self::of)),
         }
     }
 
-    fn of(status: WaitStatus) -> Option<Self> {
-        match status {
-            WaitStatus::Exited(_, code) => Some(Self::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
-            WaitStatus::Signaled(_, signal, _) => Some(Self::Signal(signal as i32)),
-            WaitStatus::Stopped(..)
-            | WaitStatus::PtraceEvent(..)
-            | WaitStatus::PtraceSyscall(_)
-            | WaitStatus::Continued(_)
-            | WaitStatus::StillAlive => None,
+    fn of(ended: Ended) -> Self {
+        match ended.code {
+            libc::CLD_EXITED => Self::Code(u8::try_from(ended.status & 0xff).unwrap_or(u8::MAX)),
+            _ => Self::Signal(ended.status),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    use super::*;
+    use crate::sys::pidfd::{pidfd_open, pidfd_send_signal};
+
+    #[test]
+    fn codes_and_signals_are_told_apart_real_time_signals_included() {
+        for (script, expected) in [
+            ("exit 7", Exit::Code(7)),
+            ("kill -9 $$", Exit::Signal(9)),
+            ("kill -36 $$", Exit::Signal(36)),
+        ] {
+            #[expect(clippy::zombie_processes, reason = "reaped through the pidfd")]
+            let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let process = pidfd_open(child.id()).unwrap();
+            assert_eq!(Exit::wait(process.as_fd()).unwrap(), expected, "{script}");
+        }
+    }
+
+    #[test]
+    fn trying_does_not_wait() {
+        #[expect(clippy::zombie_processes, reason = "reaped through the pidfd")]
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = pidfd_open(child.id()).unwrap();
+        assert_eq!(Exit::try_wait(process.as_fd()).unwrap(), None);
+        pidfd_send_signal(process.as_fd(), 15).unwrap();
+        assert_eq!(Exit::wait(process.as_fd()).unwrap().shell_code(), 143);
     }
 }

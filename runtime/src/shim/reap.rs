@@ -24,7 +24,7 @@ impl Shim {
     pub(super) fn reap(&mut self) -> bool {
         for _ in 0..TURN {
             match sys::wait::ended_child() {
-                Ok(Some(pid)) => self.end_child(pid),
+                Ok(Some(ended)) => self.end_child(ended.pid),
                 Ok(None) => return false,
                 Err(error) => {
                     report("look for ended children", &error);
