@@ -83,7 +83,7 @@ fn dispatch() -> anyhow::Result<bool> {
             setup::tools(setup::Purpose::Build)?;
             Ok(check::run())
         }
-        "test" => test::run(&selection(arguments)?),
+        "test" => Ok(test::run(&selection(arguments)?)),
         unknown => bail!("no command {unknown}\n\n{USAGE}"),
     }
 }

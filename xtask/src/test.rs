@@ -12,7 +12,8 @@ pub(crate) mod unit;
 pub(crate) mod virtual_machine;
 
 use executables::Executables;
-use summary::Summary;
+use summary::{Record, Summary, timed};
+use virtual_machine::Prepared;
 
 /// Which tests to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,51 +38,67 @@ pub(crate) enum Part {
 }
 
 /// Runs the selected tests and prints the summary; whether all passed.
-pub(crate) fn run(selection: &Selection) -> anyhow::Result<bool> {
+pub(crate) fn run(selection: &Selection) -> bool {
     let start = Instant::now();
     let wants = |part| selection.part.is_none_or(|wanted| wanted == part);
-    setup::tools(if wants(Part::Vm) {
-        setup::Purpose::Vm
-    } else {
-        setup::Purpose::Build
-    })?;
     let mut summary = Summary::default();
     if wants(Part::Unit) {
-        summary.stage("unit", || unit::run(selection.filter.as_deref()));
+        summary.add("unit", timed(|| run_unit(selection)));
     }
     if wants(Part::Root) || wants(Part::Vm) {
-        build::binaries(build::Profile::Debug)?;
-        let executables = Executables::build(selection.filter.as_deref())?;
-        if wants(Part::Root) {
-            summary.stage("root", || root::run(&executables));
-        }
-        if wants(Part::Vm) {
-            run_vms(selection, &executables, &mut summary)?;
+        let purpose = if wants(Part::Vm) {
+            setup::Purpose::Vm
+        } else {
+            setup::Purpose::Test
+        };
+        match build(selection, purpose) {
+            Err(error) => summary.add("build", (Duration::ZERO, Err(error))),
+            Ok(executables) => {
+                if wants(Part::Root) {
+                    summary.add("root", timed(|| root::run(&executables)));
+                }
+                if wants(Part::Vm) {
+                    run_vms(selection, &executables, &mut summary);
+                }
+            }
         }
     }
-    Ok(summary.print(start.elapsed()))
+    summary.print(start.elapsed())
 }
 
-/// Two VMs at a time: they have one processor each, and so has this machine at least two to give.
-fn run_vms(selection: &Selection, executables: &Executables, summary: &mut Summary) -> anyhow::Result<()> {
+fn run_unit(selection: &Selection) -> anyhow::Result<Vec<Record>> {
+    setup::tools(setup::Purpose::Build)?;
+    unit::run(selection.filter.as_deref())
+}
+
+fn build(selection: &Selection, purpose: setup::Purpose) -> anyhow::Result<Executables> {
+    setup::tools(purpose)?;
+    build::binaries(build::Profile::Debug)?;
+    Executables::build(selection.filter.as_deref())
+}
+
+/// Two VMs at a time: they have one processor each.
+fn run_vms(selection: &Selection, executables: &Executables, summary: &mut Summary) {
     let names = match &selection.kernel {
         Some(name) => vec![name.as_str()],
         None => vm::kernel::MATRIX.iter().map(|(name, _)| *name).collect(),
     };
-    let prepared = virtual_machine::Prepared::new(executables)?;
+    let prepared = match Prepared::new(executables) {
+        Ok(prepared) => prepared,
+        Err(error) => return summary.add("vm", (Duration::ZERO, Err(error))),
+    };
     for pair in names.chunks(2) {
-        std::thread::scope(|scope| {
-            let runs: Vec<_> = pair
-                .iter()
-                .map(|name| (name, scope.spawn(|| prepared.run(name, executables))))
-                .collect();
-            for (name, run) in runs {
-                let result = run.join().expect("running a VM does not panic");
-                summary.stage(&format!("vm {name}"), || result);
-            }
+        let run = |name: &&str| timed(|| prepared.run(name, executables));
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let runs: Vec<_> = pair.iter().map(|name| scope.spawn(move || run(name))).collect();
+            runs.into_iter()
+                .map(|run| run.join().expect("running a VM does not panic"))
+                .collect()
         });
+        for (name, result) in pair.iter().zip(results) {
+            summary.add(&format!("vm {name}"), result);
+        }
     }
-    Ok(())
 }
 
 /// Limit for one test on this machine.

@@ -36,6 +36,16 @@ impl Record {
     }
 }
 
+/// What a stage came to, and how long it took.
+pub(crate) type Timed = (Duration, anyhow::Result<Vec<Record>>);
+
+/// Runs a stage.
+pub(crate) fn timed(work: impl FnOnce() -> anyhow::Result<Vec<Record>>) -> Timed {
+    let start = Instant::now();
+    let result = work();
+    (start.elapsed(), result)
+}
+
 /// All stages so far.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
@@ -50,13 +60,12 @@ struct Stage {
 }
 
 impl Summary {
-    /// Runs a stage. A stage that can't run at all counts as one failed test, and the next stage runs all the same.
-    pub(crate) fn stage(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<Vec<Record>>) {
-        let start = Instant::now();
-        let records = work().unwrap_or_else(|error| vec![Record::failure(name, format!("{error:#}"))]);
+    /// Adds a stage. One that can't run at all counts as one failed test, and the next stage runs all the same.
+    pub(crate) fn add(&mut self, name: &str, (elapsed, result): Timed) {
+        let records = result.unwrap_or_else(|error| vec![Record::failure(name, format!("{error:#}"))]);
         self.stages.push(Stage {
             name: name.to_owned(),
-            elapsed: start.elapsed(),
+            elapsed,
             records,
         });
     }
