@@ -2,17 +2,23 @@
 //!
 //! Start at [`pod_network`]: it looks at the kernel, asks [`plan`] for [`step`]s and has [`netlink`] do them. There is no
 //! database. An address is held by the one link that bears it as an alternative name, which the kernel keeps unique; a
-//! link that is gone holds nothing.
+//! link that is gone holds nothing. [`plugin`] is the same by CNI's verbs.
 #![forbid(unsafe_code)]
 
+mod attach;
 pub mod cidr;
+pub mod config;
 pub mod identity;
 pub mod ipam;
 pub mod lease;
 pub mod message;
 pub mod netlink;
 pub mod netns;
+mod node_network;
+mod observe;
 pub mod plan;
+pub mod plugin;
 pub mod pod_network;
+pub mod protocol;
 pub mod step;
 mod sysctl;

@@ -1,7 +1,7 @@
 //! A step as an rtnetlink message, and the kernel's answers as facts. Bytes only; `netlink` has the socket.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -234,6 +234,8 @@ fn route_to(to: &Cidr, kind: RouteType) -> RouteMessage {
 pub enum Table {
     /// All links of the namespace.
     Links,
+    /// All addresses of all links, of both families.
+    Addresses,
     /// All our routes of IPv4.
     RoutesV4,
     /// All our routes of IPv6.
@@ -256,14 +258,16 @@ pub fn encode_dump(table: Table) -> RouteNetlinkMessage {
                 .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
             RouteNetlinkMessage::GetLink(message)
         }
+        Table::Addresses => RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         Table::RoutesV4 => routes(AddressFamily::Inet),
         Table::RoutesV6 => routes(AddressFamily::Inet6),
     }
 }
 
-/// Bytes of `struct ifinfomsg` and of `struct rtmsg`, which lead the attributes.
+/// Bytes of `struct ifinfomsg`, `struct rtmsg` and `struct ifaddrmsg`, which lead the attributes.
 const LINK_HEADER: usize = 16;
 const ROUTE_HEADER: usize = 12;
+const ADDRESS_HEADER: usize = 8;
 
 /// The few attributes of a link that matter here. Others are passed over, whatever a newer kernel puts into them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -359,7 +363,7 @@ pub fn decode_pod_end(payload: &[u8]) -> Option<PodEnd> {
 }
 
 /// Reads one of our routes into a link as (destination, link's index); `None` for any other route.
-pub fn decode_route(payload: &[u8]) -> Option<(IpAddr, u32)> {
+pub fn decode_route(payload: &[u8]) -> Option<(Cidr, u32)> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
     const RTN_UNICAST: u8 = 1;
@@ -367,7 +371,8 @@ pub fn decode_route(payload: &[u8]) -> Option<(IpAddr, u32)> {
     if header[5] != ROUTE_PROTOCOL || header[7] != RTN_UNICAST {
         return None;
     }
-    let (mut to, mut index) = (None, None);
+    let is_ipv4 = header[0] == u8::from(AddressFamily::Inet);
+    let (mut to, mut index) = (Some(unspecified(is_ipv4)), None);
     for attribute in NlasIterator::new(&payload[ROUTE_HEADER..]).filter_map(Result::ok) {
         match attribute.kind() {
             RTA_DST => to = address(attribute.value()),
@@ -375,7 +380,24 @@ pub fn decode_route(payload: &[u8]) -> Option<(IpAddr, u32)> {
             _ => {}
         }
     }
-    to.zip(index)
+    Cidr::containing(to?, header[1]).zip(index)
+}
+
+fn unspecified(is_ipv4: bool) -> IpAddr {
+    if is_ipv4 {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    }
+}
+
+/// Reads an interface's address as (address, link's index); `None` when the message is cut short.
+pub fn decode_address(payload: &[u8]) -> Option<(IpAddr, u32)> {
+    const IFA_ADDRESS: u16 = 1;
+    let index = u32_at(payload, 4)?;
+    let mut attributes = NlasIterator::new(payload.get(ADDRESS_HEADER..)?).filter_map(Result::ok);
+    let own = attributes.find(|attribute| attribute.kind() == IFA_ADDRESS)?;
+    address(own.value()).map(|own| (own, index))
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -430,7 +452,7 @@ mod tests {
             payload
         };
         let to: Cidr = "10.0.0.5/32".parse().unwrap();
-        assert_eq!(decode_route(&bytes(route(9, &to, None, None))), Some((to.network(), 9)));
+        assert_eq!(decode_route(&bytes(route(9, &to, None, None))), Some((to, 9)));
         assert_eq!(decode_route(&bytes(unreachable(&to))), None);
         let mut foreign = route(9, &to, None, None);
         foreign.header.protocol = RouteProtocol::Static;
@@ -440,7 +462,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_the_readers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (decode_host_end(&bytes), decode_pod_end(&bytes), decode_route(&bytes));
+            let _ = (decode_host_end(&bytes), decode_pod_end(&bytes), decode_route(&bytes), decode_address(&bytes));
         }
     }
 }

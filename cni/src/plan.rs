@@ -278,7 +278,8 @@ pub fn single(address: IpAddr) -> Cidr {
     Cidr::containing(address, if address.is_ipv4() { 32 } else { 128 }).expect("the prefix is as long as the address")
 }
 
-fn everywhere(family: IpAddr) -> Cidr {
+/// The range of all addresses of this one's family.
+pub fn everywhere(family: IpAddr) -> Cidr {
     Cidr::containing(family, 0).expect("no prefix is too long at 0")
 }
 

@@ -1,56 +1,30 @@
 //! The pod network of one node: attach a network namespace, detach it, list what is attached.
 //!
 //! Every call is blocking, works in the network namespace of the calling thread (the node's) and may be made by many
-//! threads and processes at once, one at a time for one container. Nothing is remembered between calls but hints below [`NodeNetwork::run_dir`]; losing
-//! them loses the cool-down of addresses and nothing else.
+//! threads and processes at once, one at a time for one container. Nothing is remembered between calls but hints below
+//! [`NodeNetwork::run_dir`]; losing them loses the cool-down of addresses and nothing else.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
-use nix::errno::Errno;
-
-pub use crate::step::LinkKind;
 use crate::{
+    attach::CLAIM_TRIES_MAX,
     cidr::Cidr,
-    identity::{GROUP, Identity, check_ifname, host_link, is_name},
+    identity::host_link,
     ipam,
     lease::{LeaseError, Leases},
-    message::{Table, decode_host_end, decode_pod_end, decode_route},
     netlink::{Connection, Refusal, StepError},
     netns::Netns,
-    plan::{self, Conflict, Course, HostEnd, PodEnd, Wanted},
+    observe,
+    plan::{self, Conflict, HostEnd},
     step::{LinkRef, LinkStep},
     sysctl::{self, SysctlError},
 };
-
-/// How often another address is tried when one turns out to be held; each time the hints are put right first.
-const CLAIM_TRIES_MAX: u32 = 16;
-/// Smallest packet size that every host must take by RFC 791; IPv6 asks for 1280.
-const MTU_MIN: u32 = 576;
-const MTU_MIN_IPV6: u32 = 1280;
-/// Largest that veth takes.
-const MTU_MAX: u32 = 65535;
-
-/// What a node's pod network is made of; the caller keeps one and passes it to every call.
-#[derive(Debug, Clone)]
-pub struct NodeNetwork {
-    /// Name of the network, `[A-Za-z0-9][A-Za-z0-9_.-]*`: part of every link's identity; several may share a node.
-    pub name: String,
-    /// Ranges that pods get addresses from, one of each family at most; a pod gets one address from each.
-    pub pod_cidrs: Vec<Cidr>,
-    /// Ranges of Service addresses: unreachable for every packet that no Service program has turned.
-    pub service_cidrs: Vec<Cidr>,
-    /// Bytes of the largest packet on a pod link.
-    pub mtu: u32,
-    /// Kind of the links that are made from now on.
-    pub link_kind: LinkKind,
-    /// Directory for hints; made when missing, on a file system that a reboot empties.
-    pub run_dir: PathBuf,
-}
+pub use crate::{attach::attach, node_network::NodeNetwork, step::LinkKind};
 
 /// Who wants to be attached.
 #[derive(Debug, Clone)]
@@ -123,6 +97,22 @@ pub enum NetworkError {
     /// Others took every address that was tried first; trying again later helps.
     #[error("{CLAIM_TRIES_MAX} addresses in a row were taken by others first")]
     Contended,
+    /// Nothing of that container is attached.
+    #[error("{container_id} is not attached by {ifname}")]
+    Unknown {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// An attachment is not as it was made.
+    #[error("the network of {container_id} is not as it was made: {what}")]
+    Changed {
+        /// The container.
+        container_id: String,
+        /// What is missing or other.
+        what: String,
+    },
     /// The kernel refused a step.
     #[error(transparent)]
     Step(#[from] Box<StepError>),
@@ -147,9 +137,7 @@ pub enum NetworkError {
 /// When the kernel refuses, or the configuration is wrong.
 pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
     network.check()?;
-    Connection::open()
-        .map_err(NetworkError::Socket)?
-        .perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
+    connect()?.perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
     if network.has_ipv6() {
         sysctl::forward_ipv6()?;
     }
@@ -162,41 +150,12 @@ pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
 /// # Errors
 /// When the kernel refuses.
 pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
-    /// Group of the links that are deleted together; spells "orX".
-    const DOOMED: u32 = 0x6f_72_58;
-    let node = Connection::open().map_err(NetworkError::Socket)?;
-    let ours = host_ends(&node)?
-        .into_iter()
-        .filter(|end| identity(end).is_none_or(|id| id.network == network.name));
-    for end in ours {
-        let link = LinkRef::Index(end.index);
-        match node.perform(&[LinkStep::SetGroup { link, group: DOOMED }], None) {
-            Err(error) if error.source.errno != Errno::ENODEV => return Err(error.into()),
-            Ok(_) | Err(_) => {}
-        }
-    }
-    node.perform(&[LinkStep::DeleteGroup { group: DOOMED }], None)?;
+    let node = connect()?;
+    let is_ours = |end: &HostEnd| observe::identity(end).is_none_or(|identity| identity.network == network.name);
+    let ours: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_ours).collect();
+    delete_together(&node, &ours)?;
     node.perform(&plan::clear_node(&network.pod_cidrs, &network.service_cidrs), None)?;
     Ok(())
-}
-
-/// Gives a pod its link, addresses and routes. For a container that is attached already, or half so, completes what is
-/// missing and answers the same addresses. [`prepare`] comes first, once.
-///
-/// # Errors
-/// When no address is free, the namespace is missing, or the kernel refuses. What this call made is removed then; a link
-/// that was there before stays.
-pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Attachment, NetworkError> {
-    let wanted = network.wanted(request)?;
-    let task = Attaching::open(network, request, wanted)?;
-    match task.course()? {
-        (Course::Complete, Some(host)) => task.complete(&host),
-        (Course::Recreate, Some(host)) => {
-            task.delete(host.index)?;
-            task.create()
-        }
-        (Course::Complete | Course::Recreate | Course::Create, _) => task.create(),
-    }
 }
 
 /// Removes the link of a container, both ends, and frees its addresses afterwards. Does nothing when there is none.
@@ -205,14 +164,38 @@ pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Atta
 /// # Errors
 /// When the kernel refuses.
 pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result<(), NetworkError> {
-    let node = Connection::open().map_err(NetworkError::Socket)?;
+    let node = connect()?;
     let name = host_link(container_id, ifname);
-    if let Some(host) = show_host_end(&node, &name)?
-        && identity(&host).is_none_or(|identity| identity.network == network.name)
+    if let Some(end) = observe::show_host_end(&node, &name)?
+        && observe::identity(&end).is_none_or(|identity| identity.network == network.name)
     {
-        node.perform(&[LinkStep::Delete { index: host.index }], None)?;
+        node.perform(&[LinkStep::Delete { index: end.index }], None)?;
     }
     Ok(Leases::open(&network.run_dir)?.release(&name)?)
+}
+
+/// Detaches everything of this network but the given (container id, ifname); answers how many that were. All of them
+/// together take little longer than one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn retain(network: &NodeNetwork, valid: &[(String, String)]) -> Result<usize, NetworkError> {
+    let valid: BTreeSet<(&str, &str)> = valid
+        .iter()
+        .map(|(id, ifname)| (id.as_str(), ifname.as_str()))
+        .collect();
+    let is_stale = |end: &HostEnd| {
+        observe::identity(end).is_some_and(|identity| {
+            identity.network == network.name
+                && !valid.contains(&(identity.container_id.as_str(), identity.ifname.as_str()))
+        })
+    };
+    let node = connect()?;
+    let stale: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_stale).collect();
+    delete_together(&node, &stale)?;
+    let leases = Leases::open(&network.run_dir)?;
+    stale.iter().try_for_each(|end| leases.release(&end.name))?;
+    Ok(stale.len())
 }
 
 /// Everything of this network that is attached, by container id; half-made links too.
@@ -220,282 +203,99 @@ pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result
 /// # Errors
 /// When the kernel's tables can't be read.
 pub fn list(network: &NodeNetwork) -> Result<Vec<Attachment>, NetworkError> {
-    let node = Connection::open().map_err(NetworkError::Socket)?;
-    let mut routes = node.dump(Table::RoutesV4).map_err(NetworkError::Look)?;
-    routes.extend(node.dump(Table::RoutesV6).map_err(NetworkError::Look)?);
-    let routes: Vec<(IpAddr, u32)> = routes.iter().filter_map(|route| decode_route(route)).collect();
-    let mut attachments = Vec::new();
-    for end in host_ends(&node)? {
-        let Some(identity) = identity(&end).filter(|identity| identity.network == network.name) else {
-            continue;
-        };
-        let is_routed = |address: &IpAddr| routes.contains(&(*address, end.index));
-        let is_complete = !end.addresses.is_empty() && end.addresses.iter().all(is_routed);
-        attachments.push(attachment(&identity, &end, is_complete));
-    }
+    let node = connect()?;
+    let routes = observe::routes(&node)?;
+    let ours = |end: &HostEnd| observe::as_attachment(&network.name, end, &routes);
+    let mut attachments: Vec<Attachment> = observe::host_ends(&node)?.iter().filter_map(ours).collect();
     attachments.sort_unstable_by(|a, b| (&a.container_id, &a.ifname).cmp(&(&b.container_id, &b.ifname)));
     Ok(attachments)
 }
 
-impl NodeNetwork {
-    /// A network of veth links with packets of 1500 bytes.
-    pub fn new(name: &str, pod_cidrs: &[Cidr], run_dir: &Path) -> Self {
-        Self {
-            name: name.to_owned(),
-            pod_cidrs: pod_cidrs.to_vec(),
-            service_cidrs: Vec::new(),
-            mtu: 1500,
-            link_kind: LinkKind::Veth,
-            run_dir: run_dir.to_owned(),
-        }
-    }
+/// The attachment of one container; `None` when there is none.
+///
+/// # Errors
+/// When the kernel's tables can't be read.
+pub fn find(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result<Option<Attachment>, NetworkError> {
+    let node = connect()?;
+    let Some(end) = observe::show_host_end(&node, &host_link(container_id, ifname))? else {
+        return Ok(None);
+    };
+    Ok(observe::as_attachment(&network.name, &end, &observe::routes(&node)?))
+}
 
-    /// Checks what no single call would notice.
-    ///
-    /// # Errors
-    /// [`NetworkError::Invalid`], naming the wrong part.
-    pub fn check(&self) -> Result<(), NetworkError> {
-        let families = |is_ipv4| self.pod_cidrs.iter().filter(|cidr| cidr.is_ipv4() == is_ipv4).count();
-        let smallest = if self.has_ipv6() { MTU_MIN_IPV6 } else { MTU_MIN };
-        let wrong = if !is_name(&self.name) {
-            format!(
-                "network name {:?} is not of the form [A-Za-z0-9][A-Za-z0-9_.-]*",
-                self.name
-            )
-        } else if self.pod_cidrs.is_empty() {
-            "no pod range is given".to_owned()
-        } else if families(true) > 1 || families(false) > 1 {
-            "more than one pod range of one family is given".to_owned()
-        } else if let Some(cidr) = self.pod_cidrs.iter().find(|cidr| ipam::capacity(cidr) == 0) {
-            format!("the pod range {cidr} is too small for a pod")
-        } else if let Some(cidr) = self
-            .pod_cidrs
+/// The attachment of one container, if everything of it is as [`attach`] made it, on the node and in the pod.
+///
+/// # Errors
+/// [`NetworkError::Unknown`], or [`NetworkError::Changed`] with the first thing that is missing.
+pub fn check(
+    network: &NodeNetwork,
+    netns: &Path,
+    container_id: &str,
+    ifname: &str,
+) -> Result<Attachment, NetworkError> {
+    let unknown = || NetworkError::Unknown {
+        container_id: container_id.to_owned(),
+        ifname: ifname.to_owned(),
+    };
+    let changed = |what| NetworkError::Changed {
+        container_id: container_id.to_owned(),
+        what,
+    };
+    let found = find(network, container_id, ifname)?.ok_or_else(unknown)?;
+    if !found.complete {
+        return Err(changed("the node has no route to it".to_owned()));
+    }
+    let opened = Netns::open(netns).map_err(|source| observe::inaccessible(netns, source))?;
+    match observe::first_change(&observe::connect_inside(&opened, netns)?, &found)? {
+        Some(what) => Err(changed(what)),
+        None => Ok(found),
+    }
+}
+
+/// Whether an [`attach`] would find an address of each range.
+///
+/// # Errors
+/// [`NetworkError::Exhausted`], or why the kernel can't be asked.
+pub fn status(network: &NodeNetwork) -> Result<(), NetworkError> {
+    network.check()?;
+    let held: Vec<IpAddr> = observe::host_ends(&connect()?)?
+        .into_iter()
+        .flat_map(|end| end.addresses)
+        .collect();
+    let is_full = |cidr: &&Cidr| {
+        let count = held
             .iter()
-            .find(|c| self.service_cidrs.iter().any(|s| s.overlaps(c)))
-        {
-            format!("the pod range {cidr} overlaps a Service range")
-        } else if !(smallest..=MTU_MAX).contains(&self.mtu) {
-            format!("mtu {} is not between {smallest} and {MTU_MAX}", self.mtu)
-        } else {
-            return Ok(());
-        };
-        Err(NetworkError::Invalid(wrong))
-    }
-
-    fn has_ipv6(&self) -> bool {
-        self.pod_cidrs.iter().any(|cidr| !cidr.is_ipv4())
-    }
-
-    fn wanted(&self, request: &AttachRequest<'_>) -> Result<Wanted, NetworkError> {
-        self.check()?;
-        check_ifname(request.ifname).map_err(NetworkError::Invalid)?;
-        let identity =
-            Identity::new(&self.name, request.container_id, request.ifname).map_err(NetworkError::Invalid)?;
-        for (place, address) in request.addresses.iter().enumerate() {
-            if !self.pod_cidrs.iter().any(|cidr| ipam::is_assignable(cidr, *address)) {
-                return Err(NetworkError::Invalid(format!(
-                    "the address {address} is in no pod range"
-                )));
-            }
-            if request.addresses[..place]
-                .iter()
-                .any(|other| other.is_ipv4() == address.is_ipv4())
-            {
-                return Err(NetworkError::Invalid(
-                    "more than one address of one family is asked for".to_owned(),
-                ));
-            }
-        }
-        Ok(Wanted {
-            identity,
-            kind: self.link_kind,
-            mtu: self.mtu,
-            pod_cidrs: self.pod_cidrs.clone(),
-            requested: request.addresses.to_vec(),
-        })
-    }
-}
-
-/// One call of [`attach`]: what is wanted and the two namespaces it is done in.
-struct Attaching {
-    wanted: Wanted,
-    leases: Leases,
-    node: Connection,
-    pod: Connection,
-    netns: Netns,
-}
-
-impl Attaching {
-    fn open(network: &NodeNetwork, request: &AttachRequest<'_>, wanted: Wanted) -> Result<Self, NetworkError> {
-        let failed = |source| NetworkError::Namespace {
-            path: request.netns.to_owned(),
-            source,
-        };
-        let netns = Netns::open(request.netns).map_err(failed)?;
-        if netns.is_same(&Netns::current().map_err(failed)?).map_err(failed)? {
-            return Err(NetworkError::OwnNamespace(request.netns.to_owned()));
-        }
-        let pod = netns
-            .run(Connection::open)
-            .map_err(failed)?
-            .map_err(NetworkError::Socket)?;
-        let node = Connection::open().map_err(NetworkError::Socket)?;
-        Ok(Self {
-            wanted,
-            leases: Leases::open(&network.run_dir)?,
-            node,
-            pod,
-            netns,
-        })
-    }
-
-    /// Looks, and decides by what is there.
-    fn course(&self) -> Result<(Course, Option<HostEnd>), NetworkError> {
-        let host = show_host_end(&self.node, &self.wanted.identity.host_link())?;
-        let pod = show_pod_end(&self.pod, &self.wanted.identity.ifname)?;
-        Ok((plan::course(&self.wanted, host.as_ref(), pod.as_ref())?, host))
-    }
-
-    /// Makes the link with addresses that nobody else holds.
-    fn claim(&self) -> Result<HostEnd, NetworkError> {
-        for _ in 0..CLAIM_TRIES_MAX {
-            let addresses = self.choose()?;
-            let claimed = self
-                .node
-                .perform(&plan::claim(&self.wanted, &addresses), Some(self.netns.as_fd()));
-            match claimed {
-                Ok(answer) => return answer.as_deref().and_then(decode_host_end).ok_or_else(cut_short),
-                Err(refused) => self.give_up_claim(*refused)?,
-            }
-        }
-        Err(NetworkError::Contended)
-    }
-
-    /// Removes what a refused claim made. An address that others hold is no error as long as another one may do.
-    fn give_up_claim(&self, refused: StepError) -> Result<(), NetworkError> {
-        if !matches!(refused.step, LinkStep::CreatePair { .. })
-            && let Some(host) = show_host_end(&self.node, &self.wanted.identity.host_link())?
-        {
-            self.delete(host.index)?;
-        } else {
-            self.leases.release(&self.wanted.identity.host_link())?;
-        }
-        if let LinkStep::HoldAddress { address, .. } = &refused.step
-            && refused.source.errno == Errno::EEXIST
-        {
-            let is_requested = self.wanted.requested.contains(address);
-            return if is_requested {
-                Err(NetworkError::AddressInUse(*address))
-            } else {
-                self.correct_hints()
-            };
-        }
-        Err(Box::new(refused).into())
-    }
-
-    /// The addresses to try: those asked for, and the next free ones of the other ranges, IPv4 first.
-    fn choose(&self) -> Result<Vec<IpAddr>, NetworkError> {
-        let link = self.wanted.identity.host_link();
-        let requested = &self.wanted.requested;
-        let is_open = |cidr: &&Cidr| !requested.iter().any(|address| address.is_ipv4() == cidr.is_ipv4());
-        let open: Vec<Cidr> = self.wanted.pod_cidrs.iter().filter(is_open).copied().collect();
-        let taken = match self.leases.take(&open, &link)? {
-            Ok(taken) => taken,
-            Err(_) => {
-                self.correct_hints()?;
-                let exhausted = |cidr| NetworkError::Exhausted {
-                    cidr,
-                    capacity: ipam::capacity(&cidr),
-                };
-                self.leases.take(&open, &link)?.map_err(exhausted)?
-            }
-        };
-        let mut addresses: Vec<IpAddr> = requested.iter().copied().chain(taken).collect();
-        addresses.sort_unstable();
-        Ok(addresses)
-    }
-
-    fn correct_hints(&self) -> Result<(), NetworkError> {
-        let held: Vec<(String, Vec<IpAddr>)> = host_ends(&self.node)?
-            .into_iter()
-            .map(|end| (end.name, end.addresses))
-            .collect();
-        Ok(self.leases.correct(&self.wanted.pod_cidrs, &held)?)
-    }
-
-    /// Does all three batches, or nothing.
-    fn create(&self) -> Result<Attachment, NetworkError> {
-        let host = self.claim()?;
-        self.complete(&host).or_else(|error| {
-            self.delete(host.index)?;
-            Err(error)
-        })
-    }
-
-    /// Furnishes the pod and publishes it; changes nothing where that is done.
-    fn complete(&self, host: &HostEnd) -> Result<Attachment, NetworkError> {
-        sysctl::guard_link(&host.name, host.addresses.iter().any(IpAddr::is_ipv6))?;
-        self.pod.perform(&plan::furnish(host), None)?;
-        self.node.perform(&plan::publish(host, &self.wanted.pod_cidrs), None)?;
-        Ok(attachment(&self.wanted.identity, host, true))
-    }
-
-    /// The link first, its addresses after it.
-    fn delete(&self, index: u32) -> Result<(), NetworkError> {
-        self.node.perform(&[LinkStep::Delete { index }], None)?;
-        Ok(self.leases.release(&self.wanted.identity.host_link())?)
-    }
-}
-
-fn show_host_end(node: &Connection, name: &str) -> Result<Option<HostEnd>, NetworkError> {
-    let shown = node.show(LinkStep::Show {
-        link: LinkRef::Name(name.to_owned()),
-    })?;
-    shown
-        .map(|link| decode_host_end(&link).ok_or_else(cut_short))
-        .transpose()
-}
-
-fn show_pod_end(pod: &Connection, name: &str) -> Result<Option<PodEnd>, NetworkError> {
-    let shown = pod.show(LinkStep::Show {
-        link: LinkRef::Name(name.to_owned()),
-    })?;
-    shown
-        .map(|link| decode_pod_end(&link).ok_or_else(cut_short))
-        .transpose()
-}
-
-/// All host ends of the node, of every network.
-fn host_ends(node: &Connection) -> Result<Vec<HostEnd>, NetworkError> {
-    let links = node.dump(Table::Links).map_err(NetworkError::Look)?;
-    Ok(links
+            .filter(|address| ipam::is_assignable(cidr, **address))
+            .count();
+        count >= ipam::capacity(cidr) as usize
+    };
+    network
+        .pod_cidrs
         .iter()
-        .filter_map(|link| decode_host_end(link))
-        .filter(|end| end.group == GROUP)
-        .collect())
+        .find(is_full)
+        .map_or(Ok(()), |cidr| Err(observe::exhausted(*cidr)))
 }
 
-fn identity(end: &HostEnd) -> Option<Identity> {
-    end.alias.as_deref().and_then(Identity::from_alias)
-}
-
-fn cut_short() -> NetworkError {
-    NetworkError::Look(Refusal {
-        errno: Errno::EBADMSG,
-        words: None,
-    })
-}
-
-fn attachment(identity: &Identity, host: &HostEnd, complete: bool) -> Attachment {
-    Attachment {
-        network: identity.network.clone(),
-        container_id: identity.container_id.clone(),
-        ifname: identity.ifname.clone(),
-        addresses: host.addresses.clone(),
-        gateways: host.addresses.iter().map(|address| plan::gateway(*address)).collect(),
-        mac: plan::pod_mac(&host.addresses),
-        host_link: host.name.clone(),
-        host_index: host.index,
-        complete,
+/// Removes many links at the price of one: each removal waits until no reader can have the link any more.
+fn delete_together(node: &Connection, ends: &[HostEnd]) -> Result<(), NetworkError> {
+    /// Group of the links that are deleted together; spells "orX".
+    const DOOMED: u32 = 0x6f_72_58;
+    if ends.is_empty() {
+        return Ok(());
     }
+    for end in ends {
+        node.perform(
+            &[LinkStep::SetGroup {
+                link: LinkRef::Index(end.index),
+                group: DOOMED,
+            }],
+            None,
+        )?;
+    }
+    node.perform(&[LinkStep::DeleteGroup { group: DOOMED }], None)?;
+    Ok(())
+}
+
+fn connect() -> Result<Connection, NetworkError> {
+    Connection::open().map_err(NetworkError::Socket)
 }

@@ -126,7 +126,7 @@ pub enum LinkStep {
         /// Where to.
         to: Cidr,
     },
-    /// Put the link into a group, for [`Self::DeleteGroup`].
+    /// Put the link into a group, for [`Self::DeleteGroup`]; not there is fine.
     SetGroup {
         /// Which link.
         link: LinkRef,
@@ -157,7 +157,7 @@ impl LinkStep {
             Self::NoAutomaticAddress { .. } => matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
             Self::RemoveAddress { .. } => errno == Errno::EADDRNOTAVAIL,
             Self::RemoveUnreachable { .. } => errno == Errno::ESRCH,
-            Self::Delete { .. } | Self::DeleteGroup { .. } => errno == Errno::ENODEV,
+            Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
             Self::CreatePair { .. }
             | Self::SetAlias { .. }
             | Self::HoldAddress { .. }
@@ -167,7 +167,6 @@ impl LinkStep {
             | Self::AddNeighbour { .. }
             | Self::AddRoute { .. }
             | Self::AddUnreachable { .. }
-            | Self::SetGroup { .. }
             | Self::Show { .. } => false,
         }
     }

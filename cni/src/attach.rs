@@ -1,0 +1,166 @@
+//! Attaching one pod: look, choose the course, claim, furnish, publish; and what is undone when one of them is refused.
+
+use std::{net::IpAddr, os::fd::AsFd};
+
+use nix::errno::Errno;
+
+use crate::{
+    cidr::Cidr,
+    lease::Leases,
+    message::decode_host_end,
+    netlink::{Connection, StepError},
+    netns::Netns,
+    node_network::NodeNetwork,
+    observe,
+    plan::{self, Course, HostEnd, Wanted},
+    pod_network::{AttachRequest, Attachment, NetworkError},
+    step::LinkStep,
+    sysctl,
+};
+
+/// How often another address is tried when one turns out to be held; each time the hints are put right first.
+pub(crate) const CLAIM_TRIES_MAX: u32 = 16;
+/// Gives a pod its link, addresses and routes. For a container that is attached already, or half so, completes what is
+/// missing and answers the same addresses. [`prepare`] comes first, once.
+///
+/// # Errors
+/// When no address is free, the namespace is missing, or the kernel refuses. What this call made is removed then; a link
+/// that was there before stays.
+pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Attachment, NetworkError> {
+    let wanted = network.wanted(request)?;
+    let task = Attaching::open(network, request, wanted)?;
+    match task.course()? {
+        (Course::Complete, Some(host)) => task.complete(&host),
+        (Course::Recreate, Some(host)) => {
+            task.delete(host.index)?;
+            task.create()
+        }
+        (Course::Complete | Course::Recreate | Course::Create, _) => task.create(),
+    }
+}
+
+/// One call of [`attach`]: what is wanted and the two namespaces it is done in.
+struct Attaching {
+    wanted: Wanted,
+    leases: Leases,
+    node: Connection,
+    pod: Connection,
+    netns: Netns,
+}
+
+impl Attaching {
+    fn open(network: &NodeNetwork, request: &AttachRequest<'_>, wanted: Wanted) -> Result<Self, NetworkError> {
+        let failed = |source| observe::inaccessible(request.netns, source);
+        let netns = Netns::open(request.netns).map_err(failed)?;
+        if netns.is_same(&Netns::current().map_err(failed)?).map_err(failed)? {
+            return Err(NetworkError::OwnNamespace(request.netns.to_owned()));
+        }
+        let pod = observe::connect_inside(&netns, request.netns)?;
+        let node = Connection::open().map_err(NetworkError::Socket)?;
+        Ok(Self {
+            wanted,
+            leases: Leases::open(&network.run_dir)?,
+            node,
+            pod,
+            netns,
+        })
+    }
+
+    /// Looks, and decides by what is there.
+    fn course(&self) -> Result<(Course, Option<HostEnd>), NetworkError> {
+        let host = observe::show_host_end(&self.node, &self.wanted.identity.host_link())?;
+        let pod = observe::show_pod_end(&self.pod, &self.wanted.identity.ifname)?;
+        Ok((plan::course(&self.wanted, host.as_ref(), pod.as_ref())?, host))
+    }
+
+    /// Makes the link with addresses that nobody else holds.
+    fn claim(&self) -> Result<HostEnd, NetworkError> {
+        for _ in 0..CLAIM_TRIES_MAX {
+            let addresses = self.choose()?;
+            let claimed = self
+                .node
+                .perform(&plan::claim(&self.wanted, &addresses), Some(self.netns.as_fd()));
+            match claimed {
+                Ok(answer) => {
+                    return answer
+                        .as_deref()
+                        .and_then(decode_host_end)
+                        .ok_or_else(observe::cut_short);
+                }
+                Err(refused) => self.give_up_claim(*refused)?,
+            }
+        }
+        Err(NetworkError::Contended)
+    }
+
+    /// Removes what a refused claim made. An address that others hold is no error as long as another one may do.
+    fn give_up_claim(&self, refused: StepError) -> Result<(), NetworkError> {
+        if !matches!(refused.step, LinkStep::CreatePair { .. })
+            && let Some(host) = observe::show_host_end(&self.node, &self.wanted.identity.host_link())?
+        {
+            self.delete(host.index)?;
+        } else {
+            self.leases.release(&self.wanted.identity.host_link())?;
+        }
+        if let LinkStep::HoldAddress { address, .. } = &refused.step
+            && refused.source.errno == Errno::EEXIST
+        {
+            let is_requested = self.wanted.requested.contains(address);
+            return if is_requested {
+                Err(NetworkError::AddressInUse(*address))
+            } else {
+                self.correct_hints()
+            };
+        }
+        Err(Box::new(refused).into())
+    }
+
+    /// The addresses to try: those asked for, and the next free ones of the other ranges, IPv4 first.
+    fn choose(&self) -> Result<Vec<IpAddr>, NetworkError> {
+        let link = self.wanted.identity.host_link();
+        let requested = &self.wanted.requested;
+        let is_open = |cidr: &&Cidr| !requested.iter().any(|address| address.is_ipv4() == cidr.is_ipv4());
+        let open: Vec<Cidr> = self.wanted.pod_cidrs.iter().filter(is_open).copied().collect();
+        let taken = match self.leases.take(&open, &link)? {
+            Ok(taken) => taken,
+            Err(_) => {
+                self.correct_hints()?;
+                self.leases.take(&open, &link)?.map_err(observe::exhausted)?
+            }
+        };
+        let mut addresses: Vec<IpAddr> = requested.iter().copied().chain(taken).collect();
+        addresses.sort_unstable();
+        Ok(addresses)
+    }
+
+    fn correct_hints(&self) -> Result<(), NetworkError> {
+        let held: Vec<(String, Vec<IpAddr>)> = observe::host_ends(&self.node)?
+            .into_iter()
+            .map(|end| (end.name, end.addresses))
+            .collect();
+        Ok(self.leases.correct(&self.wanted.pod_cidrs, &held)?)
+    }
+
+    /// Does all three batches, or nothing.
+    fn create(&self) -> Result<Attachment, NetworkError> {
+        let host = self.claim()?;
+        self.complete(&host).or_else(|error| {
+            self.delete(host.index)?;
+            Err(error)
+        })
+    }
+
+    /// Furnishes the pod and publishes it; changes nothing where that is done.
+    fn complete(&self, host: &HostEnd) -> Result<Attachment, NetworkError> {
+        sysctl::guard_link(&host.name, host.addresses.iter().any(IpAddr::is_ipv6))?;
+        self.pod.perform(&plan::furnish(host), None)?;
+        self.node.perform(&plan::publish(host, &self.wanted.pod_cidrs), None)?;
+        Ok(observe::attachment(&self.wanted.identity, host, true))
+    }
+
+    /// The link first, its addresses after it.
+    fn delete(&self, index: u32) -> Result<(), NetworkError> {
+        self.node.perform(&[LinkStep::Delete { index }], None)?;
+        Ok(self.leases.release(&self.wanted.identity.host_link())?)
+    }
+}

@@ -1,0 +1,135 @@
+//! Looking: what the kernel holds of the pod network, as facts. Changes nothing.
+
+use std::{io, net::IpAddr, path::Path};
+
+use nix::errno::Errno;
+
+use crate::{
+    cidr::Cidr,
+    identity::{GROUP, Identity},
+    ipam,
+    message::{Table, decode_address, decode_host_end, decode_pod_end, decode_route},
+    netlink::{Connection, Refusal},
+    netns::Netns,
+    plan::{self, HostEnd, PodEnd},
+    pod_network::{Attachment, NetworkError},
+    step::{LinkRef, LinkStep},
+};
+
+/// The host end of that name.
+pub(crate) fn show_host_end(node: &Connection, name: &str) -> Result<Option<HostEnd>, NetworkError> {
+    let link = show(node, name)?;
+    link.map(|link| decode_host_end(&link).ok_or_else(cut_short))
+        .transpose()
+}
+
+/// The link of that name in a pod's namespace.
+pub(crate) fn show_pod_end(pod: &Connection, name: &str) -> Result<Option<PodEnd>, NetworkError> {
+    let link = show(pod, name)?;
+    link.map(|link| decode_pod_end(&link).ok_or_else(cut_short)).transpose()
+}
+
+fn show(namespace: &Connection, name: &str) -> Result<Option<Vec<u8>>, NetworkError> {
+    let link = LinkRef::Name(name.to_owned());
+    Ok(namespace.show(LinkStep::Show { link })?)
+}
+
+/// All host ends of the node, of every network.
+pub(crate) fn host_ends(node: &Connection) -> Result<Vec<HostEnd>, NetworkError> {
+    let links = node.dump(Table::Links).map_err(NetworkError::Look)?;
+    let ends = links.iter().filter_map(|link| decode_host_end(link));
+    Ok(ends.filter(|end| end.group == GROUP).collect())
+}
+
+/// Our routes in a namespace, as (destination, link's index).
+pub(crate) fn routes(namespace: &Connection) -> Result<Vec<(Cidr, u32)>, NetworkError> {
+    let mut routes = namespace.dump(Table::RoutesV4).map_err(NetworkError::Look)?;
+    routes.extend(namespace.dump(Table::RoutesV6).map_err(NetworkError::Look)?);
+    Ok(routes.iter().filter_map(|route| decode_route(route)).collect())
+}
+
+/// All addresses in a namespace, as (address, link's index).
+pub(crate) fn addresses(namespace: &Connection) -> Result<Vec<(IpAddr, u32)>, NetworkError> {
+    let addresses = namespace.dump(Table::Addresses).map_err(NetworkError::Look)?;
+    Ok(addresses.iter().filter_map(|address| decode_address(address)).collect())
+}
+
+/// Whose a host end is; `None` when nobody has said so.
+pub(crate) fn identity(end: &HostEnd) -> Option<Identity> {
+    end.alias.as_deref().and_then(Identity::from_alias)
+}
+
+/// A host end as an attachment, if it is one of that network.
+pub(crate) fn as_attachment(network: &str, end: &HostEnd, routes: &[(Cidr, u32)]) -> Option<Attachment> {
+    let identity = identity(end).filter(|identity| identity.network == network)?;
+    let is_routed = |address: &IpAddr| routes.contains(&(plan::single(*address), end.index));
+    let is_complete = !end.addresses.is_empty() && end.addresses.iter().all(is_routed);
+    Some(attachment(&identity, end, is_complete))
+}
+
+/// The attachment that a host end is.
+pub(crate) fn attachment(identity: &Identity, host: &HostEnd, complete: bool) -> Attachment {
+    Attachment {
+        network: identity.network.clone(),
+        container_id: identity.container_id.clone(),
+        ifname: identity.ifname.clone(),
+        addresses: host.addresses.clone(),
+        gateways: host.addresses.iter().map(|address| plan::gateway(*address)).collect(),
+        mac: plan::pod_mac(&host.addresses),
+        host_link: host.name.clone(),
+        host_index: host.index,
+        complete,
+    }
+}
+
+/// The first thing in a pod's namespace that is not as it was made.
+pub(crate) fn first_change(pod: &Connection, made: &Attachment) -> Result<Option<String>, NetworkError> {
+    let ifname = &made.ifname;
+    let Some(end) = show_pod_end(pod, ifname)? else {
+        return Ok(Some(format!("{ifname} is gone")));
+    };
+    if end.host_index != made.host_index || end.mac != made.mac {
+        return Ok(Some(format!("{ifname} is another link")));
+    }
+    let (held, routed) = (addresses(pod)?, routes(pod)?);
+    let change = |(address, gateway): (&IpAddr, &IpAddr)| {
+        let everywhere = plan::everywhere(*gateway);
+        if !held.contains(&(*address, end.index)) {
+            Some(format!("{ifname} has lost the address {address}"))
+        } else if !routed.contains(&(everywhere, end.index)) {
+            Some(format!("{ifname} has lost the route to {everywhere}"))
+        } else {
+            None
+        }
+    };
+    Ok(made.addresses.iter().zip(&made.gateways).find_map(change))
+}
+
+/// A socket in a pod's namespace.
+pub(crate) fn connect_inside(netns: &Netns, path: &Path) -> Result<Connection, NetworkError> {
+    let opened = netns
+        .run(Connection::open)
+        .map_err(|source| inaccessible(path, source))?;
+    opened.map_err(NetworkError::Socket)
+}
+
+pub(crate) fn inaccessible(path: &Path, source: io::Error) -> NetworkError {
+    NetworkError::Namespace {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+pub(crate) fn exhausted(cidr: Cidr) -> NetworkError {
+    NetworkError::Exhausted {
+        cidr,
+        capacity: ipam::capacity(&cidr),
+    }
+}
+
+pub(crate) fn cut_short() -> NetworkError {
+    NetworkError::Look(Refusal {
+        errno: Errno::EBADMSG,
+        words: None,
+    })
+}
