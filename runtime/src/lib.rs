@@ -19,3 +19,10 @@ pub mod plan;
 pub mod proto;
 pub mod shim;
 pub mod sys;
+
+mod container_path;
+mod field;
+mod init;
+mod prepare;
+mod report;
+mod step;

@@ -3,10 +3,19 @@
 //! Only v2 is driven. On a hybrid host the v2 tree has few controllers or none: then cgroups still group, kill and
 //! freeze, and limits that can't be enforced are reported as such.
 
+mod limits;
 mod members;
 
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+pub use limits::{Limits, Setting, cpu_weight};
 
 /// A file of the cgroup tree that could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +60,177 @@ impl Cgroup {
         &self.path
     }
 
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.path.join("cgroup.procs").exists()
+    }
+
+    /// Makes it and the cgroups above it, and turns those of `controllers` on for it that its ancestors have.
+    ///
+    /// A controller that can't be turned on (not there, or processes in an ancestor) is no error: what needs it shows
+    /// as not enforced, see [`Cgroup::limit`].
+    pub fn create(&self, controllers: &[&str]) -> Result<(), CgroupError> {
+        let root = root()?;
+        let below = self.path.strip_prefix(&root).map_err(|_| CgroupError {
+            action: format!("find below {} the cgroup", root.display()),
+            path: self.path.clone(),
+            source: io::ErrorKind::InvalidInput.into(),
+        })?;
+        let mut ancestor = Self::at(root);
+        for name in below.components() {
+            ancestor.turn_on(controllers)?;
+            ancestor = Self::at(ancestor.path.join(name));
+            match fs::create_dir(&ancestor.path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(ancestor.error("create", error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The controllers that it can be limited with.
+    pub fn controllers(&self) -> Result<BTreeSet<String>, CgroupError> {
+        self.words("cgroup.controllers")
+    }
+
+    /// Sets every limit whose controller is there. Returns a sentence for each that is not.
+    pub fn limit(&self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
+        let controllers = self.controllers()?;
+        let mut unenforced = Vec::new();
+        for setting in limits.settings() {
+            match setting.controller {
+                Some(ref needed) if !controllers.contains(needed) => {
+                    unenforced.push(format!(
+                        "{}: this host has no {needed} controller to enforce it",
+                        setting.field
+                    ));
+                }
+                _ => self.write(&setting.file, &setting.value)?,
+            }
+        }
+        Ok(unenforced)
+    }
+
     /// Kills every process in it and below it (`cgroup.kill`). Nothing happens when it does not exist.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        match std::fs::write(self.path.join("cgroup.kill"), "1") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError {
-                action: "kill every process of".into(),
-                path: self.path.clone(),
-                source: error,
-            }),
+        match fs::write(self.path.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error("kill every process of", error)),
             _ => Ok(()),
         }
+    }
+
+    /// Stops every process in it and below it, or lets them go on (`cgroup.freeze`). Does not wait for the stop.
+    pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        self.write("cgroup.freeze", if frozen { "1" } else { "0" })
+    }
+
+    /// Whether a process is in it or below it. False when it does not exist.
+    pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        match fs::read_to_string(self.path.join("cgroup.events")) {
+            Ok(events) => Ok(count(&events, "populated") != Some(0)),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(self.error("read cgroup.events of", error)),
+        }
+    }
+
+    /// Waits until no process is in it or below it; false when `limit` is over first.
+    pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, CgroupError> {
+        let deadline = Instant::now() + limit;
+        let Ok(events) = File::open(self.path.join("cgroup.events")) else {
+            return Ok(true);
+        };
+        while self.is_populated()? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout);
+        }
+        Ok(true)
+    }
+
+    /// Moves a process into it.
+    pub fn add(&self, pid: u32) -> Result<(), CgroupError> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// How many processes the kernel has killed in it for want of memory (`oom_kill` of `memory.events`); none without
+    /// the memory controller.
+    pub fn oom_kills(&self) -> Option<u64> {
+        count(&fs::read_to_string(self.path.join("memory.events")).ok()?, "oom_kill")
+    }
+
+    /// Its directory, for `CLONE_INTO_CGROUP`.
+    pub(crate) fn open(&self) -> Result<OwnedFd, CgroupError> {
+        File::open(&self.path)
+            .map(OwnedFd::from)
+            .map_err(|error| self.error("open", error))
+    }
+
+    /// Turns on one by one: one that is refused must not keep the others off.
+    fn turn_on(&self, controllers: &[&str]) -> Result<(), CgroupError> {
+        if controllers.is_empty() {
+            return Ok(());
+        }
+        let (there, on) = (self.controllers()?, self.words("cgroup.subtree_control")?);
+        for controller in controllers
+            .iter()
+            .filter(|name| there.contains(**name) && !on.contains(**name))
+        {
+            let _ = fs::write(self.path.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        Ok(())
+    }
+
+    fn words(&self, file: &str) -> Result<BTreeSet<String>, CgroupError> {
+        let text = fs::read_to_string(self.path.join(file)).map_err(|error| CgroupError {
+            action: "read".into(),
+            path: self.path.join(file),
+            source: error,
+        })?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(|error| CgroupError {
+            action: format!("write {value:?} to"),
+            path,
+            source: error,
+        })
+    }
+
+    fn error(&self, action: &str, source: io::Error) -> CgroupError {
+        CgroupError {
+            action: action.into(),
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+/// A removed cgroup's files answer ENODEV to who has them open, ENOENT to who has not.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+fn count(file: &str, key: &str) -> Option<u64> {
+    file.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_found_by_their_whole_name() {
+        let events = "low 0\noom 3\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(count(events, "oom_kill"), Some(2));
+        assert_eq!(count(events, "oom"), Some(3));
+        assert_eq!(count(events, "high"), None);
     }
 }

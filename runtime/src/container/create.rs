@@ -1,10 +1,14 @@
 //! `create`: a process with everything set up, which waits to be started.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::error::CreateError;
+use super::error::{CreateError, host};
+use super::launch::{Launch, launch, streams};
 use super::{CreateRequest, SingleThreaded};
+use crate::cgroup::{Cgroup, Limits};
+use crate::plan::{Facts, ProcessFacts};
+use crate::{plan, sys};
 
 /// A container whose process has done all of its set-up and waits for [`Created::start`].
 ///
@@ -21,12 +25,66 @@ pub struct Created {
     pub unenforced: Vec<String>,
     /// Wakes the process; its end says that the exec succeeded.
     pub(super) channel: OwnedFd,
+    /// What is left to do, for an error: action and field of each step, numbered from the first.
+    pub(super) steps: Vec<(String, String)>,
 }
 
 /// Creates a container from `request`. Its process waits for [`Created::start`].
-pub fn create(_token: &SingleThreaded, _request: CreateRequest<'_>) -> Result<Created, CreateError> {
-    Err(CreateError::Host {
-        action: "create a container".into(),
-        source: io::ErrorKind::Unsupported.into(),
-    })
+pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Created, CreateError> {
+    let (streams, terminal) = streams(request.stdio)?;
+    let facts = Facts {
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        cgroup: request.cgroup.as_deref(),
+        process: ProcessFacts {
+            terminal,
+            home: None,
+            available: sys::capability::bounding_set(),
+            dies_with_parent: request.dies_with_parent,
+        },
+    };
+    let plan = plan::container(request.spec, facts)?;
+    let cgroup = request.cgroup.map(Cgroup::at);
+    let resources = request
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
+    let limits = resources.map(Limits::of).transpose()?.unwrap_or_default();
+    let is_new = cgroup.as_ref().is_some_and(|cgroup| !cgroup.exists());
+    let result = limit(cgroup.as_ref(), &limits).and_then(|unenforced| {
+        let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
+        let pid_namespace = pid_namespace.map_err(|error| host("open the pid namespace to join", error))?;
+        let pid_namespace = pid_namespace.as_ref().map(AsFd::as_fd);
+        let mut created = launch(
+            token,
+            Launch {
+                plan,
+                streams,
+                cgroup: cgroup.as_ref(),
+                pid_namespace,
+            },
+        )?;
+        created.unenforced.splice(0..0, unenforced);
+        Ok(created)
+    });
+    if let (Err(_), Some(cgroup), true) = (&result, &cgroup, is_new) {
+        // The error that is returned says more than that its cgroup could not be removed either.
+        let _ = cgroup.remove();
+    }
+    result
+}
+
+fn limit(cgroup: Option<&Cgroup>, limits: &Limits) -> Result<Vec<String>, CreateError> {
+    match cgroup {
+        Some(cgroup) => {
+            cgroup.create(&limits.controllers().into_iter().collect::<Vec<_>>())?;
+            Ok(cgroup.limit(limits)?)
+        }
+        None => Ok(limits
+            .settings()
+            .iter()
+            .map(|limit| format!("{}: there is no cgroup", limit.field))
+            .collect()),
+    }
 }

@@ -95,3 +95,11 @@ fn exec_exit_code(error: &io::Error) -> u8 {
         _ => 128,
     }
 }
+
+/// An error of the host's side.
+pub(super) fn host(action: &str, source: impl Into<io::Error>) -> CreateError {
+    CreateError::Host {
+        action: action.into(),
+        source: source.into(),
+    }
+}

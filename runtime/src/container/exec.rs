@@ -1,13 +1,16 @@
 //! `exec`: one more process in a running container.
 
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec};
 
-use super::error::{CreateError, ExecError};
-use super::{Running, SingleThreaded, Stdio};
+use super::error::{CreateError, ExecError, host};
+use super::launch::{Launch, launch, streams};
+use super::{Created, Running, SingleThreaded, Stdio};
+use crate::cgroup::Cgroup;
+use crate::plan::{self, ProcessFacts};
+use crate::sys::capability;
 
 /// The running container that a process is added to.
 #[derive(Debug, Clone, Copy)]
@@ -22,16 +25,33 @@ pub struct Target<'a> {
 
 /// Adds `process` to a running container and starts it.
 ///
-/// Capabilities, rlimits, user, cwd, environment and `noNewPrivileges` come from `process` alone.
-pub fn exec(
-    _token: &SingleThreaded,
-    _target: Target<'_>,
-    _process: &Process,
-    _stdio: Stdio,
-) -> Result<Running, ExecError> {
-    let source = io::ErrorKind::Unsupported.into();
-    Err(ExecError::Create(CreateError::Host {
-        action: "create a process".into(),
-        source,
-    }))
+/// Capabilities, rlimits, user, cwd, environment and `noNewPrivileges` come from `process` alone. Its cwd must exist.
+pub fn exec(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: Stdio) -> Result<Running, ExecError> {
+    Ok(create(token, target, process, stdio)?.start()?)
+}
+
+fn create(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: Stdio) -> Result<Created, CreateError> {
+    let (streams, terminal) = streams(stdio)?;
+    let facts = ProcessFacts {
+        terminal,
+        home: None,
+        available: capability::bounding_set(),
+        dies_with_parent: false,
+    };
+    let init = target
+        .pidfd
+        .try_clone_to_owned()
+        .map_err(|error| host("duplicate the container's pidfd", error))?;
+    let plan = plan::exec(target.spec, process, init, facts)?;
+    let cgroup = target.cgroup.map(Cgroup::at);
+    let pid_namespace = plan::has_pid_namespace(target.spec).then_some(target.pidfd.as_fd());
+    launch(
+        token,
+        Launch {
+            plan,
+            streams,
+            cgroup: cgroup.as_ref(),
+            pid_namespace,
+        },
+    )
 }

@@ -9,6 +9,7 @@ mod error;
 mod exec;
 mod exit;
 mod kill;
+mod launch;
 mod start;
 
 use std::os::fd::OwnedFd;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 pub use crate::plan::FieldError;
+pub use crate::sys::pty::{WindowSize, set_window_size, window_size};
 pub use crate::sys::thread::{SingleThreaded, ThreadsError};
 pub use create::{Created, create};
 pub use error::{CreateError, ExecError, StartError, StepError};
@@ -75,7 +77,7 @@ pub enum Stdio {
     },
     /// A new pseudoterminal of the container's own devpts; the master comes back to the caller.
     Terminal {
-        /// Size at the start in (rows, columns); the spec's `process.consoleSize` comes first.
-        size: Option<(u16, u16)>,
+        /// Size at the start; the spec's `process.consoleSize` comes first.
+        size: Option<WindowSize>,
     },
 }

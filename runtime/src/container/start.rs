@@ -1,10 +1,14 @@
 //! `start`: lets a created container execute the user's program.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
 
 use super::create::Created;
-use super::error::StartError;
+use super::error::{StartError, StepError};
+use super::launch::{end, receive};
+use crate::report::{Report, START};
 
 /// A container's process that runs the user's program.
 #[derive(Debug)]
@@ -22,7 +26,45 @@ pub struct Running {
 impl Created {
     /// Lets the process execute the user's program; returns once it has, or with the reason why it could not.
     pub fn start(self) -> Result<Running, StartError> {
-        drop(self.channel);
-        Err(StartError::Wake(io::ErrorKind::Unsupported.into()))
+        if let Err(error) = self.wake() {
+            end(self.pidfd.as_fd());
+            return Err(error);
+        }
+        Ok(Running {
+            pid: self.pid,
+            pidfd: self.pidfd,
+            terminal: self.terminal,
+            unenforced: self.unenforced,
+        })
+    }
+
+    fn wake(&self) -> Result<(), StartError> {
+        send(self.channel.as_raw_fd(), &[START], MsgFlags::MSG_NOSIGNAL).map_err(|errno| {
+            if errno == Errno::EPIPE {
+                StartError::Died
+            } else {
+                StartError::Wake(errno.into())
+            }
+        })?;
+        match receive(self.channel.as_fd()).map_err(StartError::Wake)? {
+            // Exec closed the other end. So did the process's end, if something killed it just now: that exit is as
+            // good as one of the user's program.
+            (None, _) => Ok(()),
+            (Some(Report::Failed { step, errno }), _) => Err(StartError::Exec(self.step_error(step, errno))),
+            (Some(Report::Ready | Report::Terminal), _) => Err(StartError::Died),
+        }
+    }
+
+    fn step_error(&self, step: u32, errno: Errno) -> StepError {
+        let step = usize::try_from(step)
+            .ok()
+            .and_then(|step| self.steps.get(step))
+            .cloned();
+        let (action, field) = step.unwrap_or_else(|| ("start".into(), "process".into()));
+        StepError {
+            action,
+            field,
+            source: errno.into(),
+        }
     }
 }

@@ -1,3 +1,0 @@
-//! `orlop-oci`: the OCI runtime command line.
-
-fn main() {}

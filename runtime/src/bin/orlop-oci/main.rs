@@ -1,0 +1,44 @@
+//! `orlop-oci`: the OCI runtime command line, in the manner of runc.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod exec;
+mod foreground;
+mod run;
+mod state;
+
+use std::process::ExitCode;
+
+use arguments::Command;
+
+/// Debug builds prove with every container that nothing is allocated between clone and exec.
+#[cfg(debug_assertions)]
+#[global_allocator]
+static ALLOCATOR: runtime::sys::allocator::OneProcessOnly = runtime::sys::allocator::OneProcessOnly::new();
+
+fn main() -> ExitCode {
+    let result = arguments::parse(lexopt::Parser::from_env()).and_then(|command| match command {
+        Command::Run(run) => run::run(&run),
+        Command::Exec(exec) => exec::exec(&exec),
+        Command::Print(text) => {
+            println!("{text}");
+            Ok(0)
+        }
+    });
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("orlop-oci: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// What shells and runtimes return for a program that is not there or can't be executed; else 1.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    use runtime::container::{ExecError, StartError};
+    let start = error.downcast_ref::<StartError>().map(StartError::exit_code);
+    start
+        .or_else(|| error.downcast_ref::<ExecError>().map(ExecError::exit_code))
+        .unwrap_or(1)
+}

@@ -1,0 +1,181 @@
+//! Carries a plan out: the clone, and the talk with the child until it waits for the start.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use super::error::{CreateError, StepError, host};
+use super::{Created, Exit, SingleThreaded, Stdio, kill};
+use crate::cgroup::Cgroup;
+use crate::plan::{InitPlan, Terminal};
+use crate::report::{LENGTH, Report};
+use crate::step::{InitStep, Planned};
+use crate::sys::clone::{Child, clone3};
+use crate::sys::fd::duplicate_from;
+use crate::sys::namespace::set_children_pid_namespace;
+use crate::sys::socket;
+use crate::{init, prepare};
+
+/// Everything that a process is made from.
+pub(super) struct Launch<'a> {
+    pub(super) plan: InitPlan,
+    pub(super) streams: Option<[OwnedFd; 3]>,
+    /// Where the process is born.
+    pub(super) cgroup: Option<&'a Cgroup>,
+    /// An existing pid namespace that it is born in (its file, or a pidfd of a process in it).
+    pub(super) pid_namespace: Option<BorrowedFd<'a>>,
+}
+
+/// Makes the process and lets it do its steps up to the one that waits for the start. When that fails, the process has
+/// ended and been waited for.
+pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Created, CreateError> {
+    let Launch {
+        mut plan,
+        streams,
+        cgroup,
+        pid_namespace,
+    } = launch;
+    if let Some(streams) = streams {
+        plan.steps.insert(
+            0,
+            Planned {
+                field: "process".into(),
+                step: InitStep::UseStreams(streams),
+            },
+        );
+    }
+    prepare::prepare(&mut plan.steps)?;
+    let cgroup = cgroup.map(Cgroup::open).transpose()?;
+    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|errno| host("make a channel to the container's process", errno))?;
+    let child = in_pid_namespace(token, pid_namespace, || {
+        clone3(token, plan.namespaces, cgroup, || {
+            init::run(&plan.steps, theirs.as_fd(), ours.as_fd())
+        })
+        .map_err(|errno| host("clone the container's process", errno))
+    })?;
+    drop(theirs);
+    match set_up(&child, &ours, &mut plan) {
+        Ok(terminal) => {
+            let Child { pid, pidfd } = child;
+            let steps = plan
+                .steps
+                .iter()
+                .map(|planned| (planned.step.describe(), planned.field.clone()))
+                .collect();
+            Ok(Created {
+                pid,
+                pidfd,
+                terminal,
+                unenforced: plan.unenforced,
+                channel: ours,
+                steps,
+            })
+        }
+        Err(error) => {
+            end(child.pidfd.as_fd());
+            Err(error)
+        }
+    }
+}
+
+/// What a plan has to know of the streams; and the streams, with numbers that no standard stream has.
+pub(super) fn streams(stdio: Stdio) -> Result<(Option<[OwnedFd; 3]>, Terminal), CreateError> {
+    match stdio {
+        Stdio::Streams { stdin, stdout, stderr } => Ok((
+            Some([above_streams(stdin)?, above_streams(stdout)?, above_streams(stderr)?]),
+            Terminal::None,
+        )),
+        Stdio::Terminal { size } => Ok((None, Terminal::New(size))),
+    }
+}
+
+/// Moving a stream to 0, 1 or 2 must not hit one that is still to be moved.
+fn above_streams(fd: OwnedFd) -> Result<OwnedFd, CreateError> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    duplicate_from(fd.as_fd(), 3).map_err(|errno| host("duplicate a standard stream", errno))
+}
+
+/// A process can't move to another pid namespace, only its next children can: ours are sent there for one clone.
+fn in_pid_namespace<T>(
+    token: &SingleThreaded,
+    namespace: Option<BorrowedFd<'_>>,
+    make: impl FnOnce() -> Result<T, CreateError>,
+) -> Result<T, CreateError> {
+    let Some(namespace) = namespace else { return make() };
+    let own = fs::File::open("/proc/self/ns/pid").map_err(|error| host("open this process's pid namespace", error))?;
+    let join = |file| set_children_pid_namespace(token, file).map_err(|errno| host("join the pid namespace", errno));
+    join(namespace)?;
+    let made = make();
+    join(own.as_fd())?;
+    made
+}
+
+/// Listens until the child is ready. Returns the master of its terminal, if it has made one.
+fn set_up(child: &Child, channel: &OwnedFd, plan: &mut InitPlan) -> Result<Option<OwnedFd>, CreateError> {
+    if let Some(value) = plan.oom_score_adj {
+        plan.unenforced.extend(set_oom_score_adj(child.pid, value)?);
+    }
+    let mut terminal = None;
+    loop {
+        let (report, mut passed) = receive(channel.as_fd()).map_err(|error| host("hear from the container", error))?;
+        match report {
+            Some(Report::Ready) => return Ok(terminal),
+            Some(Report::Terminal) => terminal = passed.pop(),
+            Some(Report::Failed { step, errno }) => return Err(step_error(plan, step, errno).into()),
+            None => return Err(CreateError::Died),
+        }
+    }
+}
+
+/// The next report of a child; none at the end of the stream.
+pub(super) fn receive(channel: BorrowedFd<'_>) -> io::Result<(Option<Report>, Vec<OwnedFd>)> {
+    let (mut bytes, mut passed) = ([0; LENGTH], Vec::new());
+    let length = loop {
+        match socket::receive(channel, &mut bytes, &mut passed, true) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result?,
+        }
+    };
+    match (length, Report::decode(&bytes)) {
+        (0, _) => Ok((None, passed)),
+        (LENGTH, Some(report)) => Ok((Some(report), passed)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not a report")),
+    }
+}
+
+fn step_error(plan: &InitPlan, step: u32, errno: Errno) -> StepError {
+    let planned = usize::try_from(step).ok().and_then(|step| plan.steps.get(step));
+    let (action, field) = planned.map_or_else(
+        || (format!("do step {step}"), "process".into()),
+        |planned| (planned.step.describe(), planned.field.clone()),
+    );
+    StepError {
+        action,
+        field,
+        source: errno.into(),
+    }
+}
+
+/// Lowering it takes CAP_SYS_RESOURCE, which not every host gives its agent.
+fn set_oom_score_adj(pid: u32, value: i32) -> Result<Option<String>, CreateError> {
+    match fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string()) {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Some(format!(
+            "process.oomScoreAdj: {value} needs CAP_SYS_RESOURCE, which this process does not hold"
+        ))),
+        Err(error) => Err(host("set the container's oom_score_adj", error)),
+    }
+}
+
+/// Ends and reaps a process that is of no use. It may have ended by itself.
+pub(super) fn end(process: BorrowedFd<'_>) {
+    let _ = kill(process, libc::SIGKILL);
+    let _ = Exit::wait(process);
+}

@@ -1,0 +1,94 @@
+//! The fields that are not honoured: each is refused by its name, never ignored.
+//!
+//! Everything else of the specification is read by a file of this directory or by [`crate::cgroup`]. `annotations` are
+//! for others to read, and `ociVersion` only has to be 1.
+
+use oci_spec::runtime::{Hooks, Linux, Process, Spec};
+
+use crate::plan::FieldError;
+
+/// Refuses what a container can't be given.
+pub(crate) fn check(spec: &Spec) -> Result<(), FieldError> {
+    if !spec.version().starts_with("1.") {
+        return Err(FieldError::new(
+            "ociVersion",
+            format!("{:?} is not a version 1 of the specification", spec.version()),
+        ));
+    }
+    refuse(&[
+        ("hooks", spec.hooks().as_ref().is_some_and(has_hooks)),
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+        ("uidMappings", spec.uid_mappings().is_some()),
+        ("gidMappings", spec.gid_mappings().is_some()),
+    ])?;
+    spec.linux().as_ref().map_or(Ok(()), check_linux)
+}
+
+/// Refuses what a process can't be given.
+pub(crate) fn check_process(process: &Process) -> Result<(), FieldError> {
+    refuse(&[
+        ("process.commandLine", process.command_line().is_some()),
+        ("process.user.username", is_filled(process.user().username().as_deref())),
+        (
+            "process.apparmorProfile",
+            is_filled(process.apparmor_profile().as_deref()),
+        ),
+        ("process.selinuxLabel", is_filled(process.selinux_label().as_deref())),
+        ("process.ioPriority", process.io_priority().is_some()),
+        ("process.scheduler", process.scheduler().is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
+    ])
+}
+
+fn check_linux(linux: &Linux) -> Result<(), FieldError> {
+    refuse(&[
+        (
+            "linux.netDevices",
+            linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()),
+        ),
+        (
+            "linux.uidMappings",
+            linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
+        ),
+        (
+            "linux.gidMappings",
+            linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
+        ),
+        ("linux.mountLabel", is_filled(linux.mount_label().as_deref())),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.personality", linux.personality().is_some()),
+        (
+            "linux.timeOffsets",
+            linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()),
+        ),
+        ("linux.seccomp", linux.seccomp().is_some()),
+    ])
+}
+
+fn refuse(fields: &[(&str, bool)]) -> Result<(), FieldError> {
+    match fields.iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => Err(FieldError::new(*field, "is not supported")),
+        None => Ok(()),
+    }
+}
+
+fn is_filled(text: Option<&str>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
+}
+
+fn has_hooks(hooks: &Hooks) -> bool {
+    [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ]
+    .into_iter()
+    .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+}

@@ -1,0 +1,13 @@
+//! One file per part of the OCI spec: what the spec says in, steps out. Pure: nothing is opened or asked here.
+
+pub(crate) mod capabilities;
+pub(crate) mod devices;
+pub(crate) mod honoured;
+pub(crate) mod mounts;
+pub(crate) mod namespaces;
+pub(crate) mod paths;
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod rlimits;
+pub(crate) mod rootfs;
+pub(crate) mod sysctl;

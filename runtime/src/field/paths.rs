@@ -1,0 +1,49 @@
+//! `linux.maskedPaths` and `linux.readonlyPaths`.
+
+use std::path::Path;
+
+use oci_spec::runtime::Linux;
+
+use crate::container_path::ContainerPath;
+use crate::plan::{FieldError, Steps};
+use crate::step::InitStep;
+
+/// Plans the masks last: a read-only mount made on top of one would show again what it hides.
+pub(crate) fn plan(linux: &Linux, steps: &mut Steps) -> Result<(), FieldError> {
+    let (readonly, masked) = (linux.readonly_paths().as_deref(), linux.masked_paths().as_deref());
+    each(
+        "linux.readonlyPaths",
+        readonly.unwrap_or_default(),
+        InitStep::MakeReadonly,
+        steps,
+    )?;
+    each(
+        "linux.maskedPaths",
+        masked.unwrap_or_default(),
+        InitStep::MaskPath,
+        steps,
+    )
+}
+
+fn each(
+    name: &str,
+    paths: &[String],
+    step: fn(ContainerPath) -> InitStep,
+    steps: &mut Steps,
+) -> Result<(), FieldError> {
+    for (index, path) in paths.iter().enumerate() {
+        let field = format!("{name}[{index}]");
+        if !path.starts_with('/') {
+            return Err(FieldError::new(field, "the path must be absolute"));
+        }
+        let path = ContainerPath::new(&field, Path::new(path))?;
+        if path.is_root() {
+            return Err(FieldError::new(
+                field,
+                "the root itself can't be masked or made read-only here",
+            ));
+        }
+        steps.push(&field, step(path));
+    }
+    Ok(())
+}

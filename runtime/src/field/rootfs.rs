@@ -1,0 +1,100 @@
+//! `root` and `linux.rootfsPropagation`.
+
+use std::path::Path;
+
+use oci_spec::runtime::{Root, Spec};
+
+use crate::container::Rootfs;
+use crate::container_path::ContainerPath;
+use crate::plan::{FieldError, Steps, c_string};
+use crate::step::{InitStep, MadeRoot, RootMount};
+use crate::sys::mount::Attributes;
+
+/// How mounts pass between the host and the container's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Propagation {
+    /// While the container is set up: never towards the host.
+    pub(crate) during_setup: u64,
+    /// Of the root mount afterwards, if it differs.
+    afterwards: Option<u64>,
+}
+
+impl Propagation {
+    /// Reads `linux.rootfsPropagation`; without it what the host mounts later shows (slave).
+    pub(crate) fn of(spec: &Spec) -> Result<Self, FieldError> {
+        let value = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.rootfs_propagation().as_deref())
+            .unwrap_or_default();
+        let (during_setup, afterwards) = match value {
+            "" | "slave" | "rslave" => (libc::MS_SLAVE, None),
+            "private" | "rprivate" => (libc::MS_PRIVATE, None),
+            "shared" | "rshared" => (libc::MS_PRIVATE, Some(libc::MS_SHARED)),
+            "unbindable" | "runbindable" => (libc::MS_PRIVATE, Some(libc::MS_UNBINDABLE)),
+            other => {
+                return Err(FieldError::new(
+                    "linux.rootfsPropagation",
+                    format!("{other:?} is not a propagation"),
+                ));
+            }
+        };
+        Ok(Self {
+            during_setup,
+            afterwards,
+        })
+    }
+}
+
+/// Plans mounting the root and becoming it.
+pub(crate) fn plan(rootfs: Rootfs, propagation: Propagation, steps: &mut Steps) -> Result<(), FieldError> {
+    let target = match &rootfs {
+        Rootfs::Directory(directory) => directory,
+        Rootfs::Overlay { target, .. } => target,
+    };
+    let target = c_string("root.path", target.as_os_str())?;
+    let attributes = Attributes {
+        propagation: propagation.during_setup,
+        ..Attributes::default()
+    };
+    steps.push(
+        "root",
+        InitStep::MountRoot(RootMount {
+            rootfs,
+            attributes,
+            target,
+            made: MadeRoot::Planned,
+        }),
+    );
+    steps.push("root", InitStep::PivotRoot);
+    Ok(())
+}
+
+/// Plans what the root becomes when everything in it is in place.
+pub(crate) fn finish(root: Option<&Root>, propagation: Propagation, steps: &mut Steps) -> Result<(), FieldError> {
+    let path = ContainerPath::new("root", Path::new("/"))?;
+    if root.and_then(Root::readonly).unwrap_or(false) {
+        let attributes = Attributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..Attributes::default()
+        };
+        steps.push(
+            "root.readonly",
+            InitStep::SetMountAttributes {
+                path: path.clone(),
+                attributes,
+            },
+        );
+    }
+    if let Some(propagation) = propagation.afterwards {
+        let attributes = Attributes {
+            propagation,
+            ..Attributes::default()
+        };
+        steps.push(
+            "linux.rootfsPropagation",
+            InitStep::SetMountAttributes { path, attributes },
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! Steps that mount, bind, mask and make.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
+use nix::unistd::{chdir, fchdir, pivot_root, symlinkat, write};
+
+use super::{Init, inside};
+use crate::container_path::ContainerPath;
+use crate::step::{BindMount, Device, MadeRoot, NewMount, RootMount};
+use crate::sys::mount::{
+    Attributes, fsconfig_create, fsconfig_set, fsmount, fsopen, mount_setattr, move_mount, open_tree_clone,
+};
+
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+pub(super) fn make_mounts_private() -> nix::Result<()> {
+    mount(
+        None::<&CStr>,
+        c"/",
+        None::<&CStr>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&CStr>,
+    )
+}
+
+/// Mounts the root at its target and goes there.
+pub(super) fn mount_root(root: &RootMount) -> nix::Result<()> {
+    let target = root.target.as_c_str();
+    match &root.made {
+        MadeRoot::Tree(tree) => {
+            let target = open(target, DIRECTORY, Mode::empty())?;
+            move_mount(tree.as_fd(), target.as_fd())?;
+        }
+        MadeRoot::ClassicOverlay { directory, options } => {
+            chdir(directory.as_c_str())?;
+            mount(
+                Some(c"overlay"),
+                target,
+                Some(c"overlay"),
+                MsFlags::empty(),
+                Some(options.as_c_str()),
+            )?;
+        }
+        MadeRoot::Planned => return Err(Errno::EBADF),
+    }
+    chdir(target)
+}
+
+impl Init<'_> {
+    pub(super) fn open_host_null(&mut self) -> nix::Result<()> {
+        let null = open(
+            c"/dev/null",
+            OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let status = fstat(&null)?;
+        if status.st_mode & libc::S_IFMT != libc::S_IFCHR || status.st_rdev != makedev(1, 3) {
+            return Err(Errno::ENODEV);
+        }
+        self.null = Some(null);
+        Ok(())
+    }
+
+    /// The working directory is the new root. Both arguments may be "." (pivot_root(2)): the old root is then mounted
+    /// on top of the new one.
+    pub(super) fn pivot_root(&mut self) -> nix::Result<()> {
+        let old_root = open(c"/", DIRECTORY, Mode::empty())?;
+        let root = open(c".", DIRECTORY, Mode::empty())?;
+        pivot_root(c".", c".")?;
+        fchdir(&root)?;
+        (self.root, self.old_root) = (Some(root), Some(old_root));
+        Ok(())
+    }
+
+    pub(super) fn open_root(&mut self) -> nix::Result<()> {
+        self.root = Some(open(c"/", DIRECTORY, Mode::empty())?);
+        Ok(())
+    }
+
+    pub(super) fn detach_old_root(&mut self) -> nix::Result<()> {
+        let old_root = self.old_root.as_ref().ok_or(Errno::EBADF)?;
+        fchdir(old_root)?;
+        umount2(c".", MntFlags::MNT_DETACH)?;
+        fchdir(self.root()?)
+    }
+
+    pub(super) fn mount(&mut self, new: &NewMount) -> nix::Result<()> {
+        let filesystem = fsopen(&new.kind)?;
+        for (key, value) in &new.options {
+            fsconfig_set(filesystem.as_fd(), key, value.as_deref())?;
+        }
+        fsconfig_create(filesystem.as_fd())?;
+        let mounted = fsmount(filesystem.as_fd(), new.attributes.set)?;
+        if new.attributes.propagation != 0 {
+            let attributes = Attributes {
+                propagation: new.attributes.propagation,
+                ..Attributes::default()
+            };
+            mount_setattr(mounted.as_fd(), attributes, false)?;
+        }
+        let target = if new.refuse_links {
+            self.make_real_directory(&new.target)?
+        } else {
+            inside::make_directory(self.root()?, new.target.prefixes())?
+        };
+        move_mount(mounted.as_fd(), target.as_fd())
+    }
+
+    fn make_real_directory(&self, path: &ContainerPath) -> nix::Result<OwnedFd> {
+        let root = self.root()?;
+        match inside::open_without_links(root, path.relative(), DIRECTORY) {
+            Err(Errno::ENOENT) => {
+                inside::make_directory(root, path.prefixes())?;
+                inside::open_without_links(root, path.relative(), DIRECTORY)
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn bind(&mut self, bind: &BindMount) -> nix::Result<()> {
+        let tree = bind.tree.as_ref().ok_or(Errno::EBADF)?;
+        let target = if bind.is_directory {
+            inside::make_directory(self.root()?, bind.target.prefixes())?
+        } else {
+            inside::make_file(self.root()?, &bind.target)?
+        };
+        move_mount(tree.as_fd(), target.as_fd())
+    }
+
+    pub(super) fn make_device(&mut self, device: &Device) -> nix::Result<()> {
+        let (parents, name) = device.path.split().ok_or(Errno::EISDIR)?;
+        let directory = inside::make_directory(self.root()?, parents)?;
+        let kind = SFlag::from_bits_truncate(device.kind);
+        let number = makedev(device.major.into(), device.minor.into());
+        mknodat(
+            directory.as_fd(),
+            name,
+            kind,
+            Mode::from_bits_truncate(device.mode),
+            number,
+        )?;
+        if (device.uid, device.gid) == (0, 0) {
+            return Ok(());
+        }
+        let (uid, gid) = (
+            nix::unistd::Uid::from_raw(device.uid),
+            nix::unistd::Gid::from_raw(device.gid),
+        );
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::unistd::fchownat(directory.as_fd(), name, Some(uid), Some(gid), flags)
+    }
+
+    pub(super) fn make_symlink(&mut self, link: &ContainerPath, target: &CStr) -> nix::Result<()> {
+        let (parents, name) = link.split().ok_or(Errno::EISDIR)?;
+        let directory = inside::make_directory(self.root()?, parents)?;
+        symlinkat(target, directory.as_fd(), name)
+    }
+
+    /// Through a procfs of our own: whatever an image or a volume has put at /proc does not matter.
+    pub(super) fn write_sysctl(&mut self, file: &CStr, value: &CStr) -> nix::Result<()> {
+        if self.proc.is_none() {
+            let filesystem = fsopen(c"proc")?;
+            fsconfig_create(filesystem.as_fd())?;
+            self.proc = Some(fsmount(filesystem.as_fd(), 0)?);
+        }
+        let proc = self.proc.as_ref().ok_or(Errno::EBADF)?;
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let how = OpenHow::new()
+            .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+            .resolve(resolve);
+        let file = openat2(proc, file, how)?;
+        match write(&file, value.to_bytes())? {
+            written if written == value.count_bytes() => Ok(()),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    pub(super) fn mask(&mut self, path: &ContainerPath) -> nix::Result<()> {
+        let Some(target) = self.find(path)? else { return Ok(()) };
+        if fstat(&target)?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            let null = self.null.as_ref().ok_or(Errno::EBADF)?;
+            let null = open_tree_clone(null.as_fd(), c"", false)?;
+            return move_mount(null.as_fd(), target.as_fd());
+        }
+        if let Some(empty) = &self.empty {
+            let empty = open_tree_clone(empty.as_fd(), c"", false)?;
+            return move_mount(empty.as_fd(), target.as_fd());
+        }
+        let filesystem = fsopen(c"tmpfs")?;
+        fsconfig_set(filesystem.as_fd(), c"nr_inodes", Some(c"2"))?;
+        fsconfig_create(filesystem.as_fd())?;
+        let empty = fsmount(filesystem.as_fd(), libc::MOUNT_ATTR_RDONLY)?;
+        move_mount(empty.as_fd(), target.as_fd())?;
+        self.empty = Some(empty);
+        Ok(())
+    }
+
+    pub(super) fn make_readonly(&mut self, path: &ContainerPath) -> nix::Result<()> {
+        let Some(target) = self.find(path)? else { return Ok(()) };
+        let tree = open_tree_clone(target.as_fd(), c"", true)?;
+        let attributes = Attributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..Attributes::default()
+        };
+        mount_setattr(tree.as_fd(), attributes, true)?;
+        move_mount(tree.as_fd(), target.as_fd())
+    }
+
+    pub(super) fn set_mount_attributes(&mut self, path: &ContainerPath, attributes: Attributes) -> nix::Result<()> {
+        let mount = inside::open(self.root()?, path.relative(), OFlag::O_PATH)?;
+        mount_setattr(mount.as_fd(), attributes, false)
+    }
+
+    fn find(&self, path: &ContainerPath) -> nix::Result<Option<OwnedFd>> {
+        match inside::open(self.root()?, path.relative(), OFlag::O_PATH) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+}

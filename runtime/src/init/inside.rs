@@ -1,0 +1,92 @@
+//! Paths inside the container's root: resolved by the kernel within it, and made on the way.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+
+use crate::container_path::{ContainerPath, last_name};
+
+/// How often a lookup is tried again that a rename elsewhere in the system has disturbed (`EAGAIN` of openat2(2)).
+const ATTEMPTS: u32 = 64;
+
+/// Opens `path` below `root` with `flags`. Symbolic links lead somewhere inside the root; magic links nowhere.
+pub(super) fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    open_resolving(
+        root,
+        path,
+        flags,
+        ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+    )
+}
+
+/// As [`open()`], but a symbolic link anywhere in the path is `ELOOP`.
+pub(super) fn open_without_links(root: BorrowedFd<'_>, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    open_resolving(
+        root,
+        path,
+        flags,
+        ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS,
+    )
+}
+
+fn open_resolving(root: BorrowedFd<'_>, path: &CStr, flags: OFlag, resolve: ResolveFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+    let mut result = Err(Errno::EAGAIN);
+    for _ in 0..ATTEMPTS {
+        result = openat2(root, path, how);
+        if !matches!(result, Err(Errno::EAGAIN | Errno::EINTR)) {
+            break;
+        }
+    }
+    result
+}
+
+/// Opens the directory that the last of `prefixes` names, and makes what is missing on the way.
+pub(super) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let mut directory = open(root, c".", flags)?;
+    if let Some(whole) = prefixes.last() {
+        match open(root, whole, flags) {
+            Err(Errno::ENOENT) => {}
+            result => return result,
+        }
+    }
+    for prefix in prefixes {
+        directory = match open(root, prefix, flags) {
+            Err(Errno::ENOENT) => {
+                exists_or(mkdirat(
+                    directory.as_fd(),
+                    last_name(prefix),
+                    Mode::from_bits_truncate(0o755),
+                ))?;
+                open(root, prefix, flags)?
+            }
+            result => result?,
+        };
+    }
+    Ok(directory)
+}
+
+/// Opens the file at `path` as a place to mount on, and makes it, empty, if it is missing.
+pub(super) fn make_file(root: BorrowedFd<'_>, path: &ContainerPath) -> nix::Result<OwnedFd> {
+    match open(root, path.relative(), OFlag::O_PATH) {
+        Err(Errno::ENOENT) => {}
+        result => return result,
+    }
+    let (parents, name) = path.split().ok_or(Errno::EISDIR)?;
+    let directory = make_directory(root, parents)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    exists_or(openat(directory.as_fd(), name, flags, Mode::from_bits_truncate(0o644)).map(drop))?;
+    open(root, path.relative(), OFlag::O_PATH)
+}
+
+/// Success, also when the thing was there already.
+pub(super) fn exists_or(result: nix::Result<()>) -> nix::Result<()> {
+    match result {
+        Err(Errno::EEXIST) => Ok(()),
+        result => result,
+    }
+}

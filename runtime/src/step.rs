@@ -1,0 +1,266 @@
+//! The steps that turn a fresh process into a container's: a plain list, in the order they are performed.
+//!
+//! A step holds everything it needs: C strings, numbers, and descriptors that [`crate::prepare`] opens in the parent.
+//! [`crate::init`] performs it in the child. [`InitStep::describe`] says afterwards, in the parent, what failed.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::container_path::ContainerPath;
+use crate::sys::capability::Mask;
+use crate::sys::exec::StringArray;
+use crate::sys::mount::Attributes;
+use crate::sys::pty::WindowSize;
+
+/// One thing to do, and the field of the spec that asked for it.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) field: String,
+    pub(crate) step: InitStep,
+}
+
+/// One thing that the child does between clone and exec.
+#[derive(Debug)]
+pub(crate) enum InitStep {
+    /// Keep others out of this process's /proc entry while our own program is in it (CVE-2019-5736).
+    BecomeUndumpable,
+    /// Default signal handling, nothing blocked.
+    ResetSignals,
+    /// Leave the parent's session and terminal.
+    NewSession,
+    /// A session keyring of its own, where the kernel has keys at all.
+    NewSessionKeyring,
+    /// Descriptors 0, 1 and 2.
+    UseStreams([OwnedFd; 3]),
+    /// Enter one existing namespace.
+    JoinNamespace(NamespaceFile),
+    /// Enter the namespaces (`CLONE_NEW*`) of a running container's process.
+    JoinContainer {
+        process: OwnedFd,
+        namespaces: libc::c_int,
+    },
+    /// A cgroup namespace whose root is the cgroup that this process was born in; clone3 would take the parent's.
+    NewCgroupNamespace,
+    /// A new network namespace starts with its loopback device down.
+    BringLoopbackUp,
+    SetHostname(CString),
+    SetDomainname(CString),
+    /// Nothing mounted or unmounted from here on is seen by the host.
+    MakeMountsPrivate,
+    /// Keep the host's /dev/null at hand for masking files.
+    OpenHostNull,
+    /// Mount the root filesystem in this mount namespace.
+    MountRoot(RootMount),
+    /// Make it the root; the old one stays mounted on top until [`InitStep::DetachOldRoot`].
+    PivotRoot,
+    /// Take the root as it is, after joining a container.
+    OpenRoot,
+    Mount(NewMount),
+    Bind(BindMount),
+    MakeDevice(Device),
+    MakeSymlink {
+        link: ContainerPath,
+        target: CString,
+    },
+    MakeDirectory(ContainerPath),
+    /// A pseudoterminal of the container's devpts becomes stdin, stdout, stderr and the controlling terminal; the
+    /// master goes to the parent.
+    OpenTerminal {
+        size: Option<WindowSize>,
+        owner: u32,
+    },
+    /// The terminal is /dev/console too.
+    BindConsole,
+    /// Write a file below /proc/sys through a procfs that only this process sees.
+    WriteSysctl {
+        name: String,
+        file: CString,
+        value: CString,
+    },
+    /// Hide a file behind /dev/null or a directory behind an empty one, if it is there.
+    MaskPath(ContainerPath),
+    /// Make a file or directory read-only, if it is there.
+    MakeReadonly(ContainerPath),
+    /// Change the mount that is at a path.
+    SetMountAttributes {
+        path: ContainerPath,
+        attributes: Attributes,
+    },
+    /// Let go of the host's filesystem.
+    DetachOldRoot,
+    SetRlimit {
+        name: &'static str,
+        resource: i32,
+        soft: u64,
+        hard: u64,
+    },
+    /// The user may reopen the pipes that its streams are, through /dev/stdout and the like.
+    OwnStreams {
+        owner: u32,
+    },
+    SetNoNewPrivileges,
+    LimitBoundingSet(Mask),
+    SetUser(Identity),
+    SetCapabilities(CapabilitySets),
+    SetUmask(u32),
+    /// Inside the root, whatever links lead to; magic links of /proc lead nowhere (CVE-2024-21626).
+    ChangeDirectory(ContainerPath),
+    /// Get SIGKILL when the parent ends.
+    DieWithParent,
+    /// Close everything but 0, 1, 2 and the channel to the parent.
+    CloseDescriptors,
+    /// Say that all is ready and wait for the word to go on.
+    WaitForStart,
+    /// Become the user's program.
+    Execute(Program),
+}
+
+/// A namespace to enter, by its file.
+#[derive(Debug)]
+pub(crate) struct NamespaceFile {
+    pub(crate) path: PathBuf,
+    /// `CLONE_NEW*`
+    pub(crate) kind: libc::c_int,
+    pub(crate) file: Option<OwnedFd>,
+}
+
+/// The root filesystem.
+#[derive(Debug)]
+pub(crate) struct RootMount {
+    pub(crate) rootfs: crate::container::Rootfs,
+    pub(crate) attributes: Attributes,
+    /// Where it is mounted before it becomes the root.
+    pub(crate) target: CString,
+    pub(crate) made: MadeRoot,
+}
+
+/// How the root filesystem gets mounted; decided when the parent tries.
+#[derive(Debug)]
+pub(crate) enum MadeRoot {
+    /// Not opened yet.
+    Planned,
+    /// A detached mount.
+    Tree(OwnedFd),
+    /// An overlay for kernels without `lowerdir+` (before 6.7): mount(2) with names relative to `directory`.
+    ClassicOverlay { directory: CString, options: CString },
+}
+
+/// A new filesystem to mount.
+#[derive(Debug)]
+pub(crate) struct NewMount {
+    pub(crate) kind: CString,
+    /// The filesystem's own options in order, `source` first.
+    pub(crate) options: Vec<(CString, Option<CString>)>,
+    pub(crate) attributes: Attributes,
+    pub(crate) target: ContainerPath,
+    /// Refuse a target with a symbolic link in it instead of following it inside the root.
+    pub(crate) refuse_links: bool,
+}
+
+/// A part of the host's filesystem to show in the container.
+#[derive(Debug)]
+pub(crate) struct BindMount {
+    pub(crate) source: PathBuf,
+    pub(crate) recursive: bool,
+    pub(crate) attributes: Attributes,
+    /// Applied to every mount below the source too.
+    pub(crate) recursive_attributes: Attributes,
+    pub(crate) target: ContainerPath,
+    pub(crate) is_directory: bool,
+    pub(crate) tree: Option<OwnedFd>,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) path: ContainerPath,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub(crate) kind: libc::mode_t,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Who the process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) additional_gids: Vec<nix::unistd::Gid>,
+}
+
+/// Capability sets after the user is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CapabilitySets {
+    pub(crate) effective: Mask,
+    pub(crate) permitted: Mask,
+    pub(crate) inheritable: Mask,
+    pub(crate) ambient: Mask,
+}
+
+/// The user's program.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Paths to try in order: one, or one for each directory of PATH.
+    pub(crate) candidates: Vec<CString>,
+    pub(crate) arguments: StringArray,
+    pub(crate) environment: StringArray,
+}
+
+impl InitStep {
+    /// What the step does, for an error: an action and its object.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::BecomeUndumpable => "keep /proc/self private".into(),
+            Self::ResetSignals => "reset signals".into(),
+            Self::NewSession => "start a session".into(),
+            Self::NewSessionKeyring => "make a session keyring".into(),
+            Self::UseStreams(_) => "set up stdin, stdout and stderr".into(),
+            Self::JoinNamespace(namespace) => format!("join the namespace {}", namespace.path.display()),
+            Self::JoinContainer { .. } => "join the container's namespaces".into(),
+            Self::NewCgroupNamespace => "make a cgroup namespace".into(),
+            Self::BringLoopbackUp => "bring the loopback device up".into(),
+            Self::SetHostname(name) => format!("set the hostname {}", name.to_string_lossy()),
+            Self::SetDomainname(name) => format!("set the domain name {}", name.to_string_lossy()),
+            Self::MakeMountsPrivate => "make the host's mounts private".into(),
+            Self::OpenHostNull => "open the host's /dev/null".into(),
+            Self::MountRoot(root) => format!("mount the root filesystem on {}", root.target.to_string_lossy()),
+            Self::PivotRoot => "pivot to the root filesystem".into(),
+            Self::OpenRoot => "open the container's root".into(),
+            Self::Mount(mount) => format!("mount {} on {}", mount.kind.to_string_lossy(), mount.target),
+            Self::Bind(bind) => format!("bind {} on {}", bind.source.display(), bind.target),
+            Self::MakeDevice(device) => format!("make the device {}", device.path),
+            Self::MakeSymlink { link, target } => format!("link {link} to {}", target.to_string_lossy()),
+            Self::MakeDirectory(path) => format!("make the directory {path}"),
+            Self::OpenTerminal { .. } => "open a terminal".into(),
+            Self::BindConsole => "bind the terminal on /dev/console".into(),
+            Self::WriteSysctl { name, value, .. } => format!("set sysctl {name} to {}", value.to_string_lossy()),
+            Self::MaskPath(path) => format!("mask {path}"),
+            Self::MakeReadonly(path) => format!("make {path} read-only"),
+            Self::SetMountAttributes { path, .. } => format!("change the mount at {path}"),
+            Self::DetachOldRoot => "detach the host's root".into(),
+            Self::SetRlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
+            Self::OwnStreams { owner } => format!("give the standard streams to user {owner}"),
+            Self::SetNoNewPrivileges => "set no_new_privs".into(),
+            Self::LimitBoundingSet(_) => "limit the capability bounding set".into(),
+            Self::SetUser(user) => format!("become user {}:{}", user.uid, user.gid),
+            Self::SetCapabilities(_) => "set capabilities".into(),
+            Self::SetUmask(mask) => format!("set the umask {mask:04o}"),
+            Self::ChangeDirectory(path) => format!("change to the directory {path}"),
+            Self::DieWithParent => "tie the process to its parent".into(),
+            Self::CloseDescriptors => "close inherited descriptors".into(),
+            Self::WaitForStart => "wait for the start".into(),
+            Self::Execute(program) => {
+                let name = program
+                    .arguments
+                    .strings()
+                    .first()
+                    .map(|name| name.to_string_lossy().into_owned());
+                format!("exec {:?}", name.unwrap_or_default())
+            }
+        }
+    }
+}
