@@ -105,7 +105,7 @@ impl Draft<'_> {
 
     /// Keeps two attempts of a container, the present and the one before; a live one that is not the last is a mistake
     /// that only a kill mends.
-    fn remove_old(&mut self, name: &ContainerName, facts: &ContainerFacts) {
+    pub(super) fn remove_old(&mut self, name: &ContainerName, facts: &ContainerFacts) {
         let Some((_, earlier)) = facts.attempts.split_last() else {
             return;
         };

@@ -33,6 +33,15 @@ impl Draft<'_> {
         if self.observed.has_live_attempts() {
             return self.end_all();
         }
+        let (desired, observed) = (self.desired, self.observed);
+        for (name, facts) in observed
+            .containers
+            .iter()
+            .filter(|(name, _)| desired.container(name).is_some())
+        {
+            self.remove_old(name, facts);
+        }
+        self.end_unwanted();
         self.take_down();
     }
 
