@@ -81,9 +81,12 @@ fn compile() -> anyhow::Result<Vec<(String, PathBuf)>> {
     Ok(text.lines().filter_map(executable).collect())
 }
 
-/// Name and path in one of cargo's messages, if it is about an executable.
+/// Name and path in one of cargo's messages, if it is about a test executable and not a program that tests run.
 fn executable(line: &str) -> Option<(String, PathBuf)> {
     let message: Value = serde_json::from_str(line).ok()?;
+    if message.pointer("/profile/test") != Some(&Value::Bool(true)) {
+        return None;
+    }
     let path = message.get("executable")?.as_str()?;
     let name = message.get("target")?.get("name")?.as_str()?;
     Some((name.to_owned(), PathBuf::from(path)))

@@ -25,8 +25,11 @@ impl AptDir {
             std::fs::create_dir_all(dir.join(part)).with_context(|| format!("make {}", dir.join(part).display()))?;
         }
         let mirror = std::env::var("ORLOP_DEBIAN_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
-        let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
-        std::fs::write(dir.join("sources.list"), source).context("write sources.list")?;
+        // Backports stand on their release.
+        let base = suite.strip_suffix("-backports");
+        let source = |suite: &str| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+        let sources: String = base.into_iter().chain([suite]).map(source).collect();
+        std::fs::write(dir.join("sources.list"), sources).context("write sources.list")?;
         let apt = Self {
             dir: dir.to_owned(),
             suite: suite.to_owned(),
