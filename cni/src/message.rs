@@ -38,6 +38,7 @@ pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMess
     const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
     match step {
         LinkStep::CreatePair { .. } => (RouteNetlinkMessage::NewLink(pair(step, pod)), NEW),
+        LinkStep::ProbeNetkit => (RouteNetlinkMessage::NewLink(impossible_netkit()), NEW),
         LinkStep::SetAlias { link, alias } => set(link, LinkAttribute::IfAlias(alias.clone())),
         LinkStep::HoldAddress { link, address } => {
             let names = LinkAttribute::PropList(vec![Prop::AltIfName(address_name(*address))]);
@@ -131,6 +132,16 @@ fn end(name: &str, mac: Mac, mtu: u32) -> LinkMessage {
         LinkAttribute::Address(mac.to_vec()),
         LinkAttribute::Mtu(mtu),
     ]);
+    message
+}
+
+fn impossible_netkit() -> LinkMessage {
+    let data = InfoData::Netkit(vec![InfoNetkit::Mode(NetkitMode::Other(u32::MAX))]);
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Netkit),
+        LinkInfo::Data(data),
+    ]));
     message
 }
 

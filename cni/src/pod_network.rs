@@ -24,6 +24,8 @@ use crate::{
     step::{LinkRef, LinkStep},
     sysctl::{self, SysctlError},
 };
+use nix::errno::Errno;
+
 pub use crate::{attach::attach, node_network::NodeNetwork, step::LinkKind};
 
 /// Who wants to be attached.
@@ -250,6 +252,15 @@ pub fn check(
         Some(what) => Err(changed(what)),
         None => Ok(found),
     }
+}
+
+/// Whether this kernel has [`LinkKind::Netkit`]. Makes no link, but loads the kernel's module if there is one.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn has_netkit() -> Result<bool, NetworkError> {
+    let refused = connect()?.perform(&[LinkStep::ProbeNetkit], None).err();
+    Ok(refused.is_some_and(|error| error.source.errno != Errno::EOPNOTSUPP))
 }
 
 /// Whether an [`attach`] would find an address of each range.

@@ -53,6 +53,9 @@ pub enum LinkStep {
         /// `IFLA_GROUP` of the host's end.
         group: u32,
     },
+    /// Ask for a netkit pair in a mode that there is none of: always refused, with `EOPNOTSUPP` where the kernel has no
+    /// netkit at all.
+    ProbeNetkit,
     /// Write whose the link is.
     SetAlias {
         /// Which link.
@@ -159,6 +162,7 @@ impl LinkStep {
             Self::RemoveUnreachable { .. } => errno == Errno::ESRCH,
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
             Self::CreatePair { .. }
+            | Self::ProbeNetkit
             | Self::SetAlias { .. }
             | Self::HoldAddress { .. }
             | Self::ForwardAndFilter { .. }
@@ -189,6 +193,7 @@ impl fmt::Display for LinkStep {
             } => {
                 write!(f, "create the links {host_name} on the node and {pod_name} in the pod")
             }
+            Self::ProbeNetkit => write!(f, "ask for a netkit link"),
             Self::SetAlias { link, alias } => write!(f, "set the alias of {link} to {alias}"),
             Self::HoldAddress { link, address } => write!(f, "hold {address} by {link}"),
             Self::ForwardAndFilter { link } => write!(f, "turn on IPv4 forwarding of {link}"),

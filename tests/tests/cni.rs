@@ -1,5 +1,6 @@
 //! The CNI plugin as runtimes call it: a process with an environment, standard input and standard output.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests panic like the tests")]
 
 use std::{
     collections::BTreeSet,
@@ -392,10 +393,11 @@ fn kills_at_random_moments_leak_nothing_and_give_no_address_twice() {
     audit.finish();
     // Nothing that a killed process left in the hints keeps an address from being given.
     let config = node.with("podCIDRs", json!(["10.244.0.0/29"]));
-    for number in 0..5 {
-        node.verb("ADD", &format!("pod-{number}"), &pods[number].path(), &config)
-            .succeeded();
+    for (number, pod) in pods.iter().enumerate().take(5) {
+        let id = format!("pod-{number}");
+        node.verb("ADD", &id, &pod.path(), &config).succeeded();
     }
+}
 }
 
 /// A small generator of random numbers (xorshift), the same in every run.

@@ -1,5 +1,6 @@
 //! The pod network's library on the real kernel: links, addresses and routes of pods in nodes that are namespaces.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests panic like the tests")]
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use cni::pod_network::{self, AttachRequest, Attachment, NetworkError, NodeNetwork};
+use cni::pod_network::{self, AttachRequest, Attachment, LinkKind, NetworkError, NodeNetwork};
 use tests::{LeakAudit, NetworkNamespace, Scratch};
 
 const V4: &str = "10.244.0.0/24";
@@ -33,7 +34,7 @@ impl Node {
             namespace: NetworkNamespace::new(),
             network,
         };
-        node.run(|network| pod_network::prepare(network)).unwrap();
+        node.run(pod_network::prepare).unwrap();
         node
     }
 
@@ -61,7 +62,7 @@ impl Node {
     }
 
     fn list(&self) -> Vec<Attachment> {
-        self.run(|network| pod_network::list(network)).unwrap()
+        self.run(pod_network::list).unwrap()
     }
 
     /// A pod in a namespace of its own.
@@ -163,6 +164,30 @@ fn ipv6_alone_is_enough() {
 }
 
 #[test]
+fn netkit_links_work_where_the_kernel_has_them() {
+    tests::require_root!();
+    let mut node = Node::new("netkit", &[V4, V6]);
+    node.network.link_kind = LinkKind::Netkit;
+    let has_netkit = node.run(|_| pod_network::has_netkit()).unwrap();
+    if !has_netkit {
+        let pod = NetworkNamespace::new();
+        let audit = LeakAudit::begin(&node.scratch, &[&node.namespace, &pod]);
+        let error = node.attach(&pod, "a").unwrap_err();
+        assert!(matches!(error, NetworkError::Step(_)), "{error}");
+        audit.finish();
+        return eprintln!("SKIP: netkit_links_work needs a kernel with netkit");
+    }
+    let ((a, in_a), (b, in_b)) = (node.pod("a"), node.pod("b"));
+    for family in [0, 1] {
+        assert_eq!(echo(&b, in_b.addresses[family], &a), in_a.addresses[family]);
+        echo(&a, in_a.addresses[family], &node.namespace);
+    }
+    assert_eq!(node.attach(&a, "a").unwrap(), in_a);
+    node.detach("a");
+    assert_eq!(node.list(), [in_b]);
+}
+
+#[test]
 fn attaching_again_answers_the_same_and_mends_what_is_missing() {
     tests::require_root!();
     let node = Node::new("again", &[V4, V6]);
@@ -186,8 +211,8 @@ fn a_pod_with_a_new_namespace_gets_a_new_link() {
     let (_old, first) = node.pod("a");
     let (new, second) = node.pod("a");
     assert_ne!(first.host_index, second.host_index);
-    assert_eq!(node.list(), [second.clone()]);
     echo(&new, second.addresses[0], &node.namespace);
+    assert_eq!(node.list(), [second]);
 }
 
 #[test]
@@ -309,7 +334,7 @@ fn half_made_links_are_listed_repaired_and_removed() {
     // As a process that is killed after the first batch leaves it.
     let wanted = cni::plan::Wanted {
         identity: cni::identity::Identity::new("orlop", "a", "eth0").unwrap(),
-        kind: cni::step::LinkKind::Veth,
+        kind: LinkKind::Veth,
         mtu: 1500,
         pod_cidrs: node.network.pod_cidrs.clone(),
         requested: Vec::new(),
@@ -387,7 +412,7 @@ fn unassigned_pod_and_service_addresses_are_unreachable_at_once() {
     tests::require_root!();
     let mut node = Node::new("unreachable", &[V4, V6]);
     node.network.service_cidrs = vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()];
-    node.run(|network| pod_network::prepare(network)).unwrap();
+    node.run(pod_network::prepare).unwrap();
     // A way off the node, which such packets must not take.
     tool(
         &node.namespace,
