@@ -1,0 +1,251 @@
+//! A client in a process of its own: this test executable once more, told by its standard input what to do. It enters
+//! the test's cgroup before it makes a socket.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const ASKED: &str = "ORLOP_TEST_CLIENT";
+/// Sets answers apart from what the test framework prints.
+const MARK: &str = "answer: ";
+
+/// The test's side of a client process.
+pub(crate) struct Client {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// How a burst of connections ended.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) failed: u64,
+    pub(crate) by_label: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    pub(crate) fn total(&self) -> u64 {
+        self.failed + self.by_label.values().sum::<u64>()
+    }
+}
+
+impl Client {
+    /// Starts a client in the namespace of the calling thread.
+    pub(crate) fn start(cgroup: &Path) -> Self {
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .arg(cgroup)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "client_process", "--nocapture"])
+            .env(ASKED, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (
+            child.stdin.take().unwrap(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
+        Self { child, input, output }
+    }
+
+    /// Has the client do one thing.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, question: &str) -> String {
+        self.tell(question);
+        self.answer()
+    }
+
+    pub(crate) fn timed(&mut self, question: &str) -> (String, Duration) {
+        let start = Instant::now();
+        (self.ask(question), start.elapsed())
+    }
+
+    pub(crate) fn burst(&mut self, address: &str, count: u32) -> Counts {
+        counts(&self.ask(&format!("burst {address} {count}")))
+    }
+
+    /// Connects over and over until [`Client::stop_burst`].
+    pub(crate) fn start_burst(&mut self, address: &str) {
+        assert_eq!(self.ask(&format!("start-burst {address}")), "started");
+    }
+
+    pub(crate) fn stop_burst(&mut self) -> Counts {
+        counts(&self.ask("stop-burst"))
+    }
+
+    fn tell(&mut self, question: &str) {
+        writeln!(self.input, "{question}").unwrap();
+    }
+
+    #[track_caller]
+    fn answer(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            let count = self.output.read_line(&mut line).unwrap();
+            assert!(count > 0, "the client ended");
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.trim_end().to_owned();
+            }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn counts(text: &str) -> Counts {
+    let mut counts = Counts::default();
+    for (label, count) in text.split(' ').filter_map(|word| word.split_once('=')) {
+        match label {
+            "failed" => counts.failed = count.parse().unwrap(),
+            _ => drop(counts.by_label.insert(label.into(), count.parse().unwrap())),
+        }
+    }
+    counts
+}
+
+/// The client's side.
+pub(crate) fn serve_if_asked() {
+    if std::env::var_os(ASKED).is_none() {
+        return;
+    }
+    let mut burst: Option<Burst> = None;
+    for line in io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match words[0] {
+            "start-burst" => {
+                burst = Some(Burst::start(words[1].parse().unwrap()));
+                "started".into()
+            }
+            "stop-burst" => burst.take().unwrap().stop(),
+            _ => perform(&words).unwrap_or_else(|error| format!("error {:?}", error.kind())),
+        };
+        println!("{MARK}{answer}");
+    }
+}
+
+fn perform(words: &[&str]) -> io::Result<String> {
+    let addresses: Vec<SocketAddr> = words[1..].iter().filter_map(|word| word.parse().ok()).collect();
+    match words[0] {
+        "tcp" => tcp(addresses[0]).map(|(label, peer)| format!("{label} {peer}")),
+        "burst" => Ok(text(&burst(addresses[0], |done| {
+            done == words[2].parse::<u64>().unwrap()
+        }))),
+        "udp" => udp(&addresses),
+        "udp-label" => exchange(&socket(addresses[0])?, Some(addresses[0])).map(|(label, _)| label),
+        "udp-connected" => udp_connected(addresses[0]),
+        "udp-connected-named" => udp_connected_named(addresses[0]),
+        "udp-reconnect" => udp_reconnect(&addresses),
+        other => panic!("what is {other}?"),
+    }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<(String, SocketAddr)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    let peer = stream.peer_addr()?;
+    let mut label = String::new();
+    stream.read_to_string(&mut label)?;
+    Ok((label, peer))
+}
+
+fn socket(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = match peer {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    }?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(socket)
+}
+
+/// Sends a datagram and waits for the answer: its label and where it came from.
+fn exchange(socket: &UdpSocket, to: Option<SocketAddr>) -> io::Result<(String, SocketAddr)> {
+    match to {
+        Some(address) => socket.send_to(b"who", address)?,
+        None => socket.send(b"who")?,
+    };
+    let mut buffer = [0; 64];
+    let (count, from) = socket.recv_from(&mut buffer)?;
+    Ok((String::from_utf8_lossy(&buffer[..count]).into_owned(), from))
+}
+
+fn udp(addresses: &[SocketAddr]) -> io::Result<String> {
+    let socket = socket(addresses[0])?;
+    let from = |address: &SocketAddr| exchange(&socket, Some(*address)).map(|(_, from)| from.to_string());
+    addresses
+        .iter()
+        .map(from)
+        .collect::<io::Result<Vec<String>>>()
+        .map(|all| all.join(" "))
+}
+
+fn udp_connected(address: SocketAddr) -> io::Result<String> {
+    let socket = socket(address)?;
+    socket.connect(address)?;
+    let (label, from) = exchange(&socket, None)?;
+    Ok(format!("{label} from {from} peer {}", socket.peer_addr()?))
+}
+
+fn udp_connected_named(address: SocketAddr) -> io::Result<String> {
+    let socket = socket(address)?;
+    socket.connect(address)?;
+    exchange(&socket, Some(address)).map(|(_, from)| from.to_string())
+}
+
+fn udp_reconnect(addresses: &[SocketAddr]) -> io::Result<String> {
+    let socket = socket(addresses[0])?;
+    let mut peers = Vec::new();
+    for address in addresses {
+        socket.connect(address)?;
+        let (_, from) = exchange(&socket, None)?;
+        assert_eq!(from, socket.peer_addr()?);
+        peers.push(from.to_string());
+    }
+    Ok(peers.join(" "))
+}
+
+fn burst(address: SocketAddr, is_enough: impl Fn(u64) -> bool) -> Counts {
+    let mut counts = Counts::default();
+    while !is_enough(counts.total()) {
+        match tcp(address) {
+            Ok((label, peer)) if peer == address => *counts.by_label.entry(label).or_default() += 1,
+            Ok(_) | Err(_) => counts.failed += 1,
+        }
+    }
+    counts
+}
+
+fn text(counts: &Counts) -> String {
+    let labels = counts.by_label.iter().map(|(label, count)| format!(" {label}={count}"));
+    format!("failed={}{}", counts.failed, labels.collect::<String>())
+}
+
+struct Burst {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Counts>,
+}
+
+impl Burst {
+    fn start(address: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || burst(address, |_| stopped.load(Ordering::Relaxed)));
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> String {
+        self.stop.store(true, Ordering::Relaxed);
+        text(&self.thread.join().unwrap())
+    }
+}

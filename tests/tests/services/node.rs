@@ -1,0 +1,210 @@
+//! A node with the agent's Service task in it, and one Service `web`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use agent::services::{Query, ServiceFacts, ServicesConfig, run};
+use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServicesStatus};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tests::{NetworkNamespace, Scratch, eventually};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::SOON;
+use super::client::Client;
+use super::server::Backend;
+
+pub(crate) struct Node<'a> {
+    scratch: &'a Scratch,
+    namespace: &'a NetworkNamespace,
+    agent: Option<Agent>,
+}
+
+struct Agent {
+    runtime: Runtime,
+    facts: watch::Sender<Option<ServiceFacts>>,
+    status: watch::Receiver<ServicesStatus>,
+    queries: mpsc::Sender<Query>,
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(scratch: &'a Scratch, namespace: &'a NetworkNamespace) -> Self {
+        let mut node = Self {
+            scratch,
+            namespace,
+            agent: None,
+        };
+        node.start_agent();
+        node
+    }
+
+    pub(crate) fn start_agent(&mut self) {
+        let config = ServicesConfig {
+            bpf_dir: self.scratch.bpf_dir(),
+            cgroup: self.scratch.cgroup(),
+            ranges: vec![range("10.96.0.0", 16), range("fd00:96::", 112)],
+            record: self.scratch.path("services.json"),
+        };
+        let (facts, for_task) = watch::channel(None);
+        let (reports, status) = watch::channel(ServicesStatus::default());
+        let (queries, asked) = mpsc::channel(1);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.spawn(run(config, for_task, reports, asked));
+        self.agent = Some(Agent {
+            runtime,
+            facts,
+            status,
+            queries,
+        });
+    }
+
+    /// Ends the task as a kill would: wherever it is.
+    pub(crate) fn stop_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.runtime.shutdown_timeout(SOON);
+        }
+    }
+
+    /// Starts a server in the namespace.
+    pub(crate) fn serve(&self, server: impl FnOnce() -> Backend + Send) -> Backend {
+        self.namespace.run(server)
+    }
+
+    /// A client in the node's cgroup and namespace.
+    pub(crate) fn client(&self) -> Client {
+        let cgroup = self.scratch.cgroup();
+        self.namespace.run(|| Client::start(&cgroup))
+    }
+
+    /// Makes `web` the one Service, `address[,address] PROTOCOL port`, and waits until the kernel has it.
+    #[track_caller]
+    pub(crate) fn set(&mut self, service: &str, backends: &[&Backend]) {
+        let pods = backends.iter().map(|backend| pod(backend)).collect();
+        self.send(ServiceFacts {
+            services: vec![web(service)],
+            pods,
+        });
+    }
+
+    /// Takes all Services away.
+    #[track_caller]
+    pub(crate) fn clear(&mut self) {
+        self.send(ServiceFacts::default());
+    }
+
+    #[track_caller]
+    fn send(&mut self, facts: ServiceFacts) {
+        let agent = self.agent.as_mut().unwrap();
+        agent.status.mark_unchanged();
+        agent.facts.send_replace(Some(facts));
+        eventually(SOON, "the kernel has the Services", || {
+            let fresh = agent.status.has_changed().unwrap();
+            let status = agent.status.borrow();
+            if fresh && status.in_kernel {
+                Ok(())
+            } else {
+                Err(status.problem.clone())
+            }
+        });
+    }
+
+    /// The counters of the first port.
+    pub(crate) fn counters(&self, service: &str) -> Counters {
+        let agent = self.agent.as_ref().unwrap();
+        let (query, answer) = oneshot::channel();
+        agent.queries.blocking_send(query).unwrap();
+        let status = answer.blocking_recv().unwrap();
+        let service = status.services.iter().find(|(name, _)| name.name == service).unwrap().1;
+        service.ports[0].counters
+    }
+
+    /// The counters after the first list of a new agent.
+    pub(crate) fn counters_from_before(&mut self, name: &str, service: &str, backends: &[&Backend]) -> Counters {
+        self.set(service, backends);
+        self.counters(name)
+    }
+
+    pub(crate) fn bpf_dir(&self) -> PathBuf {
+        self.scratch.bpf_dir()
+    }
+
+    /// Puts a map of another kind in the place of one of ours.
+    pub(crate) fn pin_a_foreign_map_as(&self, name: &str) {
+        let maps = self.bpf_dir().join("v1/maps");
+        std::fs::remove_file(maps.join(name)).unwrap();
+        let slots = aya::maps::MapData::from_pin(maps.join("slots4")).unwrap();
+        slots.pin(maps.join(name)).unwrap();
+    }
+
+    pub(crate) fn remove_files(&self) {
+        std::fs::remove_file(self.scratch.path("services.json")).unwrap();
+        eventually(SOON, "the cgroup is empty", || {
+            std::fs::remove_dir(self.scratch.cgroup())
+        });
+    }
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        self.stop_agent();
+        agent::services::remove_all(&self.scratch.bpf_dir()).unwrap();
+    }
+}
+
+fn range(address: &str, prefix: u8) -> AddressRange {
+    AddressRange {
+        address: address.parse().unwrap(),
+        prefix,
+    }
+}
+
+fn web(text: &str) -> Service {
+    let words: Vec<&str> = text.split(' ').collect();
+    let addresses: Vec<String> = words[0].split(',').map(str::to_owned).collect();
+    let port = ServicePort {
+        port: words[2].parse().unwrap(),
+        protocol: Some(words[1].into()),
+        target_port: Some(IntOrString::String("serves".into())),
+        ..Default::default()
+    };
+    let spec = ServiceSpec {
+        cluster_ip: Some(addresses[0].clone()),
+        cluster_ips: Some(addresses),
+        selector: Some([("app".into(), "web".into())].into()),
+        ports: Some(vec![port]),
+        ..Default::default()
+    };
+    let metadata = ObjectMeta {
+        name: Some("web".into()),
+        namespace: Some("default".into()),
+        ..Default::default()
+    };
+    Service {
+        metadata,
+        spec: Some(spec),
+        status: None,
+    }
+}
+
+fn pod(backend: &Backend) -> ReadyPod {
+    let protocol: Protocol = backend.protocol;
+    let address: IpAddr = backend.address.ip();
+    ReadyPod {
+        namespace: "default".into(),
+        name: backend.label.clone(),
+        labels: [("app".into(), "web".into())].into(),
+        addresses: vec![address],
+        ports: vec![ContainerPort {
+            name: Some("serves".into()),
+            number: backend.address.port(),
+            protocol,
+        }],
+        ready: true,
+    }
+}

@@ -1,0 +1,60 @@
+//! Backends: servers on loopback addresses that say who they are.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use agent_core::service::Protocol;
+
+/// A server that runs until the test's process ends.
+pub(crate) struct Backend {
+    /// What it answers.
+    pub(crate) label: String,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
+}
+
+/// A TCP server that says its label and closes. Call within the namespace.
+pub(crate) fn tcp(address: &str) -> impl FnOnce() -> Backend + Send {
+    let listener_address: SocketAddr = address.parse().unwrap();
+    move || {
+        let listener = TcpListener::bind(listener_address).unwrap();
+        let backend = backend(listener.local_addr().unwrap(), Protocol::Tcp);
+        let label = backend.label.clone();
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                // A client that has gone is its own affair.
+                let _ = (&connection).write_all(label.as_bytes());
+            }
+        });
+        backend
+    }
+}
+
+/// A UDP server that answers its label. Call within the namespace.
+pub(crate) fn udp(address: &str) -> impl FnOnce() -> Backend + Send {
+    let socket_address: SocketAddr = address.parse().unwrap();
+    move || {
+        let socket = UdpSocket::bind(socket_address).unwrap();
+        let backend = backend(socket.local_addr().unwrap(), Protocol::Udp);
+        let label = backend.label.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(label.as_bytes(), from);
+            }
+        });
+        backend
+    }
+}
+
+fn backend(address: SocketAddr, protocol: Protocol) -> Backend {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let label = format!("backend{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    Backend {
+        label,
+        address,
+        protocol,
+    }
+}
