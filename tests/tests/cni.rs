@@ -398,7 +398,6 @@ fn kills_at_random_moments_leak_nothing_and_give_no_address_twice() {
         node.verb("ADD", &id, &pod.path(), &config).succeeded();
     }
 }
-}
 
 /// A small generator of random numbers (xorshift), the same in every run.
 struct Dice(u64);
