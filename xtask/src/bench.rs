@@ -83,7 +83,10 @@ pub(crate) fn run(only: Option<&str>, is_json: bool) -> anyhow::Result<()> {
         names.join(", ")
     );
     setup::tools(setup::Purpose::Vm)?;
-    build::binaries(build::Profile::Release)?;
+    match only {
+        Some("runtime") => build::packages(build::Profile::Release, &["runtime"])?,
+        _ => build::binaries(build::Profile::Release)?,
+    }
     if !is_json {
         println!(
             "{:<9} {:<34} {:>10} {:>10} {:<4} {:<12} {:>6} {:>6}",

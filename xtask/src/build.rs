@@ -27,11 +27,16 @@ impl Profile {
     }
 }
 
-/// Builds the programs.
+/// Builds all programs.
 pub(crate) fn binaries(profile: Profile) -> anyhow::Result<()> {
+    packages(profile, &PACKAGES)
+}
+
+/// Builds the programs of some packages.
+pub(crate) fn packages(profile: Profile, names: &[&str]) -> anyhow::Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--bins"]);
-    for package in PACKAGES {
+    for package in names {
         cargo.args(["--package", package]);
     }
     if profile == Profile::Release {

@@ -29,7 +29,8 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
 
 fn row(ours: &Path, bundle: &Path, peer: &str, view: View, goal: f64) -> anyhow::Result<Row> {
     let mut our_shell = Shell::start(View::Host)?;
-    let mut peer_shell = Shell::start(view.where_hybrid())?;
+    let view = view.where_hybrid();
+    let mut peer_shell = Shell::start(view)?;
     let line = |program: &str| format!("{program} run --bundle {} bench-$$", bundle.display());
     let (our_line, peer_line) = (line(&ours.display().to_string()), line(peer));
     our_shell.run(&our_line).context("a first run of ours")?;
@@ -47,7 +48,7 @@ fn row(ours: &Path, bundle: &Path, peer: &str, view: View, goal: f64) -> anyhow:
         area: "runtime",
         case,
         ours: our_time,
-        peer: Some((peer.to_owned(), peer_time)),
+        peer: Some((view.label(peer), peer_time)),
         unit: "ms",
         goal: Some(goal),
     })

@@ -26,6 +26,15 @@ pub(super) enum View {
 }
 
 impl View {
+    /// What to call a program that sees this tree.
+    pub(super) fn label(self, program: &str) -> String {
+        match self {
+            Self::Host => program.to_owned(),
+            Self::V2 => format!("{program} (v2)"),
+            Self::V1 => format!("{program} (v1)"),
+        }
+    }
+
     /// `self` on a hybrid host, and the host's own tree elsewhere.
     pub(super) fn where_hybrid(self) -> Self {
         if Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
@@ -71,11 +80,14 @@ impl Shell {
 
     /// Runs a line of shell; what it prints on standard output is dropped.
     pub(super) fn run(&mut self, line: &str) -> anyhow::Result<()> {
-        writeln!(self.input, "( {line} ) >/dev/null </dev/null; echo $?").context("write to the shell")?;
+        // The answer is one line: the exit code, and behind it what was said on standard error.
+        let command = format!("error=$( ( {line} ) 2>&1 >/dev/null </dev/null ); echo $? $error");
+        writeln!(self.input, "{command}").context("write to the shell")?;
         self.input.flush().context("write to the shell")?;
         let mut answer = String::new();
         self.output.read_line(&mut answer).context("read from the shell")?;
-        anyhow::ensure!(answer.trim() == "0", "{line} ended with {}", answer.trim());
+        let (code, error) = answer.trim().split_once(' ').unwrap_or((answer.trim(), ""));
+        anyhow::ensure!(code == "0", "{line} ended with {code}: {error}");
         Ok(())
     }
 
