@@ -92,8 +92,8 @@ fn a_full_file_system_costs_output_and_nothing_else() {
         pod.run(pod.shell("a", "head -c 1000000 /dev/zero | tr '\\0' '\\n'; exit 5"));
         assert_eq!(pod.exit("a").exit_code, 5);
         let counters = pod.state("a").log;
-        // A million empty lines of 40 bytes each: all of them are counted as one or the other.
-        assert_eq!(counters.written_bytes + counters.dropped_bytes, 40_000_000);
+        // A million empty lines of 41 bytes each: all of them are counted as one or the other.
+        assert_eq!(counters.written_bytes + counters.dropped_bytes, 41_000_000);
         assert_eq!(fs::metadata(pod.log_path("a")).unwrap().len(), counters.written_bytes);
         assert!(fs::read_to_string(pod.log_path("a")).unwrap().ends_with('\n'));
         pod.connect().delete(&key("a"), PATIENCE).unwrap();
