@@ -150,7 +150,7 @@ fn what_is_wrong_is_told_with_its_place() {
     let table: &[(String, &str)] = &[
         (
             "a: [1, 2".to_owned(),
-            "a.yaml:2:1: while parsing a flow sequence, expected ',' or ']'",
+            "a.yaml:1:9: while parsing a flow sequence, expected ',' or ']'",
         ),
         ("a: b: c\n".to_owned(), "a.yaml:1:5: "),
         ("a:\n\t- b\n".to_owned(), "a.yaml:2:2: tabs disallowed"),

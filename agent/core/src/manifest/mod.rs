@@ -140,7 +140,22 @@ fn read(bytes: &[u8]) -> Result<Vec<Node>, Misfit> {
             .count();
         whole(Position { line, column }, "not UTF-8 text".to_owned())
     })?;
-    tree::documents(text.trim_start_matches('\u{feff}')).map_err(|error| whole(error.at, error.message))
+    let text = text.trim_start_matches('\u{feff}');
+    tree::documents(text).map_err(|error| whole(within(text, error.at), error.message))
+}
+
+/// The parser notices a missing end on the line after the last one; a user looks for it on the last.
+fn within(text: &str, at: Position) -> Position {
+    let count = text.split_inclusive('\n').count().max(1);
+    let last = text.lines().last().unwrap_or_default();
+    if at.line <= count {
+        at
+    } else {
+        Position {
+            line: count,
+            column: last.chars().count() + 1,
+        }
+    }
 }
 
 fn object(document: &Node) -> Result<Object, Vec<Misfit>> {

@@ -277,3 +277,117 @@ impl EventLog {
         self.0.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::{
+        StopSignal,
+        sample::{self, at, attempt, exited, name, running},
+        status,
+    };
+
+    fn lines(events: &[Event]) -> Vec<String> {
+        let line = |event: &Event| {
+            let kind = if event.is_warning { "Warning" } else { "Normal" };
+            format!("{kind} {} {}", event.reason, event.message)
+        };
+        events.iter().map(line).collect()
+    }
+
+    #[test]
+    fn steps_tell_what_a_kubelet_tells() {
+        let pod = sample::pod();
+        let observed = sample::with(&pod, attempt(0, running(900)));
+        let (container, attempt) = (name("app"), 0);
+        let pull = PodStep::PullImage {
+            container: container.clone(),
+            attempt,
+            image: "image".to_owned(),
+        };
+        let create = PodStep::CreateContainer {
+            container: container.clone(),
+            attempt,
+            crashes: 0,
+        };
+        let start = PodStep::StartContainer {
+            container: container.clone(),
+            attempt,
+        };
+        let term = PodStep::SignalContainer {
+            container,
+            attempt,
+            signal: StopSignal::Stop,
+        };
+        let done = Outcome::Done {
+            took: Duration::from_millis(1500),
+            image_bytes: 42,
+        };
+        let failed = Outcome::Failed("no");
+        let pulled =
+            "Normal Pulled Successfully pulled image \"image\" in 1.5s (1.5s including waiting). Image size: 42 bytes.";
+        let refused = [
+            "Warning Failed Failed to pull image \"image\": no",
+            "Warning Failed Error: ErrImagePull",
+        ];
+        let sandbox = "Warning FailedCreatePodSandBox Failed to create pod sandbox: no";
+        for (step, outcome, expected) in [
+            (&pull, Outcome::Begun, vec!["Normal Pulling Pulling image \"image\""]),
+            (&pull, done, vec![pulled]),
+            (&pull, failed, refused.to_vec()),
+            (
+                &create,
+                Outcome::Begun,
+                vec!["Normal Pulled Container image \"image\" already present on machine"],
+            ),
+            (&create, done, vec!["Normal Created Container created"]),
+            (&create, failed, vec!["Warning Failed Error: no"]),
+            (&start, done, vec!["Normal Started Container started"]),
+            (&term, Outcome::Begun, vec!["Normal Killing Stopping container app"]),
+            (&term, done, vec![]),
+            (&PodStep::AttachNetwork, failed, vec![sandbox]),
+            (&PodStep::AttachNetwork, done, vec![]),
+            (
+                &PodStep::RemovePod,
+                failed,
+                vec!["Warning FailedKillPod error killing pod: no"],
+            ),
+        ] {
+            assert_eq!(
+                lines(&of_step(&pod, &observed, step, outcome)),
+                expected,
+                "{step:?} {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_back_off_is_told_when_it_begins() {
+        let pod = sample::pod();
+        let before = status(&pod, &sample::with(&pod, attempt(1, running(900))), None, at(1000));
+        let after = status(
+            &pod,
+            &sample::with(&pod, attempt(1, exited(1, 900, 1000))),
+            None,
+            at(1000),
+        );
+        let expected = ["Warning BackOff Back-off restarting failed container app in pod web_default(uid-1)"];
+        assert_eq!(lines(&of_change(&pod, Some(&before), &after)), expected);
+        assert!(of_change(&pod, Some(&after), &after).is_empty());
+    }
+
+    #[test]
+    fn a_log_counts_what_repeats_and_forgets_the_oldest() {
+        let mut log = EventLog::default();
+        let event = |number: usize| Event::new(false, "Pulled", format!("{number}"), None);
+        for number in 0..MAX_EVENTS {
+            log.add(event(number), at(number as u64));
+        }
+        log.add(event(0), at(1000));
+        log.add(event(MAX_EVENTS), at(1001));
+        assert_eq!(log.iter().count(), MAX_EVENTS);
+        let repeated = log.iter().find(|seen| seen.event == event(0)).unwrap();
+        assert_eq!((repeated.count, repeated.first, repeated.last), (2, at(0), at(1000)));
+        assert!(log.iter().all(|seen| seen.event != event(1)));
+    }
+}

@@ -168,3 +168,104 @@ pub fn oom_score_adj(class: QosClass, container: &DesiredContainer, node_memory:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::sample;
+
+    const MI: u64 = 1 << 20;
+
+    fn pod(resources: &[[Option<u64>; 4]]) -> DesiredPod {
+        let mut pod = sample::pod();
+        pod.containers = resources
+            .iter()
+            .enumerate()
+            .map(|(index, &[cpu_request, cpu_limit, memory_request, memory_limit])| {
+                let resources = Resources {
+                    cpu_request,
+                    cpu_limit,
+                    memory_request,
+                    memory_limit,
+                };
+                DesiredContainer {
+                    resources,
+                    ..sample::container(&format!("c{index}"))
+                }
+            })
+            .collect();
+        pod
+    }
+
+    #[test]
+    fn the_class_follows_requests_and_limits() {
+        let full = [Some(100), Some(100), Some(MI), Some(MI)];
+        for (resources, expected) in [
+            (vec![[None; 4]], QosClass::BestEffort),
+            (vec![[Some(0), Some(0), None, None]], QosClass::BestEffort),
+            (vec![full, full], QosClass::Guaranteed),
+            (vec![[None, Some(100), None, Some(MI)]], QosClass::Guaranteed),
+            (vec![full, [None; 4]], QosClass::Burstable),
+            (vec![[Some(50), Some(100), Some(MI), Some(MI)]], QosClass::Burstable),
+            (vec![[None, Some(100), None, None]], QosClass::Burstable),
+            (vec![[Some(1), None, None, None]], QosClass::Burstable),
+        ] {
+            assert_eq!(qos_class(&pod(&resources)), expected, "{resources:?}");
+        }
+    }
+
+    #[test]
+    fn shares_weights_and_quotas_are_those_of_the_peers() {
+        for (milli, shares, weight) in [
+            (0, 2, 1),
+            (1, 2, 1),
+            (2, 2, 1),
+            (10, 10, 4),
+            (100, 102, 17),
+            (500, 512, 59),
+            (1000, 1024, 100),
+            (2000, 2048, 174),
+        ] {
+            assert_eq!((cpu_shares(milli), cpu_weight(milli)), (shares, weight), "{milli}m");
+        }
+        assert_eq!((cpu_shares(u64::MAX), cpu_weight(u64::MAX)), (262_144, 10_000));
+        for (milli, quota) in [(1, 1000), (10, 1000), (11, 1100), (500, 50_000), (2000, 200_000)] {
+            assert_eq!(cpu_quota(milli), quota, "{milli}m");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_limited_only_where_every_container_is() {
+        let limited = [Some(100), Some(500), Some(MI), Some(2 * MI)];
+        let both = pod_cgroup(&pod(&[limited, limited]));
+        let limits = CgroupLimits {
+            cpu_weight: Some(cpu_weight(200)),
+            cpu_quota: Some(100_000),
+            memory_max: Some(4 * MI),
+        };
+        assert_eq!(
+            both,
+            PodCgroup {
+                class: QosClass::Burstable,
+                limits
+            }
+        );
+        let one = pod_cgroup(&pod(&[limited, [Some(100), None, None, None]]));
+        assert_eq!((one.limits.cpu_quota, one.limits.memory_max), (None, None));
+        assert_eq!(pod_cgroup(&pod(&[[None; 4]])).limits.cpu_weight, Some(1));
+    }
+
+    #[test]
+    fn the_kernel_kills_by_class_and_by_share_of_memory() {
+        let node = 1000 * MI;
+        let adj = |class, request: u64| {
+            let pod = pod(&[[None, None, Some(request), None]]);
+            oom_score_adj(class, &pod.containers[0], node)
+        };
+        assert_eq!(adj(QosClass::Guaranteed, 0), -997);
+        assert_eq!(adj(QosClass::BestEffort, 0), 1000);
+        for (request, expected) in [(0, 999), (MI, 999), (100 * MI, 900), (999 * MI, 3), (5000 * MI, 3)] {
+            assert_eq!(adj(QosClass::Burstable, request), expected, "{request}");
+        }
+    }
+}

@@ -381,3 +381,213 @@ fn annotations(
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::sample;
+
+    fn configured(json: &str) -> ImageConfiguration {
+        let text = format!(
+            "{{\"architecture\":\"amd64\",\"os\":\"linux\",\"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[]}},\"config\":{json}}}"
+        );
+        ImageConfiguration::from_reader(text.as_bytes()).expect("an image configuration")
+    }
+
+    fn made(pod: &DesiredPod, image: &ImageConfiguration, env: &[(String, String)]) -> Result<Spec, SpecError> {
+        let available: Capabilities = DEFAULT_CAPABILITIES.into_iter().chain([Capability::SysAdmin]).collect();
+        let facts = SpecFacts {
+            attempt: 3,
+            crashes: 2,
+            image,
+            image_reference: "r@sha256:2",
+            passwd: "root:x:0:0::/root:/bin/sh\n",
+            group: "",
+            env,
+            network_namespace: (!pod.host_network).then(|| Path::new("/run/net")),
+            ipc_namespace: Path::new("/run/ipc"),
+            uts_namespace: (!pod.host_network).then(|| Path::new("/run/uts")),
+            hosts: Path::new("/pod/hosts"),
+            hostname: Path::new("/pod/hostname"),
+            resolv_conf: Path::new("/pod/resolv.conf"),
+            shm: None,
+            cgroup: "/kubepods/besteffort/poduid-1/app-3",
+            capabilities: &available,
+            devices: &[],
+        };
+        container(pod, &pod.containers[0], &facts)
+    }
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn command_and_args_stand_for_entrypoint_and_cmd() {
+        let image = configured(r#"{"Entrypoint":["/entry"],"Cmd":["cmd"]}"#);
+        for (command, args, expected) in [
+            (vec![], vec![], vec!["/entry", "cmd"]),
+            (vec![], vec!["a"], vec!["/entry", "a"]),
+            (vec!["c"], vec![], vec!["c"]),
+            (vec!["c"], vec!["a"], vec!["c", "a"]),
+            (
+                vec!["c"],
+                vec!["$(NAME)", "$(OTHER)", "$$(NAME)"],
+                vec!["c", "me", "$(OTHER)", "$(NAME)"],
+            ),
+        ] {
+            let mut pod = sample::pod();
+            (pod.containers[0].command, pod.containers[0].args) = (words(&command), words(&args));
+            let spec = made(&pod, &image, &[("NAME".to_owned(), "me".to_owned())]).unwrap();
+            assert_eq!(spec.process().as_ref().unwrap().args(), &Some(words(&expected)));
+        }
+        let empty = configured("{}");
+        assert_eq!(made(&sample::pod(), &empty, &[]).err(), Some(SpecError::NoCommand));
+    }
+
+    #[test]
+    fn the_environment_is_the_images_and_the_containers_over_it() {
+        let image = configured(r#"{"Cmd":["x"],"Env":["A=image","B=image","HOME=/image","broken"]}"#);
+        let own = [("B".to_owned(), "own".to_owned()), ("C".to_owned(), "own".to_owned())];
+        let spec = made(&sample::pod(), &image, &own).unwrap();
+        let path = format!("PATH={PATH}");
+        let expected = words(&[&path, "HOSTNAME=web", "HOME=/image", "A=image", "B=own", "C=own"]);
+        assert_eq!(spec.process().as_ref().unwrap().env(), &Some(expected));
+        let bare = made(&sample::pod(), &configured(r#"{"Cmd":["x"]}"#), &[]).unwrap();
+        assert!(
+            bare.process()
+                .as_ref()
+                .unwrap()
+                .env()
+                .as_ref()
+                .unwrap()
+                .contains(&"HOME=/root".to_owned())
+        );
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped_as_in_containerd() {
+        let all: Capabilities = DEFAULT_CAPABILITIES.into_iter().chain([Capability::SysAdmin]).collect();
+        let default: Capabilities = DEFAULT_CAPABILITIES.into_iter().collect();
+        for (add, drop, privileged, expected) in [
+            (vec![], vec![], false, default.clone()),
+            (
+                vec!["NET_ADMIN"],
+                vec![],
+                false,
+                default.iter().copied().chain([Capability::NetAdmin]).collect(),
+            ),
+            (vec![], vec!["ALL"], false, Capabilities::new()),
+            (
+                vec!["CHOWN"],
+                vec!["ALL"],
+                false,
+                Capabilities::from([Capability::Chown]),
+            ),
+            (vec!["ALL"], vec![], false, all.clone()),
+            (vec!["ALL"], vec!["SYS_ADMIN"], false, default),
+            (vec![], vec!["ALL"], true, all),
+        ] {
+            let mut pod = sample::pod();
+            let security = &mut pod.containers[0].security;
+            (security.add_capabilities, security.drop_capabilities) = (words(&add), words(&drop));
+            security.privileged = privileged;
+            let spec = made(&pod, &configured(r#"{"Cmd":["x"]}"#), &[]).unwrap();
+            let sets = spec
+                .process()
+                .as_ref()
+                .unwrap()
+                .capabilities()
+                .as_ref()
+                .unwrap()
+                .clone();
+            for set in [sets.bounding(), sets.effective(), sets.permitted()] {
+                assert_eq!(
+                    set.as_ref(),
+                    Some(&expected),
+                    "add {add:?} drop {drop:?} privileged {privileged}"
+                );
+            }
+            assert!(sets.inheritable().is_none() && sets.ambient().is_none());
+        }
+    }
+
+    #[test]
+    fn what_the_pod_shares_is_joined_and_the_rest_is_new() {
+        let namespaces = |pod: &DesiredPod| {
+            let spec = made(pod, &configured(r#"{"Cmd":["x"]}"#), &[]).unwrap();
+            let linux = spec.linux().as_ref().unwrap().clone();
+            let all = linux.namespaces().as_ref().unwrap().clone();
+            let told =
+                |n: &LinuxNamespace| format!("{}{}", n.typ(), n.path().as_ref().map_or("", |p| p.to_str().unwrap()));
+            all.iter().map(told).collect::<Vec<_>>()
+        };
+        let mut pod = sample::pod();
+        let own = ["pid", "mnt", "cgroup", "ipc/run/ipc"];
+        assert_eq!(namespaces(&pod), [&own[..], &["uts/run/uts", "net/run/net"]].concat());
+        pod.host_network = true;
+        assert_eq!(namespaces(&pod), own);
+    }
+
+    #[test]
+    fn limits_and_what_must_outlive_the_agent_are_in_the_spec() {
+        let mut pod = sample::pod();
+        pod.node.memory = 1000 << 20;
+        pod.containers[0].resources.cpu_limit = Some(500);
+        pod.containers[0].resources.memory_limit = Some(100 << 20);
+        pod.containers[0].security.read_only_root = true;
+        pod.containers[0].security.may_escalate = false;
+        let spec = made(
+            &pod,
+            &configured(r#"{"Cmd":["x"],"StopSignal":"SIGQUIT","WorkingDir":"/srv"}"#),
+            &[],
+        )
+        .unwrap();
+        assert_eq!(
+            (crashes(&spec, 9), image(&spec), stop_signal(&spec)),
+            (2, "r@sha256:2", "SIGQUIT")
+        );
+        assert_eq!(
+            (crashes(&Spec::default(), 9), stop_signal(&Spec::default())),
+            (9, "SIGTERM")
+        );
+        let process = spec.process().as_ref().unwrap();
+        assert_eq!(
+            (process.oom_score_adj(), process.no_new_privileges()),
+            (Some(-997), Some(true))
+        );
+        assert_eq!(process.cwd(), Path::new("/srv"));
+        assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
+        let linux = spec.linux().as_ref().unwrap();
+        let resources = linux.resources().as_ref().unwrap();
+        let (cpu, memory) = (resources.cpu().as_ref().unwrap(), resources.memory().as_ref().unwrap());
+        assert_eq!(
+            (cpu.shares(), cpu.quota(), cpu.period()),
+            (Some(512), Some(50_000), Some(100_000))
+        );
+        assert_eq!((memory.limit(), memory.swap()), (Some(100 << 20), Some(100 << 20)));
+        assert!(
+            linux
+                .masked_paths()
+                .as_ref()
+                .unwrap()
+                .contains(&"/proc/kcore".to_owned())
+        );
+        let targets: Vec<_> = spec
+            .mounts()
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(|m| m.destination().display().to_string())
+            .collect();
+        assert_eq!(targets[..2], ["/proc", "/dev"]);
+        assert_eq!(targets[7..], ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]);
+    }
+
+    #[test]
+    fn a_spec_travels_as_json() {
+        let spec = made(&sample::pod(), &configured(r#"{"Cmd":["x"]}"#), &[]).unwrap();
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec);
+    }
+}
