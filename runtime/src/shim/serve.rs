@@ -19,7 +19,7 @@ use crate::proto::{ContainerKey, Event, ServerFrame, Status, UnixNanos, Welcome}
 
 /// How many clients may be connected; a further one is closed at once.
 const CLIENT_LIMIT: usize = 16;
-/// How often a shim without living containers looks whether its pod's directory is still there.
+/// How often a shim without living containers looks whether its pod's directory is still its own.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
 /// How long to wait before an exit that could not be recorded is tried again.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
@@ -82,15 +82,19 @@ impl Shim {
             } else {
                 self.timeout(Instant::now())
             };
-            for token in self.poller.wait(timeout)? {
+            let ready = self.poller.wait(timeout)?;
+            let is_quiet = ready.is_empty();
+            for token in ready {
                 may_have_ended |= self.dispatch(token);
             }
             may_have_ended = may_have_ended && self.reap();
             self.look_at_the_clock(Instant::now());
-            self.is_over |= self.is_leaving && !self.children.any_alive();
+            self.is_over |= !self.children.any_alive() && (self.is_leaving || is_quiet && !self.owns_directory());
         }
         // The socket's file goes last: without it nobody can mistake this shim for one that answers.
-        let _ = std::fs::remove_file(self.dir.join("shim.sock"));
+        if self.owns_directory() {
+            let _ = std::fs::remove_file(self.dir.join("shim.sock"));
+        }
         Ok(())
     }
 
@@ -239,9 +243,11 @@ impl Shim {
         if self.children.any_unrecorded() {
             self.record_again();
         }
-        if !self.children.any_alive() && !self.dir.exists() {
-            self.is_over = true;
-        }
+    }
+
+    /// Whether the pod's directory is still there and no other shim has been put in this one's place.
+    fn owns_directory(&self) -> bool {
+        record::read_shim(&self.dir).is_ok_and(|shim| shim.as_ref() == Some(&self.welcome))
     }
 }
 

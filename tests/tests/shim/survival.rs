@@ -96,3 +96,17 @@ fn a_shim_without_a_directory_and_without_containers_ends() {
     eventually(PATIENCE, "the shim ends", || !is_alive(pod.pid));
     audit.finish();
 }
+
+#[test]
+fn a_shim_whose_place_another_has_taken_ends_and_leaves_the_other_alone() {
+    require_root!();
+    let scratch = Scratch::new("superseded");
+    let audit = LeakAudit::begin(&scratch, &[]);
+    let old = Pod::spawn(&scratch);
+    let _connection = old.connect();
+    let new = Pod::spawn(&scratch);
+    eventually(PATIENCE, "the old shim ends", || !is_alive(old.pid));
+    assert_eq!(new.connect().list(PATIENCE).unwrap(), []);
+    new.finish();
+    audit.finish();
+}
