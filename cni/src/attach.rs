@@ -100,7 +100,7 @@ impl Attaching {
         {
             self.delete(host.index)?;
         } else {
-            self.leases.release(&self.wanted.identity.host_link())?;
+            self.leases.release(&[&self.wanted.identity.host_link()])?;
         }
         if let LinkStep::HoldAddress { address, .. } = &refused.step
             && refused.source.errno == Errno::EEXIST
@@ -161,6 +161,6 @@ impl Attaching {
     /// The link first, its addresses after it.
     fn delete(&self, index: u32) -> Result<(), NetworkError> {
         self.node.perform(&[LinkStep::Delete { index }], None)?;
-        Ok(self.leases.release(&self.wanted.identity.host_link())?)
+        Ok(self.leases.release(&[&self.wanted.identity.host_link()])?)
     }
 }

@@ -23,6 +23,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// Most bytes that are read; a longer file is not ours and begun anew.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
+/// A file of this size takes one read; it has some hundred addresses.
+const FILE_BYTES_USUAL: usize = 16 << 10;
+
 /// The file of hints.
 #[derive(Debug)]
 pub struct Leases {
@@ -87,12 +90,15 @@ impl Leases {
         self.change(|pools| note(pools, cidrs, addresses, link))
     }
 
-    /// Releases what `link` holds; it cools from now on.
+    /// Releases what the links hold; it cools from now on.
     ///
     /// # Errors
     /// When the file can't be used.
-    pub fn release(&self, link: &str) -> Result<(), LeaseError> {
-        self.change(|pools| release(pools, link, seconds_since_boot()))
+    pub fn release(&self, links: &[&str]) -> Result<(), LeaseError> {
+        self.change(|pools| {
+            let now = seconds_since_boot();
+            links.iter().for_each(|link| release(pools, link, now));
+        })
     }
 
     /// Makes the hints what the kernel says: `held` is every address by the link that holds it.
@@ -164,7 +170,7 @@ fn note(pools: &mut Pools, cidrs: &[Cidr], addresses: &[IpAddr], link: &str) {
 
 /// Whatever the file holds that is no pools, because its writer was killed or it is another version's, is no pools.
 fn read(file: &mut File) -> io::Result<Pools> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(FILE_BYTES_USUAL);
     file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text).unwrap_or_default())
 }
@@ -228,7 +234,7 @@ mod tests {
             leases.take(&cidrs(), link).unwrap().unwrap();
         }
         assert_eq!(leases.take(&cidrs(), "f").unwrap(), Err(cidrs()[0]));
-        leases.release("c").unwrap();
+        leases.release(&["c"]).unwrap();
         assert_eq!(
             leases.take(&cidrs(), "f").unwrap().unwrap()[0],
             "10.0.0.4".parse::<IpAddr>().unwrap()
@@ -254,9 +260,9 @@ mod tests {
         let dir = Dir::new("locked");
         let leases = Leases::open(&dir.0).unwrap();
         let holder = leases.lock().unwrap();
-        assert!(matches!(leases.release("a"), Err(LeaseError::Locked(_))));
+        assert!(matches!(leases.release(&["a"]), Err(LeaseError::Locked(_))));
         drop(holder);
-        leases.release("a").unwrap();
+        leases.release(&["a"]).unwrap();
     }
 
     #[test]

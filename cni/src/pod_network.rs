@@ -173,7 +173,7 @@ pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result
     {
         node.perform(&[LinkStep::Delete { index: end.index }], None)?;
     }
-    Ok(Leases::open(&network.run_dir)?.release(&name)?)
+    Ok(Leases::open(&network.run_dir)?.release(&[&name])?)
 }
 
 /// Detaches everything of this network but the given (container id, ifname); answers how many that were. All of them
@@ -195,8 +195,8 @@ pub fn retain(network: &NodeNetwork, valid: &[(String, String)]) -> Result<usize
     let node = connect()?;
     let stale: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_stale).collect();
     delete_together(&node, &stale)?;
-    let leases = Leases::open(&network.run_dir)?;
-    stale.iter().try_for_each(|end| leases.release(&end.name))?;
+    let names: Vec<&str> = stale.iter().map(|end| end.name.as_str()).collect();
+    Leases::open(&network.run_dir)?.release(&names)?;
     Ok(stale.len())
 }
 
