@@ -64,7 +64,7 @@ fn simulate(seed: u64, pods: &[DesiredPod]) {
             PullPolicy::Never,
         ]);
     }
-    let mut world = World::new(Faults::swarm(&mut rng));
+    let mut world = World::new(&mut rng);
     chaos(&mut world, &desired, &mut rng);
     settle(&mut world, &desired, &mut rng);
     check_running(&world, &desired);

@@ -48,7 +48,6 @@ pub(crate) struct Faults {
     fail_after: u32,
     agent_dies: u32,
     container_exits: u32,
-    ignores_term: u32,
     shim_dies: u32,
     image_goes: u32,
     pins_go: u32,
@@ -72,7 +71,6 @@ impl Faults {
             fail_after: rate(40),
             agent_dies: rate(30),
             container_exits: rate(40),
-            ignores_term: rate(80),
             shim_dies: rate(10),
             image_goes: rate(10),
             pins_go: rate(10),
@@ -96,6 +94,8 @@ struct Recorded {
 pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) faults: Faults,
+    /// How often a container does not listen to SIGTERM, in percent; on good days too.
+    ignores_term: u32,
     has_files: bool,
     namespaces: Presence,
     has_cgroup: bool,
@@ -118,10 +118,11 @@ struct Memory {
 }
 
 impl World {
-    pub(crate) fn new(faults: Faults) -> Self {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
         Self {
             now: Time::from_unix_nanos(1_000_000_000_000_000),
-            faults,
+            faults: Faults::swarm(rng),
+            ignores_term: rng.pick(&[0, 0, 50, 100]),
             has_files: false,
             namespaces: Presence::Absent,
             has_cgroup: false,
@@ -406,7 +407,7 @@ impl World {
     fn signal(&mut self, name: &ContainerName, number: u32, signal: StopSignal, rng: &mut Rng) {
         let (now, shim) = (self.now, self.shim);
         assert_eq!(shim, ShimState::Running);
-        let obeys = signal == StopSignal::Kill || !rng.chance(self.faults.ignores_term);
+        let obeys = signal == StopSignal::Kill || !rng.chance(self.ignores_term);
         let attempt = self.find(name, number);
         if obeys && attempt.is_alive {
             end(attempt, shim, if signal == StopSignal::Kill { 137 } else { 143 }, now);
