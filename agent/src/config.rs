@@ -1,10 +1,10 @@
 //! The node's configuration: the flags of `orlop agent` and `orlop cleanup`, checked once, and every path that follows
 //! from them. Nobody else joins a path below these directories by hand.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use cni::cidr::Cidr;
 
 /// Where the agent keeps things. Each is an option, so that many agents can run side by side.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +68,9 @@ pub struct Config {
     pub places: Places,
 }
 
+/// A socket's name has at most 107 bytes, unix(7); `/pods/<uid of 36>/shim.sock` takes its share.
+const RUN_DIR_LENGTH: usize = 55;
+
 /// What is wrong with the flags.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -93,6 +96,9 @@ pub enum ConfigError {
     /// podshim is not there.
     #[error("podshim not found at {0}; give its place with --podshim")]
     Podshim(PathBuf),
+    /// Sockets below it would have names that are too long.
+    #[error("--run-dir {0}: at most {RUN_DIR_LENGTH} bytes, for the names of sockets below it have a limit")]
+    RunDir(PathBuf),
     /// The cgroup parent leaves the tree.
     #[error("--cgroup-parent {0}: a relative path without '..' is needed")]
     CgroupParent(PathBuf),
@@ -120,13 +126,18 @@ impl Places {
         Ok(Places {
             root_dir: absolute("root-dir", &self.root_dir)?,
             state_dir: absolute("state-dir", &self.state_dir)?,
-            run_dir: absolute("run-dir", &self.run_dir)?,
+            run_dir: run_dir(&self.run_dir)?,
             log_dir: absolute("log-dir", &self.log_dir)?,
             container_log_dir: absolute("container-log-dir", &self.container_log_dir)?,
             bpf_dir: absolute("bpf-dir", &self.bpf_dir)?,
             cgroup_parent: cgroup_parent(&self.cgroup_parent)?,
             ..self
         })
+    }
+
+    /// Run directories of all pods.
+    pub fn pod_runs(&self) -> PathBuf {
+        self.run_dir.join("pods")
     }
 
     /// The agent's socket.
@@ -143,21 +154,6 @@ impl Places {
     pub fn applied(&self) -> PathBuf {
         self.root_dir.join("applied")
     }
-
-    /// Run directories of all pods.
-    pub fn pod_runs(&self) -> PathBuf {
-        self.run_dir.join("pods")
-    }
-
-    /// Files of all pods that outlive a reboot.
-    pub fn pod_roots(&self) -> PathBuf {
-        self.root_dir.join("pods")
-    }
-
-    /// Writable layers of containers, one directory a pod.
-    pub fn pod_layers(&self) -> PathBuf {
-        self.state_dir.join("containers")
-    }
 }
 
 fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
@@ -166,6 +162,15 @@ fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
         path: path.into(),
         source,
     })
+}
+
+fn run_dir(path: &Path) -> Result<PathBuf, ConfigError> {
+    let path = absolute("run-dir", path)?;
+    if path.as_os_str().len() > RUN_DIR_LENGTH {
+        Err(ConfigError::RunDir(path))
+    } else {
+        Ok(path)
+    }
 }
 
 fn cgroup_parent(path: &Path) -> Result<PathBuf, ConfigError> {
@@ -181,10 +186,10 @@ fn cgroup_parent(path: &Path) -> Result<PathBuf, ConfigError> {
 }
 
 fn check_cidrs(cidrs: &[Cidr]) -> Result<(), ConfigError> {
-    let v4 = cidrs.iter().filter(|cidr| cidr.address.is_ipv4()).count();
+    let v4 = cidrs.iter().filter(|cidr| cidr.network().is_ipv4()).count();
     let v6 = cidrs.len() - v4;
     if cidrs.is_empty() || v4 > 1 || v6 > 1 {
-        let given: Vec<String> = cidrs.iter().map(Cidr::to_string).collect();
+        let given: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
         return Err(ConfigError::PodCidrs(given.join(", ")));
     }
     Ok(())
@@ -228,79 +233,9 @@ fn podshim(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     }
 }
 
-/// A range of addresses, `10.244.0.0/24`, without host bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    /// The first address.
-    pub address: IpAddr,
-    /// Length of the prefix in bits.
-    pub prefix: u8,
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl std::str::FromStr for Cidr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Cidr, String> {
-        let (address, prefix) = text
-            .split_once('/')
-            .ok_or("an address and a prefix length are needed: 10.244.0.0/24")?;
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| format!("{address:?} is not an IP address"))?;
-        let prefix: u8 = prefix
-            .parse()
-            .map_err(|_| format!("{prefix:?} is not a prefix length"))?;
-        let (bits, width) = match address {
-            IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
-            IpAddr::V6(v6) => (v6.to_bits(), 128),
-        };
-        if prefix == 0 || prefix > width {
-            return Err(format!("prefix length {prefix} is not between 1 and {width}"));
-        }
-        if bits << prefix != 0 && prefix < 128 {
-            return Err(format!("{address} has bits set beyond its {prefix} bits of prefix"));
-        }
-        Ok(Cidr { address, prefix })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_range_is_parsed_and_printed_alike() {
-        for text in [
-            "10.244.0.0/24",
-            "10.0.0.0/8",
-            "192.168.1.1/32",
-            "fd00:10::/64",
-            "::1/128",
-        ] {
-            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn a_bad_range_is_refused() {
-        for text in [
-            "10.244.0.0",
-            "10.244.0.1/24",
-            "10.0.0.0/33",
-            "10.0.0.0/0",
-            "x/8",
-            "fd00::1/64",
-            "10.0.0.0/-1",
-        ] {
-            assert!(text.parse::<Cidr>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn a_node_name_is_a_dns_name() {

@@ -1,4 +1,10 @@
 //! `orlop`: the agent and its command line.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    agent::cli::run(agent::cli::Cli::parse())
+}

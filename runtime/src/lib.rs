@@ -22,6 +22,7 @@ pub mod sys;
 
 mod container_path;
 mod field;
+pub use field::capabilities::capabilities_of;
 mod init;
 mod prepare;
 mod report;

@@ -58,6 +58,13 @@ fn mask(set: Option<&Capabilities>) -> Mask {
         .fold(0, |mask, capability| mask | 1 << number(*capability))
 }
 
+/// The capabilities in a mask as the kernel writes it, for instance `CapBnd` of proc_pid_status(5).
+pub fn capabilities_of(mask: u64) -> Capabilities {
+    ALL.into_iter()
+        .filter(|capability| mask & (1 << number(*capability)) != 0)
+        .collect()
+}
+
 fn names(mask: Mask) -> String {
     let names: Vec<_> = ALL
         .iter()

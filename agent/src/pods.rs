@@ -1,0 +1,171 @@
+//! The set of pods: one task for each that is wanted or that an earlier agent left behind. Which step a pod needs is
+//! `agent-core`'s to say, how a task goes about it is `pod_task`'s.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent_core::pod::PodUid;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{mpsc, watch};
+
+use crate::events::Subject;
+use crate::node::{self, Node};
+use crate::pod_task::{self, Facts};
+use crate::record::{Record, Stop};
+use crate::sources::WantedReceiver;
+use crate::sources::wanted::{Key, Sourced, Wanted, key};
+
+/// Milliseconds that a pod has to end when its manifest does not say.
+const GRACE: u64 = 30_000;
+
+/// A running task of the set.
+struct Task {
+    record: watch::Sender<Record>,
+    key: Key,
+}
+
+/// Runs the set until the agent ends. Pods of earlier agents are adopted at once, and end only after the first full list
+/// of what is wanted.
+pub async fn run(node: Arc<Node>, mut wanted: WantedReceiver, facts: watch::Receiver<Facts>) {
+    let (ended, mut ends) = mpsc::channel(64);
+    let mut set = Set {
+        node,
+        facts,
+        ended,
+        tasks: BTreeMap::new(),
+    };
+    set.adopt();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        if let Some(now) = now {
+            set.follow(&now);
+        }
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            Some(uid) = ends.recv() => set.forget(&uid),
+        }
+    }
+}
+
+struct Set {
+    node: Arc<Node>,
+    facts: watch::Receiver<Facts>,
+    ended: mpsc::Sender<PodUid>,
+    tasks: BTreeMap<PodUid, Task>,
+}
+
+impl Set {
+    /// Takes on what earlier agents recorded.
+    fn adopt(&mut self) {
+        for (path, record) in recorded(self.node.config.places.pod_runs()) {
+            match record {
+                Ok(Some(record)) => self.start(record),
+                // Killed between making the directory and writing the record: nothing runs in there.
+                Ok(None) => drop(std::fs::remove_dir_all(&path)),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "the record of a pod can't be read");
+                    let message = format!("{}: {error}; the pod is left alone", path.display());
+                    self.node.events.warning(Subject::Node, "UnreadableRecord", message);
+                }
+            }
+        }
+    }
+
+    /// Starts what is newly wanted and stops what is not wanted any more. A pod waits until another one of its name, or
+    /// an earlier life of its own, is gone.
+    fn follow(&mut self, wanted: &Wanted) {
+        for (uid, task) in &self.tasks {
+            let wanted_uid = wanted
+                .pods
+                .get(&task.key)
+                .and_then(|pod| pod.object.metadata.uid.as_deref());
+            if wanted_uid != Some(uid.as_str()) {
+                stop(task);
+            }
+        }
+        for (key, sourced) in &wanted.pods {
+            if !self.tasks.values().any(|task| task.key == *key) {
+                self.start(new_record(sourced));
+            }
+        }
+    }
+
+    fn start(&mut self, record: Record) {
+        let Some(uid) = record
+            .pod
+            .metadata
+            .uid
+            .as_deref()
+            .and_then(|uid| PodUid::parse(uid).ok())
+        else {
+            tracing::error!(pod = ?record.pod.metadata.name, "a pod has no usable uid");
+            return;
+        };
+        let key = key(&record.pod.metadata);
+        let (sender, receiver) = watch::channel(record);
+        self.tasks.insert(uid.clone(), Task { record: sender, key });
+        let work = pod_task::run(Arc::clone(&self.node), uid.clone(), receiver, self.facts.clone());
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            // A task that panics must not leave its pod unattended: the set starts it anew.
+            if tokio::spawn(work).await.is_err() {
+                tracing::error!(pod = %uid, "the pod's task panicked; it starts anew");
+                tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            }
+            // The set ends only with the agent.
+            let _ = ended.send(uid).await;
+        });
+    }
+
+    /// A task has ended: its pod is gone, or it was refused, or the task panicked and the record remains.
+    fn forget(&mut self, uid: &PodUid) {
+        let Some(task) = self.tasks.remove(uid) else { return };
+        self.node.board.remove(uid);
+        let run = self.node.config.places.pod_runs().join(uid.as_str());
+        if run.exists() {
+            let record = task.record.borrow().clone();
+            self.start(record);
+        } else {
+            self.node.events.forget(&Subject::Pod(uid.as_str().into()));
+        }
+    }
+}
+
+fn stop(task: &Task) {
+    let since = node::now().unix_nanos();
+    task.record.send_if_modified(|record| {
+        let is_new = record.stop.is_none();
+        if is_new {
+            record.stop = Some(Stop {
+                since,
+                grace: grace(&record.pod),
+            });
+        }
+        is_new
+    });
+}
+
+fn grace(pod: &Pod) -> u64 {
+    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map_or(GRACE, |seconds| seconds.saturating_mul(1000))
+}
+
+fn new_record(sourced: &Sourced<Pod>) -> Record {
+    Record {
+        pod: sourced.object.clone(),
+        origin: sourced.file.clone(),
+        accepted_at: node::now().unix_nanos(),
+        stop: None,
+    }
+}
+
+fn recorded(dir: PathBuf) -> Vec<(PathBuf, std::io::Result<Option<Record>>)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .map(|path| (path.clone(), Record::read(&path)))
+        .collect()
+}
