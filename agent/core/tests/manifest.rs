@@ -454,3 +454,20 @@ fn text_that_is_not_utf_8_is_told_with_its_place() {
     let found = parse("a.yaml", b"a: b\nc: \xff\n").expect_err("not text");
     assert_eq!(found[0].to_string(), "a.yaml:2:4: not UTF-8 text");
 }
+
+#[test]
+fn the_manifests_of_the_demo_are_good() {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo");
+    let mut kinds = Vec::new();
+    for entry in std::fs::read_dir(demo).expect("the demo is in the repository") {
+        let path = entry.expect("a directory entry").path();
+        let bytes = std::fs::read(&path).expect("a readable file");
+        let objects = parse(&path.display().to_string(), &bytes).expect("a good manifest");
+        kinds.extend(objects.iter().map(Object::identity));
+    }
+    assert!(kinds.iter().any(|identity| identity.starts_with("Pod ")), "{kinds:?}");
+    assert!(
+        kinds.iter().any(|identity| identity.starts_with("Service ")),
+        "{kinds:?}"
+    );
+}

@@ -7,11 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::{
-    fault::Faults,
-    pod::{accept, accept_container},
-    syntax,
-};
+use crate::{fault::Faults, pod::accept, syntax};
 
 /// The most bytes that a ConfigMap holds.
 const MAX_DATA: usize = 1024 * 1024;
@@ -105,7 +101,7 @@ fn ports(ports: &[ServicePort], faults: &mut Faults) {
             None => {}
         }
         faults.port(&format!("{path}.port"), port.port);
-        let protocol = accept_container::protocol(&path, port.protocol.as_deref(), faults);
+        let protocol = accept::container::protocol(&path, port.protocol.as_deref(), faults);
         if !numbers.insert((port.port, protocol)) {
             faults.duplicate(&path, &port.port.to_string());
         }

@@ -223,9 +223,14 @@ const SERVICE: Fields = Fields {
         ("kind", Text),
         ("metadata", Object(&METADATA)),
         ("spec", Object(&SERVICE_SPEC)),
-        ("status", Empty),
+        ("status", Object(&SERVICE_STATUS)),
     ],
     later: NONE,
+};
+
+const SERVICE_STATUS: Fields = Fields {
+    honoured: &[("loadBalancer", Empty)],
+    later: &["conditions"],
 };
 
 const SERVICE_SPEC: Fields = Fields {

@@ -1,5 +1,5 @@
 //! What is wanted: a Pod manifest after defaults and validation, with every quantity and enum parsed once. The way from
-//! a manifest to here is in `accept.rs`.
+//! a manifest to here is in `accept`.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -22,7 +22,7 @@ pub struct DesiredPod {
     pub containers: Vec<DesiredContainer>,
     /// What happens when a container ends.
     pub restart_policy: RestartPolicy,
-    /// The hostname in its uts namespace.
+    /// The hostname in its uts namespace; the node's name on the host network.
     pub hostname: String,
     /// It uses the node's network, ports and hostname.
     pub host_network: bool,

@@ -5,8 +5,8 @@ use std::{collections::VecDeque, time::Duration};
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
 use super::{
-    ContainerName, DesiredPod, Goal, ObservedPod, PodStep, Presence, StepVerb, Time, status::LIMITS_ENFORCED,
-    status_container,
+    ContainerName, DesiredPod, Goal, ObservedPod, PodStep, Presence, StepVerb, Time,
+    status::{LIMITS_ENFORCED, duration},
 };
 
 /// How many different events of one pod are kept; the one seen longest ago goes first.
@@ -114,8 +114,7 @@ fn of_success(step: &PodStep, took: Duration, image_bytes: u64) -> Option<Event>
             let PodStep::PullImage { image, .. } = step else {
                 return None;
             };
-            let took =
-                status_container::duration(Duration::from_millis(took.as_millis().try_into().unwrap_or(u64::MAX)));
+            let took = duration(Duration::from_millis(took.as_millis().try_into().unwrap_or(u64::MAX)));
             let message = format!(
                 "Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {image_bytes} bytes."
             );

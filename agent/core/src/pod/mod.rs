@@ -11,7 +11,6 @@
 //! computed from it. Nobody remembers why a step was taken, so an agent that was killed simply looks again.
 
 pub(crate) mod accept;
-pub(crate) mod accept_container;
 mod desired;
 pub mod env;
 pub mod event;
@@ -24,14 +23,11 @@ mod restart;
 #[cfg(test)]
 mod sample;
 pub mod spec;
-mod spec_mounts;
 mod start;
 mod status;
-mod status_container;
 mod step;
 mod stop;
 mod time;
-pub mod user;
 
 pub use desired::*;
 pub use name::{ContainerName, NameError, PodUid};

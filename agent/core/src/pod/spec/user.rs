@@ -1,7 +1,8 @@
 //! Who a container's first process runs as: the security context, the image's user, and the image's own passwd and group
 //! files as facts.
 
-use super::{DesiredContainer, DesiredPod, SpecError};
+use super::SpecError;
+use crate::pod::{DesiredContainer, DesiredPod};
 
 /// The ids of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! From a Pod with its defaults applied to a [`DesiredPod`]: everything is parsed and checked once, with the API server's
-//! words, and nothing afterwards meets a string where an enum would do. A container is read in `accept_container.rs`.
+//! words, and nothing afterwards meets a string where an enum would do. A container is read in `container.rs`.
+
+pub(crate) mod container;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,9 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{
-    Backoffs, DesiredContainer, DesiredPod, DnsPolicy, Goal, NodeFacts, PodUid, RestartPolicy, accept_container,
-};
+use super::{Backoffs, DesiredContainer, DesiredPod, DnsPolicy, Goal, NodeFacts, PodUid, RestartPolicy};
 use crate::{
     fault::{Faults, FieldError},
     syntax,
@@ -39,7 +39,7 @@ impl DesiredPod {
         let restart_policy = restart_policy(spec, &mut faults);
         let grace = grace(spec, &mut faults);
         let dns = dns_policy(spec, &mut faults);
-        let hostname = hostname(pod, spec, &mut faults);
+        let hostname = hostname(pod, spec, node, &mut faults);
         let supplemental_groups = groups(spec.security_context.as_ref(), &mut faults);
         let found = faults.into_errors();
         let (Some(uid), []) = (uid, found.as_slice()) else {
@@ -67,7 +67,7 @@ impl DesiredPod {
 
     /// A pod of which only its uid is known, because its manifest and its record are gone: there is only one thing to
     /// do with it.
-    pub fn orphan(uid: PodUid, since: super::Time, grace: Duration) -> Self {
+    pub fn orphan(uid: PodUid, since: crate::pod::Time, grace: Duration) -> Self {
         Self {
             name: uid.to_string(),
             uid,
@@ -139,7 +139,7 @@ fn accept_containers(spec: &PodSpec, faults: &mut Faults) -> Vec<DesiredContaine
         if accepted.iter().any(|earlier| earlier.name.as_str() == container.name) {
             faults.duplicate(&format!("{path}.name"), &container.name);
         }
-        accepted.extend(accept_container::accept(
+        accepted.extend(container::accept(
             &path,
             container,
             spec.security_context.as_ref(),
@@ -175,11 +175,16 @@ fn grace(spec: &PodSpec, faults: &mut Faults) -> Duration {
     Duration::from_secs(seconds.max(0).unsigned_abs())
 }
 
-/// The hostname that is asked for, or the pod's name as far as it fits.
-fn hostname(pod: &Pod, spec: &PodSpec, faults: &mut Faults) -> String {
+/// The node's name on the host network; else the hostname that is asked for, or the pod's name as far as it fits.
+fn hostname(pod: &Pod, spec: &PodSpec, node: &NodeFacts, faults: &mut Faults) -> String {
     if let Some(hostname) = spec.hostname.as_deref() {
         faults.check("spec.hostname", hostname, syntax::label);
-        return hostname.to_owned();
+    }
+    if spec.host_network.unwrap_or(false) {
+        return node.name.clone();
+    }
+    if let Some(hostname) = &spec.hostname {
+        return hostname.clone();
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     name.chars()

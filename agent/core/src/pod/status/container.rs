@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
 };
 
-use super::{
+use crate::pod::{
     Attempt, AttemptState, ContainerFacts, DesiredContainer, DesiredPod, ExitRecord, FailureKind, Goal, ObservedPod,
     PullPolicy, StepFailure, StepKey, StepVerb, Time,
     restart::{self, Next},
@@ -186,7 +186,7 @@ fn exit_reason(exit: &ExitRecord) -> &str {
 }
 
 /// A duration as Go prints it: `10s`, `1m20s`, `5m0s`, `100ms`.
-pub(super) fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     if seconds == 0 {
         return match nanos {

@@ -1,59 +1,40 @@
 //! The OCI spec of one attempt: the pod, the image and the paths on this node in, the one stable format out. The
-//! defaults are containerd's, so that an image finds what it finds elsewhere; the file systems are in `spec_mounts.rs`.
+//! defaults are containerd's, so that an image finds what it finds elsewhere. The process is in `process.rs`, its ids in `user.rs`, the file systems in
+//! `mounts.rs`.
 //!
 //! No seccomp filter is set: a container runs as with `seccompProfile: Unconfined`, which is a kubelet's default too.
+
+mod mounts;
+mod process;
+pub mod user;
 
 use std::{collections::HashMap, path::Path};
 
 use oci_spec::{
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Capability, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxMemory,
-        LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Root, Spec, User,
+        Capabilities, Linux, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxMemory, LinuxNamespace, LinuxNamespaceType,
+        LinuxResources, Root, Spec,
     },
 };
 
-use super::{
-    DesiredContainer, DesiredPod, env, resources, spec_mounts,
-    user::{self, Ids},
-};
+use super::{DesiredContainer, DesiredPod, resources};
 
 /// Annotation: the attempt's number, as a kubelet writes it.
 pub const ATTEMPT: &str = "io.kubernetes.container.restartCount";
-/// Annotation: how many ends in a row came before the attempt ([`super::Attempt::crashes`]).
+/// Annotation: how many ends in a row came before the attempt ([`crate::pod::Attempt::crashes`]).
 pub const CRASHES: &str = "io.orlop.container.crashes";
-/// Annotation: the image that the attempt was made from ([`super::Attempt::image`]).
+/// Annotation: the image that the attempt was made from ([`crate::pod::Attempt::image`]).
 pub const IMAGE: &str = "io.orlop.container.image";
 /// Annotation: the image's stop signal.
 pub const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
-
-/// The search path of an image that sets none.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What a container may do unless its manifest says otherwise.
-const DEFAULT_CAPABILITIES: [Capability; 14] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fsetid,
-    Capability::Fowner,
-    Capability::Mknod,
-    Capability::NetRaw,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setfcap,
-    Capability::Setpcap,
-    Capability::NetBindService,
-    Capability::SysChroot,
-    Capability::Kill,
-    Capability::AuditWrite,
-];
 
 /// What the spec needs besides the pod: facts of the image and of this node.
 #[derive(Clone, Copy, Debug)]
 pub struct SpecFacts<'a> {
     /// The attempt's number.
     pub attempt: u32,
-    /// From [`super::PodStep::CreateContainer`].
+    /// From [`crate::pod::PodStep::CreateContainer`].
     pub crashes: u32,
     /// The image's configuration.
     pub image: &'a ImageConfiguration,
@@ -63,7 +44,7 @@ pub struct SpecFacts<'a> {
     pub passwd: &'a str,
     /// The image's `/etc/group`, empty when it has none.
     pub group: &'a str,
-    /// The variables of [`super::env::resolve`].
+    /// The variables of [`crate::pod::env::resolve`].
     pub env: &'a [(String, String)],
     /// The pinned network namespace; none on the host network.
     pub network_namespace: Option<&'a Path>,
@@ -110,19 +91,17 @@ pub enum SpecError {
 /// # Errors
 /// When the pod and the image together don't make a process.
 pub fn container(pod: &DesiredPod, container: &DesiredContainer, facts: &SpecFacts<'_>) -> Result<Spec, SpecError> {
-    let image = ImageDefaults::of(facts.image);
-    let ids = user::resolve(pod, container, image.user, facts.passwd, facts.group)?;
     let mut root = Root::default();
     root.set_path("rootfs".into())
         .set_readonly(Some(container.security.read_only_root));
     let mut spec = Spec::default();
     spec.set_version("1.0.2".to_owned())
-        .set_process(Some(process(pod, container, facts, &image, &ids)?))
+        .set_process(Some(process::process(pod, container, facts)?))
         .set_root(Some(root))
         .set_hostname(None)
-        .set_mounts(Some(spec_mounts::mounts(container, facts)))
+        .set_mounts(Some(mounts::mounts(container, facts)))
         .set_linux(Some(linux(container, facts)))
-        .set_annotations(Some(annotations(pod, container, facts, &image)));
+        .set_annotations(Some(annotations(pod, container, facts)));
     Ok(spec)
 }
 
@@ -147,136 +126,6 @@ fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(key).map(String::as_str)
 }
 
-/// What an image says about its process.
-struct ImageDefaults<'a> {
-    user: &'a str,
-    entrypoint: &'a [String],
-    cmd: &'a [String],
-    env: &'a [String],
-    working_dir: Option<&'a str>,
-    stop_signal: Option<&'a str>,
-}
-
-impl<'a> ImageDefaults<'a> {
-    fn of(image: &'a ImageConfiguration) -> Self {
-        let config = image.config().as_ref();
-        let list = |field: Option<&'a Option<Vec<String>>>| field.and_then(Option::as_deref).unwrap_or_default();
-        let text = |field: Option<&'a Option<String>>| field.and_then(Option::as_deref).filter(|text| !text.is_empty());
-        Self {
-            user: text(config.map(|config| config.user())).unwrap_or_default(),
-            entrypoint: list(config.map(|config| config.entrypoint())),
-            cmd: list(config.map(|config| config.cmd())),
-            env: list(config.map(|config| config.env())),
-            working_dir: text(config.map(|config| config.working_dir())),
-            stop_signal: text(config.map(|config| config.stop_signal())),
-        }
-    }
-}
-
-fn process(
-    pod: &DesiredPod,
-    container: &DesiredContainer,
-    facts: &SpecFacts<'_>,
-    image: &ImageDefaults<'_>,
-    ids: &Ids,
-) -> Result<Process, SpecError> {
-    let mut user = User::default();
-    user.set_uid(ids.uid)
-        .set_gid(ids.gid)
-        .set_additional_gids(Some(ids.groups.clone()));
-    let cwd = container.working_dir.as_deref().or(image.working_dir).unwrap_or("/");
-    let class = resources::qos_class(pod);
-    let mut process = Process::default();
-    process
-        .set_terminal(Some(false))
-        .set_user(user)
-        .set_args(Some(args(container, facts, image)?))
-        .set_env(Some(environment(pod, facts, image, ids)))
-        .set_cwd(cwd.into())
-        .set_capabilities(Some(capabilities(container, facts)))
-        .set_rlimits(None)
-        .set_oom_score_adj(Some(resources::oom_score_adj(class, container, pod.node.memory)))
-        .set_no_new_privileges(Some(!container.security.may_escalate));
-    Ok(process)
-}
-
-/// The command of the container stands for the image's entrypoint, and drops the image's cmd with it.
-fn args(
-    container: &DesiredContainer,
-    facts: &SpecFacts<'_>,
-    image: &ImageDefaults<'_>,
-) -> Result<Vec<String>, SpecError> {
-    let lookup = |name: &str| {
-        facts
-            .env
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
-    };
-    let expand = |words: &[String]| words.iter().map(|word| env::expand(word, lookup)).collect::<Vec<_>>();
-    let (command, args) = (expand(&container.command), expand(&container.args));
-    let words = match (command.is_empty(), args.is_empty()) {
-        (false, _) => [command, args].concat(),
-        (true, false) => [image.entrypoint, &args].concat(),
-        (true, true) => [image.entrypoint, image.cmd].concat(),
-    };
-    if words.first().is_none_or(String::is_empty) {
-        Err(SpecError::NoCommand)
-    } else {
-        Ok(words)
-    }
-}
-
-/// The image's variables, then the container's, each name once; `PATH`, `HOSTNAME` and `HOME` if nobody sets them.
-fn environment(pod: &DesiredPod, facts: &SpecFacts<'_>, image: &ImageDefaults<'_>, ids: &Ids) -> Vec<String> {
-    let mut vars: Vec<(&str, &str)> = vec![("PATH", PATH), ("HOSTNAME", &pod.hostname)];
-    vars.push(("HOME", ids.home.as_deref().unwrap_or("/")));
-    let from_image = image.env.iter().filter_map(|var| var.split_once('='));
-    for (name, value) in from_image.chain(facts.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))) {
-        match vars.iter_mut().find(|(known, _)| *known == name) {
-            Some(var) => var.1 = value,
-            None => vars.push((name, value)),
-        }
-    }
-    vars.into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
-}
-
-/// The same sets for every process; nothing inheritable, nothing ambient (CVE-2022-29162).
-fn capabilities(container: &DesiredContainer, facts: &SpecFacts<'_>) -> LinuxCapabilities {
-    let granted = granted(container, facts.capabilities);
-    let mut sets = LinuxCapabilities::default();
-    sets.set_bounding(Some(granted.clone()))
-        .set_effective(Some(granted.clone()))
-        .set_permitted(Some(granted))
-        .set_inheritable(None)
-        .set_ambient(None);
-    sets
-}
-
-/// Dropping `ALL` comes before adding names, adding `ALL` before dropping names, as in containerd.
-fn granted(container: &DesiredContainer, available: &Capabilities) -> Capabilities {
-    let security = &container.security;
-    if security.privileged {
-        return available.clone();
-    }
-    let is_all = |name: &String| name == "ALL";
-    let mut granted: Capabilities = if security.add_capabilities.iter().any(is_all) {
-        available.clone()
-    } else if security.drop_capabilities.iter().any(is_all) {
-        Capabilities::new()
-    } else {
-        DEFAULT_CAPABILITIES.into_iter().collect()
-    };
-    let named = |names: &[String]| -> Vec<Capability> { names.iter().filter_map(|name| name.parse().ok()).collect() };
-    granted.extend(named(&security.add_capabilities));
-    for dropped in named(&security.drop_capabilities) {
-        granted.remove(&dropped);
-    }
-    granted
-}
-
 fn linux(container: &DesiredContainer, facts: &SpecFacts<'_>) -> Linux {
     let mut linux = Linux::default();
     linux
@@ -292,8 +141,8 @@ fn linux(container: &DesiredContainer, facts: &SpecFacts<'_>) -> Linux {
     } else {
         let owned = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
         linux
-            .set_masked_paths(owned(&spec_mounts::MASKED))
-            .set_readonly_paths(owned(&spec_mounts::READ_ONLY));
+            .set_masked_paths(owned(&mounts::MASKED))
+            .set_readonly_paths(owned(&mounts::READ_ONLY));
     }
     linux
 }
@@ -358,12 +207,12 @@ fn device_rule(allow: bool) -> LinuxDeviceCgroup {
     rule
 }
 
-fn annotations(
-    pod: &DesiredPod,
-    container: &DesiredContainer,
-    facts: &SpecFacts<'_>,
-    image: &ImageDefaults<'_>,
-) -> HashMap<String, String> {
+fn annotations(pod: &DesiredPod, container: &DesiredContainer, facts: &SpecFacts<'_>) -> HashMap<String, String> {
+    let of_image = facts
+        .image
+        .config()
+        .as_ref()
+        .and_then(|config| config.stop_signal().as_deref());
     let pairs = [
         ("io.kubernetes.cri.container-type", "container"),
         ("io.kubernetes.cri.container-name", container.name.as_str()),
@@ -374,7 +223,7 @@ fn annotations(
         (ATTEMPT, &facts.attempt.to_string()),
         (CRASHES, &facts.crashes.to_string()),
         (IMAGE, facts.image_reference),
-        (STOP_SIGNAL, image.stop_signal.unwrap_or("SIGTERM")),
+        (STOP_SIGNAL, of_image.unwrap_or("SIGTERM")),
     ];
     pairs
         .into_iter()
@@ -384,7 +233,12 @@ fn annotations(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use oci_spec::runtime::Capability;
+
+    use super::{
+        process::{DEFAULT_CAPABILITIES, PATH},
+        *,
+    };
     use crate::pod::sample;
 
     fn configured(json: &str) -> ImageConfiguration {

@@ -1,8 +1,12 @@
-//! The status of a pod: what a kubelet would post. The status of one container is in `status_container.rs`.
+//! The status of a pod: what a kubelet would post. The status of one container is in `container.rs`.
+
+mod container;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodCondition, PodIP, PodStatus};
 
-use super::{DesiredPod, Goal, ObservedPod, Presence, RestartPolicy, Time, resources, status_container};
+pub(super) use container::duration;
+
+use super::{DesiredPod, Goal, ObservedPod, Presence, RestartPolicy, Time, resources};
 
 /// The condition that says which limits this node can't enforce; only there while there are any.
 pub const LIMITS_ENFORCED: &str = "LimitsEnforced";
@@ -14,7 +18,7 @@ pub fn status(desired: &DesiredPod, observed: &ObservedPod, previous: Option<&Po
     let containers: Vec<ContainerStatus> = desired
         .containers
         .iter()
-        .map(|container| status_container::status(desired, container, observed, now))
+        .map(|wanted| container::status(desired, wanted, observed, now))
         .collect();
     let phase = phase(desired, &containers);
     let texts = |addresses: &[std::net::IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -465,7 +469,7 @@ mod tests {
             (300_000, "5m0s"),
             (3_600_000, "1h0m0s"),
         ] {
-            assert_eq!(status_container::duration(Duration::from_millis(millis)), expected);
+            assert_eq!(duration(Duration::from_millis(millis)), expected);
         }
         let mut pod = sample::pod();
         pod.backoffs.restart = Backoff {

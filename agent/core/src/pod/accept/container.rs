@@ -1,4 +1,4 @@
-//! One container of a manifest, parsed and checked. The pod around it is in `accept.rs`.
+//! One container of a manifest, parsed and checked. The pod around it is in `mod.rs`.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use oci_spec::runtime::Capability;
 
-use super::{
+use crate::pod::{
     Amount, ContainerName, ContainerPort, DesiredContainer, EnvFrom, EnvValue, EnvVar, FieldRef, Protocol, PullPolicy,
     Resources, Security,
 };

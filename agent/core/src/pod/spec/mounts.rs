@@ -4,7 +4,8 @@ use std::path::Path;
 
 use oci_spec::runtime::Mount;
 
-use super::{DesiredContainer, spec::SpecFacts};
+use super::SpecFacts;
+use crate::pod::DesiredContainer;
 
 /// What a container must not read.
 pub(super) const MASKED: [&str; 12] = [
