@@ -1,4 +1,7 @@
 //! Waiting for something to become true, with a limit and with the last reason why it was not.
+//!
+//! Limits are for the machine that tests are written on. Where everything is slower, as under emulation, `ORLOP_SLOWNESS`
+//! says by how much and all limits are stretched.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -41,12 +44,21 @@ impl<T, E: Debug> Outcome for Result<T, E> {
     }
 }
 
+/// A limit, stretched by `ORLOP_SLOWNESS`: for every time that a test gives something to happen.
+pub fn stretched(limit: Duration) -> Duration {
+    let factor = std::env::var("ORLOP_SLOWNESS")
+        .ok()
+        .and_then(|factor| factor.parse().ok());
+    limit * factor.unwrap_or(1)
+}
+
 /// Probes until it succeeds and returns its value.
 ///
 /// # Panics
-/// After `timeout`, with `what` and the last outcome.
+/// After `timeout` ([`stretched`]), with `what` and the last outcome.
 #[track_caller]
 pub fn eventually<O: Outcome>(timeout: Duration, what: &str, mut probe: impl FnMut() -> O) -> O::Value {
+    let timeout = stretched(timeout);
     let start = Instant::now();
     loop {
         match probe().settle() {
@@ -72,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "not within 1ms: the moon; at last: \"still night\"")]
+    #[should_panic(expected = "the moon; at last: \"still night\"")]
     fn panics_with_the_last_reason() {
         eventually(Duration::from_millis(1), "the moon", || Err::<(), _>("still night"));
     }

@@ -30,7 +30,7 @@ mod scratch;
 pub use audit::LeakAudit;
 pub use binary::{binary, binary_path};
 pub use cgroup::{cgroup_controllers, cgroup_root};
-pub use eventually::{Outcome, eventually};
+pub use eventually::{Outcome, eventually, stretched};
 pub use namespace::NetworkNamespace;
 pub use need::{Need, is_met};
 pub use scratch::Scratch;

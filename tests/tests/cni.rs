@@ -540,15 +540,9 @@ fn failures_have_the_codes_of_the_specification() {
 /// The same table for Debian's plugins, so that the table itself is tested, and one pod by each.
 #[test]
 fn the_reference_plugins_agree_but_for_the_listed_differences() {
-    tests::require_root!();
+    // Debian's containernetworking-plugins.
+    tests::require!(tests::Need::Root, tests::Need::Path("/usr/lib/cni/ptp"));
     let reference = Path::new("/usr/lib/cni/ptp");
-    if !reference.is_file() {
-        eprintln!(
-            "SKIP: the_reference_plugins_agree needs {} of containernetworking-plugins",
-            reference.display()
-        );
-        return;
-    }
     let ours = Node::new("golden-ours");
     let mut theirs = Node::new("golden-ptp");
     theirs.plugin = reference.to_owned();

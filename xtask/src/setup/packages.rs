@@ -26,7 +26,7 @@ const fn package(name: &'static str, proof: &'static str, purpose: Purpose, why:
     }
 }
 
-const PACKAGES: [Package; 13] = [
+const PACKAGES: [Package; 14] = [
     package("gcc", "cc", Purpose::Build, "links Rust programs"),
     package(
         "libc6-dev",
@@ -46,6 +46,12 @@ const PACKAGES: [Package; 13] = [
         "runc",
         Purpose::Test,
         "makes the bundles that orlop-oci is tested with",
+    ),
+    package(
+        "containernetworking-plugins",
+        "/usr/lib/cni/ptp",
+        Purpose::Test,
+        "is what orlop-cni is compared with",
     ),
     package("crun", "crun", Purpose::Vm, "is a peer in benchmarks"),
     package("qemu-system-x86", "qemu-system-x86_64", Purpose::Vm, "runs the test VM"),

@@ -113,6 +113,7 @@ fn environment() -> BTreeMap<&'static str, String> {
         ("ORLOP_BIN_DIR", initrd::BIN_DIR),
         ("ORLOP_NO_SKIP", "1"),
         ("ORLOP_ALONE", "1"),
+        ("ORLOP_SLOWNESS", "10"),
         ("RUST_BACKTRACE", "1"),
     ];
     pairs.map(|(name, value)| (name, value.to_owned())).into()

@@ -14,6 +14,8 @@ use crate::{command, workspace};
 const TOOLS: &[&str] = &[
     "bash", "bpftool", "crun", "ip", "mount", "nft", "nsenter", "runc", "ss", "strace", "tc", "unshare", "umount",
 ];
+/// Programs outside of `PATH`, taken along likewise.
+const OTHER_TOOLS: [&str; 2] = ["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"];
 /// Where the product's programs are in the VM; `ORLOP_BIN_DIR` says so to tests.
 pub(crate) const BIN_DIR: &str = "/opt/orlop/bin";
 /// Where the test executables are in the VM.
@@ -35,7 +37,8 @@ pub(crate) fn pack(contents: &Contents<'_>, target: &Path) -> anyhow::Result<()>
     let file = File::create(target).with_context(|| format!("create {}", target.display()))?;
     let mut archive = Archive::new(BufWriter::new(file));
     add_base(&mut archive)?;
-    for tool in TOOLS.iter().filter_map(|tool| command::find(tool)) {
+    let others = OTHER_TOOLS.iter().map(PathBuf::from).filter(|path| path.is_file());
+    for tool in TOOLS.iter().filter_map(|tool| command::find(tool)).chain(others) {
         add_program(&mut archive, &tool, &tool)?;
     }
     add_program(&mut archive, Path::new("/init"), &stripped(contents.init)?)?;
