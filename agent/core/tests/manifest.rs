@@ -129,6 +129,17 @@ fn a_service_port_is_its_own_target() {
 }
 
 #[test]
+fn json_holds_characters_as_json_writes_them() {
+    let text =
+        r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"a":"\ud83d\ude00 \/ \u00e9\n"}}"#;
+    let objects = parse("a.json", text.as_bytes()).unwrap();
+    let Object::ConfigMap(map) = &objects[0] else {
+        panic!("a config map")
+    };
+    assert_eq!(map.data.as_ref().unwrap()["a"], "\u{1f600} / \u{e9}\n");
+}
+
+#[test]
 fn an_empty_file_is_no_object_and_no_error() {
     for text in ["", "\n", "# nothing\n", "---\n", "---\n---\n", "\u{feff}", "null\n"] {
         assert_eq!(parse("a.yaml", text.as_bytes()), Ok(Vec::new()), "{text:?}");

@@ -8,6 +8,7 @@
 mod check;
 mod defaults;
 mod honoured;
+mod json;
 mod shape;
 mod tree;
 
@@ -141,6 +142,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Node>, Misfit> {
         whole(Position { line, column }, "not UTF-8 text".to_owned())
     })?;
     let text = text.trim_start_matches('\u{feff}');
+    let text = &json::join_surrogates(text);
     tree::documents(text).map_err(|error| whole(within(text, error.at), error.message))
 }
 
