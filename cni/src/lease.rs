@@ -10,8 +10,9 @@ use std::{
     io::{self, Read, Seek, Write},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -19,7 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::{cidr::Cidr, ipam::Pool};
 
 /// Longest wait for the lock; a holder needs far below a millisecond, so beyond this one is stopped.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes that are read; a longer file is not ours and begun anew.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
@@ -44,7 +45,7 @@ pub enum LeaseError {
         source: io::Error,
     },
     /// Another process holds the lock and does not let go.
-    #[error("the address file {0} has been locked by another process for {secs} s", secs = LOCK_WAIT.as_secs())]
+    #[error("the address file {0} is locked by another process that does not let go")]
     Locked(PathBuf),
 }
 
@@ -114,15 +115,15 @@ impl Leases {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Pools) -> T) -> Result<T, LeaseError> {
-        let mut file = self.lock()?;
+        let mut file = self.lock(LOCK_WAIT)?;
         let mut pools = read(&mut file).map_err(|source| self.error(source))?;
         let result = change(&mut pools);
         write(&mut file, &pools).map_err(|source| self.error(source))?;
         Ok(result)
     }
 
-    /// Opens the file and locks it until it is closed.
-    fn lock(&self) -> Result<File, LeaseError> {
+    /// Opens the file and locks it until it is closed; waits so long at most.
+    fn lock(&self, wait: Duration) -> Result<File, LeaseError> {
         let mut options = OpenOptions::new();
         let file = options
             .read(true)
@@ -131,16 +132,24 @@ impl Leases {
             .truncate(false)
             .open(&self.path);
         let file = file.map_err(|source| self.error(source))?;
-        let begun = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::Error(source)) => return Err(self.error(source)),
-                Err(TryLockError::WouldBlock) if begun.elapsed() > LOCK_WAIT => {
-                    return Err(LeaseError::Locked(self.path.clone()));
-                }
-                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(100)),
-            }
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::Error(source)) => Err(self.error(source)),
+            Err(TryLockError::WouldBlock) => self.wait_for_lock(file, wait),
+        }
+    }
+
+    /// Waits in the kernel's queue, where everybody has a turn. `flock` knows no timeout, so a thread waits; one that
+    /// waits in vain closes the file when its turn comes at last.
+    fn wait_for_lock(&self, file: File, wait: Duration) -> Result<File, LeaseError> {
+        let (answer, answers) = mpsc::sync_channel(1);
+        let waiting = move || drop(answer.try_send(file.lock().map(|()| file)));
+        thread::Builder::new()
+            .spawn(waiting)
+            .map_err(|source| self.error(source))?;
+        match answers.recv_timeout(wait) {
+            Ok(locked) => locked.map_err(|source| self.error(source)),
+            Err(_) => Err(LeaseError::Locked(self.path.clone())),
         }
     }
 
@@ -259,8 +268,11 @@ mod tests {
     fn a_lock_that_is_not_let_go_is_an_error_in_time() {
         let dir = Dir::new("locked");
         let leases = Leases::open(&dir.0).unwrap();
-        let holder = leases.lock().unwrap();
-        assert!(matches!(leases.release(&["a"]), Err(LeaseError::Locked(_))));
+        let holder = leases.lock(LOCK_WAIT).unwrap();
+        assert!(matches!(
+            leases.lock(Duration::from_millis(50)),
+            Err(LeaseError::Locked(_))
+        ));
         drop(holder);
         leases.release(&["a"]).unwrap();
     }

@@ -245,3 +245,79 @@ fn u32_of(bytes: &[u8]) -> u32 {
 fn u16_of(bytes: &[u8]) -> u16 {
     u16::from_ne_bytes([bytes[0], bytes[1]])
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u16, flags: u16, number: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        let header = [
+            &length.to_ne_bytes()[..],
+            &kind.to_ne_bytes(),
+            &flags.to_ne_bytes(),
+            &number.to_ne_bytes(),
+        ];
+        let mut bytes = [&header.concat(), &[0; 4], payload].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn read(datagram: &[u8], last: u32) -> Answers {
+        let mut answers = Answers::default();
+        answers.read(datagram, last);
+        answers
+    }
+
+    #[test]
+    fn a_refusal_in_the_middle_is_kept_and_the_end_waits_for_the_last() {
+        let attribute = [&9u16.to_ne_bytes()[..], &1u16.to_ne_bytes(), b"busy\0"].concat();
+        let refused = [&(-17i32).to_ne_bytes()[..], &[0; 16], &attribute].concat();
+        let mut datagram = message(2, 0x200, 3, &refused);
+        assert!(!read(&datagram, 8).is_done);
+        datagram.extend(message(16, 0, 8, b"link"));
+        datagram.extend(message(2, 0, 8, &[0; 20]));
+        let answers = read(&datagram, 8);
+        let expected = Refusal {
+            errno: Errno::EEXIST,
+            words: Some("busy".to_owned()),
+        };
+        assert_eq!(answers.refusals, [(3, expected)]);
+        assert_eq!((answers.payloads, answers.is_done), (vec![b"link".to_vec()], true));
+    }
+
+    #[test]
+    fn a_table_that_changed_meanwhile_is_known_by_its_flag() {
+        let entry = message(16, NLM_F_DUMP_INTR, 1, b"link");
+        let end = message(3, 0, 1, &[0; 4]);
+        let answers = read(&[entry, end].concat(), 1);
+        assert!(answers.is_inconsistent && answers.is_done && answers.refusals.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_reads_as_a_sentence() {
+        let refusal = |words: Option<&str>| Refusal {
+            errno: Errno::EEXIST,
+            words: words.map(str::to_owned),
+        };
+        assert_eq!(refusal(None).to_string(), "file exists");
+        assert_eq!(
+            refusal(Some("Name is taken.")).to_string(),
+            "file exists (Name is taken)"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_makes_the_reader_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..120),
+            kind in 0u16..20,
+            flags: u16,
+        ) {
+            read(&bytes, 1);
+            read(&message(kind, flags, 1, &bytes), 1);
+        }
+    }
+}

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::{
     config::{Config, parse_address},
     identity::{check_ifname, is_name},
+    lease::LeaseError,
     netns::Netns,
     plan::Conflict,
     pod_network::{self, AttachRequest, NetworkError},
@@ -318,12 +319,12 @@ fn failure(error: &NetworkError) -> Failure {
         NetworkError::Conflict(Conflict::IfnameInUse(_) | Conflict::HostLinkInUse { .. }) => Code::AttachedAlready,
         NetworkError::Exhausted { .. } => Code::Exhausted,
         NetworkError::AddressInUse(_) => Code::AddressInUse,
-        NetworkError::Contended => Code::TryAgainLater,
+        NetworkError::Contended | NetworkError::Lease(LeaseError::Locked(_)) => Code::TryAgainLater,
         NetworkError::Unknown { .. } => Code::UnknownContainer,
         NetworkError::Changed { .. } => Code::Changed,
         NetworkError::Step(_)
         | NetworkError::Look(_)
-        | NetworkError::Lease(_)
+        | NetworkError::Lease(LeaseError::File { .. })
         | NetworkError::Sysctl(_)
         | NetworkError::Socket(_) => Code::Internal,
     };

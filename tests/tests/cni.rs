@@ -349,7 +349,7 @@ fn many_processes_at_once_get_different_addresses() {
 fn kills_at_random_moments_leak_nothing_and_give_no_address_twice() {
     tests::require_root!();
     const PODS: usize = 8;
-    const ROUNDS: usize = 30;
+    const ROUNDS: usize = 20;
     let node = Node::new("kill");
     node.prepare();
     let pods: Vec<NetworkNamespace> = (0..PODS).map(|_| NetworkNamespace::new()).collect();
