@@ -260,7 +260,7 @@ mod tests {
             &flags.to_ne_bytes(),
             &number.to_ne_bytes(),
         ];
-        let mut bytes = [&header.concat(), &[0; 4], payload].concat();
+        let mut bytes = [&header.concat()[..], &[0; 4], payload].concat();
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
     }
