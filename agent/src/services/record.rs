@@ -101,3 +101,48 @@ fn name(key: &str) -> Option<ServiceName> {
         name: name.into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses() -> Addresses {
+        let name = ServiceName {
+            namespace: "default".into(),
+            name: "web".into(),
+        };
+        [(name, vec!["10.96.0.9".parse().unwrap(), "fd00:96::9".parse().unwrap()])].into()
+    }
+
+    /// A path that is free, in a directory that is not there yet.
+    fn place(test: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("orlop-record-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        dir.join("services.json")
+    }
+
+    fn remove(path: &Path) {
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let path = place("round");
+        assert_eq!(read(&path).unwrap(), Addresses::new());
+        write(&path, &addresses()).unwrap();
+        write(&path, &addresses()).unwrap();
+        assert_eq!(read(&path).unwrap(), addresses());
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        remove(&path);
+    }
+
+    #[test]
+    fn a_broken_record_is_an_error_that_names_the_file() {
+        let path = place("broken");
+        write(&path, &addresses()).unwrap();
+        std::fs::write(&path, b"{").unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.to_string().contains("services.json"), "{error}");
+        remove(&path);
+    }
+}

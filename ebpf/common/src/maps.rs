@@ -352,6 +352,11 @@ impl SocketRecord {
         self.state |= SENDS;
     }
 
+    /// Notes that the socket is connected to no Service.
+    pub const fn disconnect(&mut self) {
+        self.state &= !CONNECTED;
+    }
+
     /// The Service that a socket connected to, if `peer` is the backend that it got there. A socket that has been
     /// connected elsewhere since has another peer.
     #[inline(always)]
@@ -492,6 +497,9 @@ mod tests {
         assert_eq!(record.service_of(&Peer::v4(3, 5)), None);
         assert_eq!(record.service_of(&Peer::v4(5, 4)), None);
         assert_eq!(record.backend_of(&service), Some(backend));
+        let mut record = record;
+        record.disconnect();
+        assert_eq!(record.service_of(&backend), None);
         assert_eq!(SocketRecord::sending().service_of(&Peer::v6([0; 4], 0)), None);
     }
 }

@@ -6,6 +6,7 @@ use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::lookup::{Choice, choose};
 use ebpf_common::maps::{Frontend4, Frontend6, Peer, SocketRecord};
 
+use crate::datagram::forget_reply;
 use crate::maps::{Kernel, count};
 use crate::socket::{self, Address, Family, PROCEED};
 
@@ -31,7 +32,7 @@ fn connect(context: &SockAddrContext, family: Family) -> i32 {
         random,
     ) {
         Choice::NotAService => {
-            socket::forget(context);
+            forget_service(context, family);
             PROCEED
         }
         Choice::Refused { id } => {
@@ -71,6 +72,26 @@ fn random() -> u32 {
 #[inline(always)]
 fn remember(context: &SockAddrContext, record: SocketRecord) {
     if let Some(kept) = socket::record_or(context, record) {
+        let sends = kept.sends();
         *kept = record;
+        if sends {
+            kept.set_sends();
+        }
+    }
+}
+
+/// A socket that connects to a backend by the backend's own address is told that address from now on. Whatever else its
+/// record says is told from other peers, and stays true if this connect fails.
+#[inline(always)]
+fn forget_service(context: &SockAddrContext, family: Family) {
+    let Some(record) = socket::record(context) else {
+        return;
+    };
+    let peer = socket::peer(context, family);
+    if record.sends() {
+        forget_reply(context, &peer);
+    }
+    if record.service_of(&peer).is_some() {
+        record.disconnect();
     }
 }

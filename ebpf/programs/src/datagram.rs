@@ -35,7 +35,9 @@ fn send(context: &SockAddrContext, family: Family) -> i32 {
     let (address, port) = (socket::address(context, family), socket::port(context));
     match choice(address, port, UDP, || stable(socket::cookie(context))) {
         Choice::NotAService => {
-            forget_reply(context, family);
+            if socket::record(context).is_some_and(|record| record.sends()) {
+                forget_reply(context, &socket::peer(context, family));
+            }
             PROCEED
         }
         Choice::Refused { id } => {
@@ -84,13 +86,9 @@ fn expect_reply(context: &SockAddrContext, service: &Peer, backend: &Peer, id: u
 
 /// A socket that now sends to a backend by the backend's own address expects replies from that address.
 #[inline(always)]
-fn forget_reply(context: &SockAddrContext, family: Family) {
-    if !socket::record(context).is_some_and(|record| record.sends()) {
-        return;
-    }
-    let key = ReplyKey::new(socket::cookie(context), &socket::peer(context, family));
+pub(crate) fn forget_reply(context: &SockAddrContext, peer: &Peer) {
     // No entry is the usual case.
-    let _ = REPLIES.remove(key);
+    let _ = REPLIES.remove(ReplyKey::new(socket::cookie(context), peer));
 }
 
 #[inline(always)]

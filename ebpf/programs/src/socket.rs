@@ -156,12 +156,3 @@ pub(crate) fn record_or(context: &SockAddrContext, mut fresh: SocketRecord) -> O
     // SAFETY: as for `record`.
     unsafe { record.as_mut() }
 }
-
-/// Drops the socket's record: what it connects to now is no Service.
-#[inline(always)]
-pub(crate) fn forget(context: &SockAddrContext) {
-    // SAFETY: the kernel passes a valid context with its socket.
-    let socket = unsafe { (*context.sock_addr).__bindgen_anon_1.sk };
-    // SAFETY: as above. A socket without a record is the usual case, so that the result says nothing.
-    let _ = unsafe { SOCKETS.delete(socket) };
-}

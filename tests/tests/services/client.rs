@@ -147,6 +147,8 @@ fn perform(words: &[&str]) -> io::Result<String> {
         "udp-label" => exchange(&socket(addresses[0])?, Some(addresses[0])).map(|(label, _)| label),
         "udp-connected" => udp_connected(addresses[0]),
         "udp-connected-named" => udp_connected_named(addresses[0]),
+        "udp-sent-then-connected" => udp_sent_then_connected(addresses[0], addresses[1]),
+        "udp-failed" => udp_failed(addresses[0], addresses[1]),
         "udp-reconnect" => udp_reconnect(&addresses),
         other => panic!("what is {other}?"),
     }
@@ -201,6 +203,23 @@ fn udp_connected_named(address: SocketAddr) -> io::Result<String> {
     let socket = socket(address)?;
     socket.connect(address)?;
     exchange(&socket, Some(address)).map(|(_, from)| from.to_string())
+}
+
+fn udp_sent_then_connected(first: SocketAddr, second: SocketAddr) -> io::Result<String> {
+    let socket = socket(first)?;
+    let (_, before) = exchange(&socket, Some(first))?;
+    socket.connect(second)?;
+    let (_, after) = exchange(&socket, None)?;
+    Ok(format!("{before} {after}"))
+}
+
+/// A connect that fails leaves the socket as it was.
+fn udp_failed(address: SocketAddr, nowhere: SocketAddr) -> io::Result<String> {
+    let socket = socket(address)?;
+    socket.connect(address)?;
+    let kind = socket.connect(nowhere).map_err(|error| error.kind());
+    let (_, from) = exchange(&socket, None)?;
+    Ok(format!("{kind:?} {from} {}", socket.peer_addr()?))
 }
 
 fn udp_reconnect(addresses: &[SocketAddr]) -> io::Result<String> {

@@ -121,6 +121,28 @@ fn a_socket_that_connects_elsewhere_is_told_where() {
 }
 
 #[test]
+fn a_socket_that_sent_to_a_service_may_connect_to_its_backend() {
+    node!("sent", node);
+    let backend = node.serve(udp("127.0.0.1:0"));
+    node.set("10.96.0.1 UDP 53", &[&backend]);
+    let own = backend.address;
+    let answer = node
+        .client()
+        .ask(&format!("udp-sent-then-connected 10.96.0.1:53 {own}"));
+    assert_eq!(answer, format!("10.96.0.1:53 {own}"));
+}
+
+#[test]
+fn a_connect_that_fails_leaves_the_socket_with_its_service() {
+    node!("failed", node);
+    let backend = node.serve(udp("127.0.0.1:0"));
+    node.set("10.96.0.1 UDP 53", &[&backend]);
+    // The namespace has a loopback and no other route.
+    let answer = node.client().ask("udp-failed 10.96.0.1:53 192.0.2.1:53");
+    assert_eq!(answer, "Err(NetworkUnreachable) 10.96.0.1:53 10.96.0.1:53");
+}
+
+#[test]
 fn all_backends_are_used() {
     node!("spread", node);
     let backends: Vec<Backend> = ["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"]
@@ -276,7 +298,7 @@ fn the_verifier_goes_through_few_instructions() {
     let maps = agent::hands::maps::KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup()).unwrap();
     for (program, count) in maps.verified_instructions() {
         let count = count.expect("Linux 5.16 and later tell");
-        println!("verified instructions: {} {program} {count}", release.trim());
+        println!("NOTE: verified instructions: {} {program} {count}", release.trim());
         assert!(count < 5_000, "{program}: {count}");
     }
     drop(maps);

@@ -101,6 +101,9 @@ fn print(label: &str, record: &Record) {
         Verdict::Failed => "FAILED",
     };
     println!("{label}: {} ... {word} ({:.1} s)", record.name, record.seconds);
+    for note in record.output.lines().filter_map(|line| line.split_once("NOTE: ")) {
+        println!("{label}: {}", note.1);
+    }
 }
 
 #[cfg(test)]

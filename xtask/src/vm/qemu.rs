@@ -15,9 +15,11 @@ use crate::command;
 
 const QEMU: &str = "qemu-system-x86_64";
 /// `clocksource=hpet tsc=unstable`: an emulated TSC that is calibrated while the host is busy makes the guest's clock
-/// run up to 20 times too fast. `panic=-1` with `-no-reboot` ends QEMU on a crash.
+/// run up to 20 times too fast. `panic=-1` with `-no-reboot` ends QEMU on a crash. `slub_debug`: a 7.x kernel on a
+/// processor without `cmpxchg16b` refuses every allocation of BPF's socket storage and timers otherwise.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 oops=panic quiet audit=0 cryptomgr.notests no_timer_check \
-    clocksource=hpet tsc=unstable random.trust_cpu=on rcupdate.rcu_expedited=1";
+    clocksource=hpet tsc=unstable random.trust_cpu=on rcupdate.rcu_expedited=1 \
+    slub_debug=Z,kmalloc*";
 /// From this major version on, emulation of `cmpxchg16b` is sound.
 const SOUND_CX16: u32 = 10;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);

@@ -32,9 +32,9 @@ pub struct KernelMaps {
     pins: Pins,
     set: MapSet,
     content: Content,
-    programs: Ebpf,
+    /// Loaded programs that are not attached yet.
+    programs: Option<Ebpf>,
     cgroup: PathBuf,
-    attached: bool,
 }
 
 /// What could not be done to the kernel's Service maps or programs.
@@ -103,21 +103,19 @@ impl KernelMaps {
             pins,
             set,
             content,
-            programs,
+            programs: Some(programs),
             cgroup: cgroup.into(),
-            attached: false,
         })
     }
 
     /// Lets the cgroup's sockets meet the loaded programs, in the place of earlier ones and without a moment between.
     /// To be called when the maps hold what they should; a second call does nothing.
     pub fn attach(&mut self) -> Result<(), MapsError> {
-        if self.attached {
-            return Ok(());
+        if let Some(programs) = &mut self.programs {
+            links::attach(programs, &self.cgroup, &self.pins.links())?;
+            self.pins.commit(&mut self.set)?;
+            self.programs = None;
         }
-        links::attach(&mut self.programs, &self.cgroup, &self.pins.links())?;
-        self.pins.commit(&mut self.set)?;
-        self.attached = true;
         Ok(())
     }
 
@@ -141,8 +139,11 @@ impl KernelMaps {
         Capacity::default()
     }
 
-    /// Instructions that the verifier went through for each program, where the kernel tells (5.16).
+    /// Instructions that the verifier went through for each program, where the kernel tells (5.16); none after
+    /// [`KernelMaps::attach`].
     pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
-        links::verified_instructions(&self.programs)
+        self.programs
+            .as_ref()
+            .map_or_else(Vec::new, links::verified_instructions)
     }
 }
