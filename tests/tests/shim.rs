@@ -1,5 +1,6 @@
 //! podshim with real containers: what it answers, what it writes, what it survives.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests panic like the tests")]
 
 #[path = "shim/execs.rs"]
 mod execs;
@@ -16,7 +17,7 @@ use pod::{PATIENCE, key, refusal, spec, with_pod};
 use runtime::proto::{Event, ExitReason, FailureKind, Status};
 use runtime::shim::record;
 use serde_json::json;
-use tests::{eventually, require_root};
+use tests::{Need, eventually, require_root};
 
 #[test]
 fn a_container_is_created_started_and_ends_with_its_code() {
@@ -152,6 +153,29 @@ fn a_signal_reaches_the_first_process_or_all() {
         pod.connect().signal(&key("b"), 15, true, PATIENCE).unwrap();
         assert_eq!(pod.exit("b").exit_code, 0);
         assert_eq!(pod.log("b").last().unwrap().2, "survived");
+    });
+}
+
+#[test]
+fn a_container_beyond_its_memory_is_oom_killed() {
+    tests::require!(Need::Root, Need::Controllers(&["memory"]));
+    with_pod("oom", |pod| {
+        // The second one's shell survives, and passes on how its child ended.
+        let greedy = "dd if=/dev/zero of=/dev/null bs=256M count=1";
+        for (name, script) in [("a", format!("exec {greedy}")), ("b", format!("{greedy}; exit $?"))] {
+            let mut spec = spec(&["/bin/sh", "-c", &script]);
+            spec["linux"]["resources"] = json!({"memory": {"limit": 32 << 20, "swap": 32 << 20}});
+            pod.run(pod.container_from(name, spec));
+            let exit = pod.exit(name);
+            assert_eq!(
+                (exit.exit_code, exit.oom_killed, exit.reason),
+                (137, true, ExitReason::OomKilled),
+                "{name}"
+            );
+        }
+        pod.run(pod.shell("c", "exec sleep 1000"));
+        pod.connect().signal(&key("c"), 9, false, PATIENCE).unwrap();
+        assert!(!pod.exit("c").oom_killed);
     });
 }
 

@@ -5,10 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use runtime::proto::frame::{self, Decoder, FRAME_LIMIT};
-use runtime::proto::{FailureKind, Request, ServerFrame};
+use runtime::proto::{FailureKind, Request, ServerFrame, Status};
 use tests::{binary, eventually, require_root};
 
-use crate::pod::{PATIENCE, Pod, key, refusal, with_pod};
+use crate::pod::{PATIENCE, Pod, exec, key, process, refusal, with_pod};
 
 fn raw(pod: &Pod<'_>) -> UnixStream {
     let stream = UnixStream::connect(pod.dir.join("shim.sock")).unwrap();
@@ -193,4 +193,53 @@ fn a_shim_without_a_socket_says_so_and_ends() {
     assert!(!output.status.success() && output.stdout.is_empty());
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "podshim ends: standard input is not a listening unix socket\n");
+}
+
+#[test]
+fn random_bytes_harm_nobody() {
+    require_root!();
+    with_pod("random", |pod| {
+        pod.run(pod.shell("a", "exec sleep 1000"));
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..200 {
+            let bytes: Vec<u8> = (0..64)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    seed.to_be_bytes()[0]
+                })
+                .collect();
+            // Half of them say a length that could be true.
+            let length = if bytes[0].is_multiple_of(2) {
+                vec![60, 0, 0, 0]
+            } else {
+                Vec::new()
+            };
+            let _ = raw(pod).write_all(&[length, bytes].concat());
+        }
+        assert_eq!(pod.state("a").status, Status::Running);
+    });
+}
+
+#[test]
+fn execs_without_a_client_make_room_for_others() {
+    require_root!();
+    with_pod("many-execs", |pod| {
+        pod.run(pod.shell("a", "exec sleep 1000"));
+        let sleep = || process(&["/bin/sleep", "1000"], false);
+        let mut connection = pod.connect();
+        let first = pod.exec(&mut connection, "a", "orphan", sleep());
+        drop(connection);
+        let mut connection = pod.connect();
+        let _held: Vec<_> = (1..64)
+            .map(|index| pod.exec(&mut connection, "a", &format!("e{index}"), sleep()))
+            .collect();
+        assert_eq!(pod.state("a").execs.len(), 64);
+        pod.exec(&mut connection, "a", "one-more", sleep());
+        eventually(PATIENCE, "the orphan ends", || {
+            pod.state("a").execs[0].exit_code == Some(137)
+        });
+        drop(first);
+        let refused = connection.exec(exec("a", "too-many", sleep()), PATIENCE);
+        assert_eq!(refusal(refused), FailureKind::Limit);
+    });
 }

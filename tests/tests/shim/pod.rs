@@ -162,8 +162,14 @@ impl<'a> Pod<'a> {
         connection.exec(exec(name, id, process), PATIENCE).unwrap()
     }
 
-    /// Ends all containers and the shim.
+    /// Ends all containers and the shim, and removes the rest.
     pub(crate) fn finish(&self) {
+        self.end();
+        self.remove();
+    }
+
+    /// Ends all containers and the shim.
+    pub(crate) fn end(&self) {
         let mut connection = self.connect();
         for state in connection.list(PATIENCE).unwrap() {
             connection.signal(&state.key, libc_sigkill(), true, PATIENCE).unwrap();
@@ -172,7 +178,7 @@ impl<'a> Pod<'a> {
             });
         }
         connection.shutdown(PATIENCE).unwrap();
-        self.remove();
+        eventually(PATIENCE, "the shim is gone", || !is_alive(self.pid));
     }
 
     /// Removes what a shim leaves to the agent.
@@ -261,7 +267,7 @@ fn rootfs(input: &Path) -> PathBuf {
                 .success()
         );
         for applet in [
-            "sh", "cat", "echo", "sleep", "head", "tr", "id", "true", "tty", "stty", "kill", "ls", "yes",
+            "sh", "cat", "echo", "sleep", "head", "tr", "id", "true", "tty", "stty", "kill", "ls", "yes", "dd",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }

@@ -110,3 +110,67 @@ fn a_shim_whose_place_another_has_taken_ends_and_leaves_the_other_alone() {
     new.finish();
     audit.finish();
 }
+
+#[test]
+fn an_exit_that_cannot_be_recorded_is_not_reported_until_it_can() {
+    require_root!();
+    let scratch = Scratch::new("record-first");
+    let audit = LeakAudit::begin(&scratch, &[]);
+    let dir = scratch.path("pod");
+    fs::create_dir(&dir).unwrap();
+    nix::mount::mount(
+        Some("tmpfs"),
+        &dir,
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=256k"),
+    )
+    .unwrap();
+    let pod = Pod::spawn(&scratch);
+    let pid = pod.run(pod.shell("a", "while ! test -e /tmp/go; do sleep 0.02; done; exit 6"));
+    let filler = dir.join("filler");
+    assert!(fs::write(&filler, vec![0; 1 << 20]).is_err());
+    fs::write(scratch.input().join("rootfs/tmp/go"), "").unwrap();
+    eventually(PATIENCE, "the process ends", || !is_alive(pid.try_into().unwrap()));
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(pod.state("a").exit, None);
+    fs::remove_file(&filler).unwrap();
+    assert_eq!(pod.exit("a").exit_code, 6);
+    assert_eq!(
+        record::read_pod(&dir).unwrap().containers[0]
+            .exit
+            .as_ref()
+            .unwrap()
+            .exit_code,
+        6
+    );
+    pod.end();
+    nix::mount::umount(&dir).unwrap();
+    pod.remove();
+    audit.finish();
+}
+
+#[test]
+fn a_shim_that_is_asked_to_terminate_waits_for_its_containers() {
+    require_root!();
+    let scratch = Scratch::new("terminate");
+    let audit = LeakAudit::begin(&scratch, &[]);
+    let pod = Pod::spawn(&scratch);
+    pod.run(pod.shell("a", "exec sleep 1000"));
+    let terminate = nix::sys::signal::Signal::SIGTERM;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pid), terminate).unwrap();
+    assert_eq!(pod.state("a").status, Status::Running);
+    pod.connect().signal(&key("a"), 9, true, PATIENCE).unwrap();
+    eventually(PATIENCE, "the shim ends", || !is_alive(pod.pid));
+    assert_eq!(
+        record::read_pod(&pod.dir).unwrap().containers[0]
+            .exit
+            .as_ref()
+            .unwrap()
+            .signal,
+        Some(9)
+    );
+    let _ = fs::remove_dir(pod.cgroup("a"));
+    pod.remove();
+    audit.finish();
+}
