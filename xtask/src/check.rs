@@ -4,15 +4,27 @@ use std::time::Instant;
 
 use crate::{command, tidy, workspace};
 
-/// Formatting, lints, the house's own rules, and dependencies where cargo-deny is installed; whether all is well.
-pub(crate) fn run() -> bool {
-    let results = [
-        check("format", format),
-        check("clippy", clippy),
-        check("tidy", tidy::run),
-        check("deny", deny),
-    ];
-    !results.contains(&false)
+type Check = (&'static str, fn() -> anyhow::Result<()>);
+const CHECKS: [Check; 4] = [
+    ("format", format),
+    ("clippy", clippy),
+    ("tidy", tidy::run),
+    ("deny", deny),
+];
+
+/// Runs one check or all: formatting, lints, the house's own rules, and dependencies where cargo-deny is installed;
+/// whether all is well.
+pub(crate) fn run(only: Option<&str>) -> anyhow::Result<bool> {
+    let names = CHECKS.map(|(name, _)| name);
+    anyhow::ensure!(
+        only.is_none_or(|only| names.contains(&only)),
+        "the checks are {}",
+        names.join(", ")
+    );
+    let wanted = CHECKS
+        .into_iter()
+        .filter(|(name, _)| only.is_none_or(|only| only == *name));
+    Ok(wanted.fold(true, |is_well, (name, work)| check(name, work) && is_well))
 }
 
 fn check(name: &str, work: fn() -> anyhow::Result<()>) -> bool {

@@ -24,7 +24,7 @@ usage: cargo xtask COMMAND
   build [--release]              build the programs
   up                             build, start a node with the example manifests and show it
   down                           remove everything that `up` made
-  check                          formatting, lints and the house's own rules
+  check [NAME]                   format, clippy, tidy (the house's own rules), deny
   test [unit|root|vm] [--kernel V] [FILTER]
                                  run tests; all without a name
   bench [AREA] [--json]          measure against peers: runtime, services, pods, memory
@@ -79,9 +79,9 @@ fn dispatch() -> anyhow::Result<bool> {
             Ok(true)
         }
         "check" => {
-            finish(arguments)?;
+            let only = optional_word(arguments)?;
             setup::tools(setup::Purpose::Build)?;
-            Ok(check::run())
+            check::run(only.as_deref())
         }
         "test" => Ok(test::run(&selection(arguments)?)),
         unknown => bail!("no command {unknown}\n\n{USAGE}"),
@@ -93,6 +93,16 @@ fn finish(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
         Some(argument) => Err(argument.unexpected().into()),
         None => Ok(()),
     }
+}
+
+fn optional_word(mut arguments: lexopt::Parser) -> anyhow::Result<Option<String>> {
+    let word = match arguments.next()? {
+        Some(Value(word)) => Some(word.string()?),
+        Some(argument) => return Err(argument.unexpected().into()),
+        None => None,
+    };
+    finish(arguments)?;
+    Ok(word)
 }
 
 fn flag(mut arguments: lexopt::Parser, name: &str) -> anyhow::Result<bool> {
