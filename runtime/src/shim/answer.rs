@@ -52,14 +52,12 @@ impl Shim {
     }
 
     fn perform(&mut self, client: Token, request: Request) -> Answer {
-        if let Request::Hello { oldest, newest } = request {
-            return plain(self.hello(client, oldest, newest).map(Reply::Hello));
-        }
-        if self.clients.get(&client).is_none_or(|client| client.version.is_none()) {
+        let is_welcome = self.clients.get(&client).is_some_and(|client| client.version.is_some());
+        if !is_welcome && !matches!(request, Request::Hello { .. }) {
             return Err(refuse(FailureKind::Version, "the first request must be a hello"));
         }
         match request {
-            Request::Hello { .. } => unreachable!("answered above"),
+            Request::Hello { oldest, newest } => plain(self.hello(client, oldest, newest).map(Reply::Hello)),
             Request::Subscribe => done(self.subscribe(client)),
             Request::List => plain(Ok(self.list())),
             Request::Create(create) => plain(self.create(*create)),

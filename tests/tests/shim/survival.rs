@@ -7,7 +7,7 @@ use runtime::proto::{ExitReason, Status, UnixNanos};
 use runtime::shim::record;
 use tests::{LeakAudit, Scratch, eventually, require_root};
 
-use crate::pod::{PATIENCE, Pod, is_alive, key, with_pod};
+use crate::pod::{PATIENCE, Pod, is_alive, key, spec, with_pod};
 
 #[test]
 fn a_client_that_comes_back_finds_the_same_processes() {
@@ -48,7 +48,10 @@ fn containers_die_with_their_shim_and_the_next_shim_takes_up_the_records() {
     let scratch = Scratch::new("lost-shim");
     let audit = LeakAudit::begin(&scratch, &[]);
     let pod = Pod::spawn(&scratch);
-    let running = pod.run(pod.shell("a", "sleep 1000 & exec sleep 1000"));
+    // A change of user clears the signal that the kernel sends at a parent's death, if it comes after it.
+    let mut spec = spec(&["/bin/sh", "-c", "sleep 1000 & exec sleep 1000"]);
+    spec["process"]["user"] = serde_json::json!({"uid": 1000, "gid": 1000});
+    let running = pod.run(pod.container_from("a", spec));
     let waiting = pod.connect().create(pod.shell("b", "true"), PATIENCE).unwrap().pid;
     pod.run(pod.shell("c", "exit 2"));
     pod.exit("c");
