@@ -12,7 +12,7 @@ use runtime::client::Connection;
 
 use crate::config::Places;
 use crate::hands::{cgroup, namespaces, shm};
-use crate::{node, run};
+use crate::{node, run, services};
 
 /// How long a shim may take to end once its containers are dead.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub fn cleanup(places: &Places, keep_images: bool) -> anyhow::Result<()> {
         pod_network::teardown(&node::network_of(places)),
         "remove the pod network",
     );
-    failures.note(remove_pins(&places.bpf_dir), "remove the pinned eBPF objects");
+    failures.note(services::remove_all(&places.bpf_dir), "remove the pinned eBPF objects");
     remove_files(places, keep_images, &mut failures);
     drop(lock);
     failures.note(
@@ -129,10 +129,6 @@ fn is_same_process(pid: u32, start_time: u64) -> bool {
 }
 
 /// Removing the pins of links detaches the programs.
-fn remove_pins(dir: &Path) -> io::Result<()> {
-    absent_is_fine(fs::remove_dir_all(dir))
-}
-
 fn remove_log_links(places: &Places) -> io::Result<()> {
     for entry in fs::read_dir(&places.container_log_dir).into_iter().flatten().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&places.log_dir)) {

@@ -30,6 +30,9 @@ pub struct Places {
     /// Cgroup below the cgroup v2 root that holds `kubepods`; empty for the root itself
     #[arg(long, value_name = "PATH", default_value = "")]
     pub cgroup_parent: PathBuf,
+    /// Cgroup below the cgroup v2 root whose processes Services answer; empty for all of the machine's
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub service_cgroup: PathBuf,
     /// Addresses for pods, at most one range of each family
     #[arg(long = "pod-cidr", value_name = "CIDR", default_value = "10.244.0.0/24")]
     pub pod_cidrs: Vec<Cidr>,
@@ -99,9 +102,14 @@ pub enum ConfigError {
     /// Sockets below it would have names that are too long.
     #[error("--run-dir {0}: at most {RUN_DIR_LENGTH} bytes, for the names of sockets below it have a limit")]
     RunDir(PathBuf),
-    /// The cgroup parent leaves the tree.
-    #[error("--cgroup-parent {0}: a relative path without '..' is needed")]
-    CgroupParent(PathBuf),
+    /// A cgroup outside of the tree.
+    #[error("--{flag} {path}: a relative path without '..' is needed")]
+    Cgroup {
+        /// The flag's name.
+        flag: &'static str,
+        /// What was given.
+        path: PathBuf,
+    },
     /// The place of the running executable is unknown.
     #[error("find the running executable")]
     Executable(#[source] std::io::Error),
@@ -130,7 +138,8 @@ impl Places {
             log_dir: absolute("log-dir", &self.log_dir)?,
             container_log_dir: absolute("container-log-dir", &self.container_log_dir)?,
             bpf_dir: absolute("bpf-dir", &self.bpf_dir)?,
-            cgroup_parent: cgroup_parent(&self.cgroup_parent)?,
+            cgroup_parent: cgroup("cgroup-parent", &self.cgroup_parent)?,
+            service_cgroup: cgroup("service-cgroup", &self.service_cgroup)?,
             ..self
         })
     }
@@ -173,7 +182,7 @@ fn run_dir(path: &Path) -> Result<PathBuf, ConfigError> {
     }
 }
 
-fn cgroup_parent(path: &Path) -> Result<PathBuf, ConfigError> {
+fn cgroup(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
     let relative: PathBuf = path.strip_prefix("/").unwrap_or(path).into();
     let plain = relative
         .components()
@@ -181,7 +190,10 @@ fn cgroup_parent(path: &Path) -> Result<PathBuf, ConfigError> {
     if plain {
         Ok(relative)
     } else {
-        Err(ConfigError::CgroupParent(path.into()))
+        Err(ConfigError::Cgroup {
+            flag,
+            path: path.into(),
+        })
     }
 }
 
@@ -246,9 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_parent_stays_in_the_tree() {
-        assert_eq!(cgroup_parent(Path::new("/test/one")).unwrap(), Path::new("test/one"));
-        assert_eq!(cgroup_parent(Path::new("")).unwrap(), Path::new(""));
-        assert!(cgroup_parent(Path::new("../x")).is_err());
+    fn a_cgroup_stays_in_the_tree() {
+        let cgroup = |path| cgroup("cgroup-parent", Path::new(path));
+        assert_eq!(cgroup("/test/one").unwrap(), Path::new("test/one"));
+        assert_eq!(cgroup("").unwrap(), Path::new(""));
+        assert!(cgroup("../x").is_err());
     }
 }

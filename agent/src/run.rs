@@ -172,7 +172,7 @@ fn services_config(node: &Node) -> ServicesConfig {
     };
     ServicesConfig {
         bpf_dir: places.bpf_dir.clone(),
-        cgroup: node.cgroup_root.clone(),
+        cgroup: node.cgroup_root.join(&places.service_cgroup),
         ranges: vec![range],
         record: places.root_dir.join("cluster-addresses.json"),
     }
