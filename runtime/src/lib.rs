@@ -22,8 +22,10 @@ pub mod sys;
 
 mod container_path;
 mod field;
-pub use field::capabilities::capabilities_of;
+mod home;
 mod init;
 mod prepare;
 mod report;
 mod step;
+
+pub use field::capabilities::capabilities_of;

@@ -59,14 +59,13 @@ pub(crate) struct Facts<'a> {
     pub(crate) bundle: &'a Path,
     pub(crate) rootfs: Rootfs,
     pub(crate) cgroup: Option<&'a Path>,
-    pub(crate) process: ProcessFacts<'a>,
+    pub(crate) process: ProcessFacts,
 }
 
 /// What a process is planned from, besides its spec.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ProcessFacts<'a> {
+pub(crate) struct ProcessFacts {
     pub(crate) terminal: Terminal,
-    pub(crate) home: Option<&'a str>,
     pub(crate) available: Mask,
     pub(crate) dies_with_parent: bool,
 }
@@ -154,7 +153,7 @@ pub(crate) fn exec(
     spec: &Spec,
     process: &Process,
     init: std::os::fd::OwnedFd,
-    facts: ProcessFacts<'_>,
+    facts: ProcessFacts,
 ) -> Result<InitPlan, FieldError> {
     let linux = required(spec.linux().as_ref(), "linux")?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
@@ -194,14 +193,13 @@ fn begin(steps: &mut Steps) {
 
 fn finish(
     process: &Process,
-    facts: ProcessFacts<'_>,
+    facts: ProcessFacts,
     namespaces: &Namespaces,
     mut steps: Steps,
 ) -> Result<InitPlan, FieldError> {
     honoured::check_process(process)?;
     let around = process::Surroundings {
         available: facts.available,
-        home: facts.home,
         dies_with_parent: facts.dies_with_parent,
         has_streams: facts.terminal == Terminal::None,
     };

@@ -9,20 +9,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::container::{Rootfs, StepError};
-use crate::step::{BindMount, InitStep, MadeRoot, NamespaceFile, Planned, RootMount};
+use crate::home;
+use crate::step::{BindMount, InitStep, MadeRoot, NamespaceFile, Planned, Program, RootMount};
 use crate::sys::mount::{Attributes, fsconfig_create, fsconfig_set, fsmount, fsopen, mount_setattr, open_tree_clone};
 
 /// mount(2) takes one page of options, its end included.
 const PAGE: usize = 4096;
 
-/// Opens whatever the steps need.
-pub(crate) fn prepare(steps: &mut [Planned]) -> Result<(), StepError> {
+/// Opens whatever the steps need. `root` is that of a running container that a process is added to.
+pub(crate) fn prepare(steps: &mut [Planned], root: Option<OwnedFd>) -> Result<(), StepError> {
+    let mut roots: Vec<OwnedFd> = root.into_iter().collect();
     steps.iter_mut().try_for_each(|planned| {
-        prepare_step(&mut planned.step).map_err(|errno| StepError {
+        prepare_step(&mut planned.step, &mut roots).map_err(|errno| StepError {
             action: planned.step.describe(),
             field: planned.field.clone(),
             source: errno.into(),
@@ -30,15 +32,41 @@ pub(crate) fn prepare(steps: &mut [Planned]) -> Result<(), StepError> {
     })
 }
 
-fn prepare_step(step: &mut InitStep) -> nix::Result<()> {
+/// `roots` are where the container's own files are found: its root, or the layers that will be it.
+fn prepare_step(step: &mut InitStep, roots: &mut Vec<OwnedFd>) -> nix::Result<()> {
     if let InitStep::JoinNamespace(namespace) = step {
-        prepare_namespace(namespace)
+        prepare_namespace(namespace)?;
     } else if let InitStep::Bind(bind) = step {
-        prepare_bind(bind)
+        prepare_bind(bind)?;
     } else if let InitStep::MountRoot(root) = step {
-        prepare_root(root)
-    } else {
-        Ok(())
+        prepare_root(root)?;
+        *roots = open_roots(root)?;
+    } else if let InitStep::Execute(program) = step {
+        prepare_program(program, roots)?;
+    }
+    Ok(())
+}
+
+fn prepare_program(program: &mut Program, roots: &[OwnedFd]) -> nix::Result<()> {
+    let Some(uid) = program.home_of else { return Ok(()) };
+    let home = home::of(uid, &roots.iter().map(AsFd::as_fd).collect::<Vec<_>>());
+    program
+        .environment
+        .push(CString::new(format!("HOME={home}")).map_err(|_| Errno::EINVAL)?);
+    Ok(())
+}
+
+/// The root itself; or, where it is not mounted yet, its layers from the top.
+fn open_roots(root: &RootMount) -> nix::Result<Vec<OwnedFd>> {
+    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match (&root.made, &root.rootfs) {
+        (MadeRoot::Tree(tree), _) => Ok(vec![openat(tree, c".", directory, Mode::empty())?]),
+        (_, Rootfs::Overlay { lower, upper, .. }) => [upper]
+            .into_iter()
+            .chain(lower)
+            .map(|layer| open(layer, directory, Mode::empty()))
+            .collect(),
+        (_, Rootfs::Directory(path)) => Ok(vec![open(path, directory, Mode::empty())?]),
     }
 }
 

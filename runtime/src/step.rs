@@ -208,6 +208,8 @@ pub(crate) struct Program {
     pub(crate) candidates: Vec<CString>,
     pub(crate) arguments: StringArray,
     pub(crate) environment: StringArray,
+    /// Whose HOME is to be looked up and added.
+    pub(crate) home_of: Option<u32>,
 }
 
 impl InitStep {

@@ -3,6 +3,7 @@
 //! Only v2 is driven. On a hybrid host the v2 tree has few controllers or none: then cgroups still group, kill and
 //! freeze, and limits that can't be enforced are reported as such.
 
+mod devices;
 mod limits;
 mod members;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use devices::DeviceRules;
 pub use limits::{Limits, Setting, cpu_weight};
 
 /// A file of the cgroup tree that could not be used.

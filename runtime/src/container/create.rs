@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
+use oci_spec::runtime::Spec;
+
 use super::error::{CreateError, host};
 use super::launch::{Launch, launch, streams};
 use super::{CreateRequest, SingleThreaded};
-use crate::cgroup::{Cgroup, Limits};
-use crate::plan::{Facts, ProcessFacts};
+use crate::cgroup::{Cgroup, DeviceRules, Limits};
+use crate::plan::{Facts, FieldError, ProcessFacts};
 use crate::{plan, sys};
 
 /// A container whose process has done all of its set-up and waits for [`Created::start`].
@@ -38,31 +40,26 @@ pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Crea
         cgroup: request.cgroup.as_deref(),
         process: ProcessFacts {
             terminal,
-            home: None,
             available: sys::capability::bounding_set(),
             dies_with_parent: request.dies_with_parent,
         },
     };
     let plan = plan::container(request.spec, facts)?;
+    let confinement = Confinement::of(request.spec)?;
     let cgroup = request.cgroup.map(Cgroup::at);
-    let resources = request
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref());
-    let limits = resources.map(Limits::of).transpose()?.unwrap_or_default();
     let is_new = cgroup.as_ref().is_some_and(|cgroup| !cgroup.exists());
-    let result = limit(cgroup.as_ref(), &limits).and_then(|unenforced| {
+    let result = confinement.apply(cgroup.as_ref()).and_then(|unenforced| {
         let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
         let pid_namespace = pid_namespace.map_err(|error| host("open the pid namespace to join", error))?;
-        let pid_namespace = pid_namespace.as_ref().map(AsFd::as_fd);
+        let (pid_namespace, cgroup) = (pid_namespace.as_ref().map(AsFd::as_fd), cgroup.as_ref());
         let mut created = launch(
             token,
             Launch {
                 plan,
                 streams,
-                cgroup: cgroup.as_ref(),
+                cgroup,
                 pid_namespace,
+                root: None,
             },
         )?;
         created.unenforced.splice(0..0, unenforced);
@@ -75,16 +72,35 @@ pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Crea
     result
 }
 
-fn limit(cgroup: Option<&Cgroup>, limits: &Limits) -> Result<Vec<String>, CreateError> {
-    match cgroup {
-        Some(cgroup) => {
-            cgroup.create(&limits.controllers().into_iter().collect::<Vec<_>>())?;
-            Ok(cgroup.limit(limits)?)
-        }
-        None => Ok(limits
-            .settings()
-            .iter()
-            .map(|limit| format!("{}: there is no cgroup", limit.field))
-            .collect()),
+/// What a container's cgroup is to enforce.
+struct Confinement {
+    limits: Limits,
+    devices: DeviceRules,
+}
+
+impl Confinement {
+    fn of(spec: &Spec) -> Result<Self, FieldError> {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let devices = resources
+            .and_then(|resources| resources.devices().as_deref())
+            .unwrap_or_default();
+        Ok(Self {
+            limits: resources.map(Limits::of).transpose()?.unwrap_or_default(),
+            devices: DeviceRules::of(devices)?,
+        })
+    }
+
+    /// Makes the cgroup and returns a sentence for each thing that it can't enforce.
+    fn apply(&self, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
+        let Some(cgroup) = cgroup else {
+            let fields = self.limits.settings().iter().map(|limit| limit.field.as_str());
+            let fields = fields.chain(["linux.resources.devices"]);
+            return Ok(fields
+                .map(|field| format!("{field}: there is no cgroup to enforce it"))
+                .collect());
+        };
+        cgroup.create(&self.limits.controllers().into_iter().collect::<Vec<_>>())?;
+        cgroup.allow_devices(&self.devices)?;
+        Ok(cgroup.limit(&self.limits)?)
     }
 }

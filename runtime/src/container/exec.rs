@@ -1,13 +1,16 @@
 //! `exec`: one more process in a running container.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use oci_spec::runtime::{Process, Spec};
 
 use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
-use super::{Created, Running, SingleThreaded, Stdio};
+use super::{Created, Running, SingleThreaded, Stdio, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{self, ProcessFacts};
 use crate::sys::capability;
@@ -34,7 +37,6 @@ fn create(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: 
     let (streams, terminal) = streams(stdio)?;
     let facts = ProcessFacts {
         terminal,
-        home: None,
         available: capability::bounding_set(),
         dies_with_parent: false,
     };
@@ -52,6 +54,17 @@ fn create(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: 
             streams,
             cgroup: cgroup.as_ref(),
             pid_namespace,
+            root: root_of(target.pidfd),
         },
     )
+}
+
+/// The root directory of a process, for looking its users up; none when it is just ending.
+fn root_of(process: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(format!("/proc/{pid}/root").as_str(), directory, Mode::empty()).ok()?;
+    // Still there: so the number was its own all the time.
+    kill(process, 0).ok().map(|()| root)
 }

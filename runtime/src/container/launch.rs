@@ -27,6 +27,8 @@ pub(super) struct Launch<'a> {
     pub(super) cgroup: Option<&'a Cgroup>,
     /// An existing pid namespace that it is born in (its file, or a pidfd of a process in it).
     pub(super) pid_namespace: Option<BorrowedFd<'a>>,
+    /// The root of the running container that the process is added to.
+    pub(super) root: Option<OwnedFd>,
 }
 
 /// Makes the process and lets it do its steps up to the one that waits for the start. When that fails, the process has
@@ -37,6 +39,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         streams,
         cgroup,
         pid_namespace,
+        root,
     } = launch;
     if let Some(streams) = streams {
         plan.steps.insert(
@@ -47,7 +50,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
             },
         );
     }
-    prepare::prepare(&mut plan.steps)?;
+    prepare::prepare(&mut plan.steps, root)?;
     let cgroup = cgroup.map(Cgroup::open).transpose()?;
     let cgroup = cgroup.as_ref().map(AsFd::as_fd);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)

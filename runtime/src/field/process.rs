@@ -12,18 +12,16 @@ use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
 /// What a process is planned from, besides itself.
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct Surroundings {
     /// The capabilities that there are to give.
     pub(crate) available: Mask,
-    /// HOME for an environment without one.
-    pub(crate) home: Option<&'a str>,
     pub(crate) dies_with_parent: bool,
     /// Its streams are the caller's, not a terminal of its own.
     pub(crate) has_streams: bool,
 }
 
 /// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
-pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
+pub(crate) fn plan(process: &Process, around: &Surroundings, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
     let user = process.user();
     let granted = Granted::of(process.capabilities().as_ref(), around.available);
     rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), steps)?;
@@ -61,7 +59,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     let environment = process.env().as_deref().unwrap_or_default();
     steps.push(
         "process.args",
-        InitStep::Execute(program::of(arguments, environment, around.home)?),
+        InitStep::Execute(program::of(arguments, environment, user.uid())?),
     );
     Ok(granted.unenforced)
 }

@@ -9,15 +9,15 @@ use crate::sys::exec::StringArray;
 /// PATH of a process that has none (what Docker and runc give).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes the program of `arguments` and `environment` ready to be executed. `home` is HOME for an environment that has
-/// none.
-pub(crate) fn of(arguments: &[String], environment: &[String], home: Option<&str>) -> Result<Program, FieldError> {
+/// Makes the program of `arguments` and `environment` ready to be executed by user `uid`.
+pub(crate) fn of(arguments: &[String], environment: &[String], uid: u32) -> Result<Program, FieldError> {
     let name = arguments.first().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| FieldError::new("process.args", "there is no program to run"))?;
     Ok(Program {
         candidates: candidates(name, value(environment, "PATH").unwrap_or(DEFAULT_PATH))?,
         arguments: StringArray::new(c_strings("process.args", arguments)?),
-        environment: StringArray::new(self::environment(environment, home)?),
+        environment: StringArray::new(self::environment(environment)?),
+        home_of: value(environment, "HOME").is_none().then_some(uid),
     })
 }
 
@@ -34,7 +34,7 @@ fn candidates(name: &str, path: &str) -> Result<Vec<CString>, FieldError> {
         .collect()
 }
 
-fn environment(list: &[String], home: Option<&str>) -> Result<Vec<CString>, FieldError> {
+fn environment(list: &[String]) -> Result<Vec<CString>, FieldError> {
     let malformed = |entry: &&String| entry.split_once('=').is_none_or(|(name, _)| name.is_empty());
     if let Some(index) = list.iter().position(|entry| malformed(&entry)) {
         return Err(FieldError::new(
@@ -42,11 +42,7 @@ fn environment(list: &[String], home: Option<&str>) -> Result<Vec<CString>, Fiel
             "is not of the form NAME=value",
         ));
     }
-    let mut strings = c_strings("process.env", list)?;
-    if let (None, Some(home)) = (value(list, "HOME"), home) {
-        strings.push(c_string("process.env", format!("HOME={home}").as_ref())?);
-    }
-    Ok(strings)
+    c_strings("process.env", list)
 }
 
 fn value<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
@@ -73,25 +69,22 @@ mod tests {
 
     #[test]
     fn a_name_is_tried_in_every_directory_of_path() {
-        let program = of(&strings(&["sh", "-c"]), &strings(&["PATH=/a:/b/::c"]), None).unwrap();
+        let program = of(&strings(&["sh", "-c"]), &strings(&["PATH=/a:/b/::c"]), 0).unwrap();
         let expected = [c"/a/sh", c"/b/sh", c"./sh", c"c/sh"].map(CString::from);
         assert_eq!(program.candidates, expected);
     }
 
     #[test]
     fn a_path_is_taken_as_it_is() {
-        let program = of(&strings(&["bin/sh"]), &strings(&["PATH=/a"]), None).unwrap();
+        let program = of(&strings(&["bin/sh"]), &strings(&["PATH=/a"]), 0).unwrap();
         assert_eq!(program.candidates, [c"bin/sh".to_owned()]);
     }
 
     #[test]
-    fn home_is_given_only_to_who_has_none() {
-        let environment = |list: &[&str]| of(&strings(&["x"]), &strings(list), Some("/root")).unwrap().environment;
-        assert_eq!(
-            environment(&["A=1"]).strings(),
-            [c"A=1".to_owned(), c"HOME=/root".to_owned()]
-        );
-        assert_eq!(environment(&["HOME="]).strings(), [c"HOME=".to_owned()]);
+    fn home_is_looked_up_only_for_who_has_none() {
+        let home_of = |list: &[&str]| of(&strings(&["x"]), &strings(list), 5).unwrap().home_of;
+        assert_eq!(home_of(&["A=1"]), Some(5));
+        assert_eq!(home_of(&["HOME="]), None);
     }
 
     #[test]
@@ -104,9 +97,7 @@ mod tests {
             (vec!["a"], vec!["=x"], "process.env[0]"),
         ] {
             assert_eq!(
-                of(&strings(&arguments), &strings(&environment), None)
-                    .unwrap_err()
-                    .field,
+                of(&strings(&arguments), &strings(&environment), 0).unwrap_err().field,
                 field
             );
         }

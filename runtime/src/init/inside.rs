@@ -13,7 +13,7 @@ use crate::container_path::{ContainerPath, last_name};
 const ATTEMPTS: u32 = 64;
 
 /// Opens `path` below `root` with `flags`. Symbolic links lead somewhere inside the root; magic links nowhere.
-pub(super) fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+pub(crate) fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
     open_resolving(
         root,
         path,

@@ -4,7 +4,7 @@
 //! ([`crate::sys::allocator`]). Whatever fails is reported by number and errno; the parent has the words.
 
 mod filesystem;
-mod inside;
+pub(crate) mod inside;
 mod process;
 mod terminal;
 

@@ -22,6 +22,18 @@ impl StringArray {
         Self { strings, pointers }
     }
 
+    /// The null-terminated array, good for as long as this lives.
+    pub(crate) fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+
+    /// Adds one string at the end.
+    pub(crate) fn push(&mut self, string: CString) {
+        let mut strings = std::mem::take(&mut self.strings);
+        strings.push(string);
+        *self = Self::new(strings);
+    }
+
     pub(crate) fn strings(&self) -> &[CString] {
         &self.strings
     }
@@ -36,12 +48,6 @@ impl fmt::Debug for StringArray {
 /// Executes `program`; returns only when that failed ([execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html)).
 pub(crate) fn execve(program: &CStr, arguments: &StringArray, environment: &StringArray) -> Errno {
     // SAFETY: the program is null-terminated, and so are both arrays, whose strings they own and never change.
-    unsafe {
-        libc::execve(
-            program.as_ptr(),
-            arguments.pointers.as_ptr(),
-            environment.pointers.as_ptr(),
-        )
-    };
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     Errno::last()
 }

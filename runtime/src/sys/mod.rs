@@ -11,8 +11,10 @@ pub mod allocator;
 pub mod fd;
 pub mod pidfd;
 pub mod pty;
+pub mod seal;
 pub mod thread;
 
+pub(crate) mod bpf;
 pub(crate) mod capability;
 pub(crate) mod channel;
 pub(crate) mod clone;

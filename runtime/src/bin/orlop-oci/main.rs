@@ -9,7 +9,10 @@ mod state;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use arguments::Command;
+use runtime::container::SingleThreaded;
+use runtime::sys::seal::run_from_read_only_file;
 
 /// Debug builds prove with every container that nothing is allocated between clone and exec.
 #[cfg(debug_assertions)]
@@ -18,8 +21,8 @@ static ALLOCATOR: runtime::sys::allocator::OneProcessOnly = runtime::sys::alloca
 
 fn main() -> ExitCode {
     let result = arguments::parse(lexopt::Parser::from_env()).and_then(|command| match command {
-        Command::Run(run) => run::run(&run),
-        Command::Exec(exec) => exec::exec(&exec),
+        Command::Run(run) => seal().and_then(|()| run::run(&run)),
+        Command::Exec(exec) => seal().and_then(|()| exec::exec(&exec)),
         Command::Print(text) => {
             println!("{text}");
             Ok(0)
@@ -32,6 +35,12 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// No container gets a way to write to this program's file.
+fn seal() -> anyhow::Result<()> {
+    let token = SingleThreaded::prove()?;
+    run_from_read_only_file(&token).context("execute this program once more, from a read-only mount")
 }
 
 /// What shells and runtimes return for a program that is not there or can't be executed; else 1.

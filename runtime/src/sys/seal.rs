@@ -1,0 +1,56 @@
+//! Running from a read-only view of our own program.
+//!
+//! A container's process may get at the program of who creates it (`/proc/self/exe`, a script that begins with
+//! `#!/proc/self/exe`) and overwrite it on the host once it is not running any more (CVE-2019-5736). The file of a
+//! program that was executed from a read-only mount can't be opened for writing that way.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::exec::StringArray;
+use super::mount::{Attributes, mount_setattr, open_tree_clone};
+use super::thread::SingleThreaded;
+
+/// Executes this program once more, from a detached read-only mount of its own file, with the same arguments and
+/// environment. Returns at once when that has happened already or the file is on a read-only filesystem.
+///
+/// For the first line of a program: whatever it has opened without close-on-exec stays open.
+pub fn run_from_read_only_file(_token: &SingleThreaded) -> io::Result<()> {
+    if statvfs("/proc/self/exe")?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let program = open_tree_clone(AT_FDCWD.as_fd(), c"/proc/self/exe", false)?;
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        ..Attributes::default()
+    };
+    mount_setattr(program.as_fd(), attributes, false)?;
+    let strings = |list: Vec<Vec<u8>>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+    let arguments = StringArray::new(strings(std::env::args_os().map(OsStringExt::into_vec).collect())?);
+    let variable =
+        |(name, value): (std::ffi::OsString, std::ffi::OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
+    let environment = StringArray::new(strings(std::env::vars_os().map(variable).collect())?);
+    Err(execveat_empty(program.as_raw_fd(), &arguments, &environment).into())
+}
+
+fn execveat_empty(program: libc::c_int, arguments: &StringArray, environment: &StringArray) -> Errno {
+    let (empty, arguments, environment) = (c"".as_ptr(), arguments.as_ptr(), environment.as_ptr());
+    // SAFETY: the path is empty and null-terminated, and so are both arrays, which own their strings.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program,
+            empty,
+            arguments,
+            environment,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Errno::last()
+}
