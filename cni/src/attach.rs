@@ -5,9 +5,9 @@ use std::{net::IpAddr, os::fd::AsFd};
 use nix::errno::Errno;
 
 use crate::{
+    answer::decode_host_end,
     cidr::Cidr,
     lease::Leases,
-    message::decode_host_end,
     netlink::{Connection, StepError},
     netns::Netns,
     node_network::NodeNetwork,

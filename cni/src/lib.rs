@@ -5,6 +5,7 @@
 //! link that is gone holds nothing. [`plugin`] is the same by CNI's verbs.
 #![forbid(unsafe_code)]
 
+pub mod answer;
 mod attach;
 pub mod cidr;
 pub mod config;

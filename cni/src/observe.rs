@@ -5,10 +5,11 @@ use std::{io, net::IpAddr, path::Path};
 use nix::errno::Errno;
 
 use crate::{
+    answer::{decode_address, decode_host_end, decode_pod_end, decode_route},
     cidr::Cidr,
     identity::{GROUP, Identity},
     ipam,
-    message::{Table, decode_address, decode_host_end, decode_pod_end, decode_route},
+    message::Table,
     netlink::{Connection, Refusal},
     netns::Netns,
     plan::{self, HostEnd, PodEnd},

@@ -326,6 +326,28 @@ fn attaches_at_once_from_many_threads_hold_different_addresses() {
 }
 
 #[test]
+fn overlapping_calls_for_one_container_end_in_one_link_or_none() {
+    tests::require_root!();
+    let node = Node::new("overlap", &[V4]);
+    let pod = NetworkNamespace::new();
+    let audit = LeakAudit::begin(&node.scratch, &[&node.namespace, &pod]);
+    for _ in 0..10 {
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| node.attach(&pod, "a"));
+            }
+            scope.spawn(|| node.detach("a"));
+        });
+        assert!(node.list().len() <= 1);
+        // Whatever they left, one call that has the container to itself puts it right.
+        let attachment = node.attach(&pod, "a").unwrap();
+        assert_eq!(node.list(), [attachment]);
+        node.detach("a");
+    }
+    audit.finish();
+}
+
+#[test]
 fn half_made_links_are_listed_repaired_and_removed() {
     tests::require_root!();
     let node = Node::new("half-made", &[V4]);
