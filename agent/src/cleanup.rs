@@ -54,7 +54,7 @@ fn remove_files(places: &Places, keep_images: bool, failures: &mut Failures) {
         places.applied(),
     ];
     if keep_images {
-        trees.push(places.state_dir.join("containers"));
+        trees.push(places.state_dir.join("snapshots"));
     } else {
         trees.push(places.state_dir.clone());
     }

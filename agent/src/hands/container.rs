@@ -38,7 +38,7 @@ pub fn create(
         services: scene.services,
     };
     let variables = env::resolve(pod, container, &facts).map_err(StepError::config)?;
-    let [passwd, group] = image::accounts(&image);
+    let accounts = image.accounts()?;
     let namespaces = paths.namespaces();
     let pin = |shared| pin_path(&namespaces, shared);
     let (net, ipc, uts) = (pin(Shared::Net), pin(Shared::Ipc), pin(Shared::Uts));
@@ -51,8 +51,8 @@ pub fn create(
             crashes,
             image: &image.config,
             image_reference: &image.repo_digest(),
-            passwd: &passwd,
-            group: &group,
+            passwd: &accounts.passwd,
+            group: &accounts.group,
             env: &variables,
             network_namespace: (!pod.host_network).then_some(net.as_path()),
             ipc_namespace: &ipc,

@@ -171,7 +171,7 @@ fn wait_for_end(pid: u32) {
 fn remove_pod(scene: &Scene<'_>) -> Result<(), StepError> {
     let uid = scene.pod.uid.as_str();
     network::detach(&scene.node.network, scene.pod)?;
-    for id in scene.node.images.snapshots()? {
+    for id in scene.node.images.snapshots() {
         if id.pod() == uid {
             scene.node.images.remove_snapshot(&id)?;
         }

@@ -39,7 +39,7 @@ impl Digest {
         &self.0
     }
 
-    fn from_hash(hash: &[u8]) -> Self {
+    pub(super) fn from_hash(hash: &[u8]) -> Self {
         hash.iter().fold(Self("sha256:".to_owned()), |mut digest, byte| {
             write!(digest.0, "{byte:02x}").expect("a String takes every write");
             digest
@@ -85,25 +85,25 @@ impl From<Digest> for String {
 
 /// Hashes and counts what passes.
 #[derive(Clone, Default)]
-pub struct Hasher {
+pub(super) struct Hasher {
     hash: Sha256,
     count: u64,
 }
 
 impl Hasher {
     /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.count += bytes.len() as u64;
     }
 
     /// How many bytes have passed.
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count
     }
 
     /// The digest of everything that has passed.
-    pub fn finish(self) -> Digest {
+    pub(super) fn finish(self) -> Digest {
         Digest::from_hash(self.hash.finalize().as_slice())
     }
 }

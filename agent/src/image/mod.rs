@@ -22,21 +22,45 @@
 //! # }
 //! ```
 
-pub mod digest;
-pub mod reference;
-pub mod snapshot;
-pub mod store;
-pub mod user;
+mod accounts;
+mod archive;
+mod auth;
+mod digest;
+mod entry;
+mod flight;
+mod http;
+mod layer;
+mod load;
+mod manifest;
+mod pax;
+mod pull;
+mod record;
+mod reference;
+mod registry;
+mod snapshot;
+mod store;
+mod unpack;
+mod view;
 
 use std::path::PathBuf;
 
 use oci_spec::image::ImageConfiguration;
 
-pub use digest::Digest;
+pub use accounts::{Accounts, AccountsError};
+pub use archive::ArchiveError;
+pub use digest::{Digest, DigestError};
+pub use entry::{EntryError, NameError};
+pub use http::HttpError;
+pub use layer::{LayerError, Limits};
+pub use load::{LoadError, Source};
+pub use manifest::{ManifestError, Platform};
+pub use pax::PaxError;
+pub use pull::{Credentials, PullError, PullOptions};
 pub use reference::{Reference, ReferenceError};
+pub use registry::RegistryError;
 pub use snapshot::{Snapshot, SnapshotId};
-pub use store::{Credentials, LoadError, PullError, PullOptions, Source, Store, StoreError};
-pub use user::{User, UserError};
+pub use store::{Store, StoreError};
+pub use unpack::UnpackError;
 
 /// An image that is wholly on this node, its layers unpacked.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +76,8 @@ pub struct Image {
     pub config: ImageConfiguration,
     /// The unpacked layers, topmost first, at least one: ready for overlay's `lowerdir`.
     pub layers: Vec<PathBuf>,
+    /// Names of the stacks of layers, the lowest first: equal names are the same directories.
+    pub chain_ids: Vec<Digest>,
     /// Bytes of the configuration and the layers as they were transferred.
     pub size: u64,
 }
@@ -60,11 +86,5 @@ impl Image {
     /// `registry/repository@sha256:…`, what a pod's status shows as `imageID`.
     pub fn repo_digest(&self) -> String {
         format!("{}@{}", self.reference.name(), self.digest)
-    }
-
-    /// Resolves a user as a Dockerfile's `USER` or a pod means it (`name`, `uid`, `name:group`, …; empty is root)
-    /// against the image's `/etc/passwd` and `/etc/group`. Reads files, so call it where blocking is allowed.
-    pub fn user(&self, user: &str) -> Result<User, UserError> {
-        user::resolve(&self.layers, user)
     }
 }

@@ -305,7 +305,8 @@ mod tests {
         use ReferenceError as E;
         let long = "a".repeat(300);
         let long_tag = format!("a:{}", "t".repeat(129));
-        let cases: &[(&str, fn(&E) -> bool)] = &[
+        type Case<'a> = (&'a str, fn(&E) -> bool);
+        let cases: &[Case<'_>] = &[
             ("", |e| matches!(e, E::Blank(_))),
             (" busybox", |e| matches!(e, E::Blank(_))),
             ("busy\nbox", |e| matches!(e, E::Blank(_))),

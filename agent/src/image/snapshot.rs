@@ -1,11 +1,20 @@
 //! What a container writes above its image: overlay's upper and work directories and the mount point.
 //!
-//! The overlay itself is mounted by the runtime in the container's mount namespace, never on the host.
+//! `snapshots/<pod uid>/<container>/<attempt>/{upper,work,root,layers.json}`; a snapshot appears whole by a rename. The
+//! overlay itself is mounted by the runtime in the container's mount namespace, never on the host.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
-use super::StoreError;
+use rustix::fs::{Gid, Mode, Uid, fchmod, fchown, fstat};
+
+use super::digest::Digest;
+use super::store::{Store, StoreError, Temporary, entries, make_directory, remove};
+use super::{Image, record};
 
 /// Names one container attempt of a pod: exactly one set of directories.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,9 +34,7 @@ impl SnapshotId {
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
                 && !name.starts_with('.');
             if !is_fit {
-                return Err(StoreError::Invalid(format!(
-                    "{name:?} can't name a directory of a snapshot"
-                )));
+                return Err(StoreError::Name(name.to_owned()));
             }
         }
         Ok(Self {
@@ -51,6 +58,13 @@ impl SnapshotId {
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
+
+    fn path(&self, snapshots: &Path) -> PathBuf {
+        snapshots
+            .join(&self.pod)
+            .join(&self.container)
+            .join(self.attempt.to_string())
+    }
 }
 
 impl fmt::Display for SnapshotId {
@@ -70,4 +84,153 @@ pub struct Snapshot {
     pub work: PathBuf,
     /// An empty directory to mount on.
     pub target: PathBuf,
+}
+
+/// The layers that each snapshot stands on.
+#[derive(Debug, Default)]
+pub(super) struct Uses(BTreeMap<SnapshotId, Vec<Digest>>);
+
+impl Uses {
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Digest> {
+        self.0.values().flatten()
+    }
+
+    /// Reads all snapshots below `snapshots`. What is none, or is damaged, uses no layers; it is there to be removed.
+    pub(super) fn read(snapshots: &Path) -> Result<Self, StoreError> {
+        let mut uses = BTreeMap::new();
+        for pod in entries(snapshots)? {
+            for container in entries(&pod)? {
+                for attempt in entries(&container)? {
+                    let Some(id) = id_of(&attempt) else { continue };
+                    let layers = fs::read(attempt.join("layers.json")).ok();
+                    let layers = layers
+                        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                        .unwrap_or_default();
+                    uses.insert(id, layers);
+                }
+            }
+        }
+        Ok(Self(uses))
+    }
+}
+
+fn id_of(path: &Path) -> Option<SnapshotId> {
+    let mut names = path.iter().rev().map(|name| name.to_str());
+    let (attempt, container, pod) = (names.next()??, names.next()??, names.next()??);
+    SnapshotId::new(pod, container, attempt.parse().ok()?).ok()
+}
+
+impl Store {
+    /// Makes the directories that a container writes to, above the image's layers; the same again if they exist.
+    /// The layers stay until the snapshot is removed, even if the image is removed. Blocks.
+    pub fn create_snapshot(&self, id: &SnapshotId, image: &Image) -> Result<Snapshot, StoreError> {
+        let path = id.path(&self.0.path("snapshots"));
+        // Held throughout, so that a sweep sees the layers unused and gone, or used and here.
+        let mut state = self.0.state();
+        let known = state.snapshots.0.get(id).filter(|_| path.join("layers.json").exists());
+        if let Some(layers) = known {
+            return Ok(snapshot(&path, self.0.lower(layers)));
+        }
+        if !image.chain_ids.iter().all(|chain_id| self.0.has_layer(chain_id)) {
+            return Err(StoreError::Gone(image.reference.clone()));
+        }
+        let temporary = Temporary(self.0.temporary());
+        fill(&temporary.0, image)?;
+        make_directory(path.parent().unwrap_or(&path))?;
+        let rename = fs::rename(&temporary.0, &path);
+        rename.map_err(|source| StoreError::Io {
+            action: "make",
+            path: path.clone(),
+            source,
+        })?;
+        state.snapshots.0.insert(id.clone(), image.chain_ids.clone());
+        Ok(snapshot(&path, self.0.lower(&image.chain_ids)))
+    }
+
+    /// Deletes what a container wrote; nothing to do if it is not there. The container must be gone. Blocks.
+    pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        let snapshots = self.0.path("snapshots");
+        let path = id.path(&snapshots);
+        let temporary = Temporary(self.0.temporary());
+        {
+            let mut state = self.0.state();
+            match fs::rename(&path, &temporary.0) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::Io {
+                        action: "remove",
+                        path,
+                        source,
+                    });
+                }
+                _ => {}
+            }
+            state.snapshots.0.remove(id);
+            // The container's and the pod's directories go with their last snapshot; until then they aren't empty.
+            for parent in [snapshots.join(&id.pod).join(&id.container), snapshots.join(&id.pod)] {
+                let _ = fs::remove_dir(parent);
+            }
+        }
+        remove(&temporary.0)
+    }
+
+    /// All snapshots, in the order of their ids.
+    pub fn snapshots(&self) -> Vec<SnapshotId> {
+        self.0.state().snapshots.0.keys().cloned().collect()
+    }
+}
+
+fn snapshot(path: &Path, lower: Vec<PathBuf>) -> Snapshot {
+    Snapshot {
+        lower,
+        upper: path.join("upper"),
+        work: path.join("work"),
+        target: path.join("root"),
+    }
+}
+
+/// The merged root has the owner and mode of `upper`, so that takes those of the image's root.
+fn fill(path: &Path, image: &Image) -> Result<(), StoreError> {
+    for directory in ["upper", "work", "root"] {
+        make_directory(&path.join(directory))?;
+    }
+    let copy = || -> io::Result<()> {
+        let (from, to) = (File::open(&image.layers[0])?, File::open(path.join("upper"))?);
+        let stat = fstat(from.as_fd())?;
+        let is_bare = image.chain_ids.is_empty();
+        fchown(
+            to.as_fd(),
+            Some(Uid::from_raw(stat.st_uid)),
+            Some(Gid::from_raw(stat.st_gid)),
+        )?;
+        Ok(fchmod(
+            to.as_fd(),
+            Mode::from_raw_mode(if is_bare { 0o755 } else { stat.st_mode & 0o7777 }),
+        )?)
+    };
+    copy().map_err(|source| StoreError::Io {
+        action: "make",
+        path: path.join("upper"),
+        source,
+    })?;
+    let layers = serde_json::to_vec(&image.chain_ids).expect("digests are strings");
+    record::write_durably(&path.join("layers.json"), &layers, &path.join("layers.tmp"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_name_one_directory_below_the_store() {
+        assert_eq!(
+            SnapshotId::new("u-1", "web", 2).unwrap().path("/s".as_ref()),
+            Path::new("/s/u-1/web/2")
+        );
+        for bad in ["", ".", "..", "a/b", ".hidden", "a b", "a\0"] {
+            assert!(
+                SnapshotId::new(bad, "web", 0).is_err() && SnapshotId::new("uid", bad, 0).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
 }
