@@ -30,6 +30,7 @@ pub fn cleanup(places: &Places, keep_images: bool) -> anyhow::Result<()> {
         failures.note(end_pod(&pod), &format!("end the pod in {}", pod.display()));
     }
     failures.note(cgroup::remove(&kubepods), "remove the pods' cgroups");
+    remove_empty_parents(&cgroup_root, &places.cgroup_parent);
     failures.note(
         pod_network::teardown(&node::network_of(places)),
         "remove the pod network",
@@ -77,6 +78,15 @@ fn remove_files(places: &Places, keep_images: bool, failures: &mut Failures) {
     }
     for dir in [&places.root_dir, &places.log_dir, &places.container_log_dir] {
         failures.note(remove_if_empty(dir), &format!("remove {}", dir.display()));
+    }
+}
+
+/// The agent may have made them; what others use is not empty and stays.
+fn remove_empty_parents(root: &Path, parent: &Path) {
+    for dir in parent.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+        if fs::remove_dir(root.join(dir)).is_err() {
+            return;
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time as K8sTime
 use k8s_openapi::jiff::Timestamp;
 
 use oci_spec::runtime::Capabilities;
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::events::Events;
@@ -39,6 +40,8 @@ pub struct Node {
     pub network: NodeNetwork,
     /// The image store.
     pub images: Store,
+    /// Changes when an image was loaded or pulled by hand: pods that wait for one look again.
+    pub new_images: watch::Sender<()>,
     /// What happened.
     pub events: Arc<Events>,
     /// The pods as they are.
@@ -62,6 +65,7 @@ impl Node {
             },
             network: network(&config),
             images: Store::open(&config.places.state_dir)?,
+            new_images: watch::channel(()).0,
             events: Arc::default(),
             board: Board::default(),
             capabilities: runtime::capabilities_of(capability_set("CapBnd:")),

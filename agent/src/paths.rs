@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use agent_core::pod::{ContainerName, DesiredPod, PodUid, QosClass, qos_class};
+use agent_core::pod::{ContainerName, DesiredPod, PodUid, qos_class};
 
 use crate::config::Places;
 
@@ -121,10 +121,7 @@ impl PodPaths {
 /// The file in a pod's run directory that outlives its manifest.
 pub const RECORD: &str = "pod.json";
 
-/// The tiers of pods, outermost last: each is made before the pods in it and may be removed after them.
-pub const TIERS: [QosClass; 3] = [QosClass::Burstable, QosClass::BestEffort, QosClass::Guaranteed];
-
-/// An id for tools that know containers by one word.
+/// An id for tools that know containers by one word, as it stands in a pod's status.
 pub fn container_id(uid: &PodUid, container: &ContainerName, attempt: u32) -> String {
-    format!("{uid}-{container}-{attempt}")
+    format!("{uid}.{container}.{attempt}")
 }

@@ -50,6 +50,7 @@ struct PodTask {
     node: Arc<Node>,
     record: watch::Receiver<Record>,
     facts: watch::Receiver<Facts>,
+    images: watch::Receiver<()>,
     pod: Arc<DesiredPod>,
     paths: Arc<PodPaths>,
     link: ShimLink,
@@ -84,6 +85,7 @@ impl PodTask {
         let accepted_at = Time::from_unix_nanos(record.borrow().accepted_at);
         let memory = Memory::new(accepted_at);
         Some(PodTask {
+            images: node.new_images.subscribe(),
             node,
             record,
             facts,
@@ -316,6 +318,7 @@ impl PodTask {
             // The set drops the record only when the agent ends.
             changed = self.record.changed() => if changed.is_err() { std::future::pending::<()>().await },
             changed = self.facts.changed() => if changed.is_ok() { self.retry_config() },
+            changed = self.images.changed() => if changed.is_err() { std::future::pending::<()>().await },
             () = self.link.told() => {}
             Some(Ok(pull)) = self.pulls.join_next() => self.end_pull(pull),
             () = tokio::time::sleep(until) => {}

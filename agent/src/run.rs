@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +98,7 @@ fn log_to_stderr() {
     // A second subscriber in one process is refused, and the first one stands.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }
@@ -121,7 +123,9 @@ pub(crate) fn lock(places: &Places) -> anyhow::Result<Flock<File>> {
 
 fn make_directories(config: &Config) -> anyhow::Result<()> {
     let places = &config.places;
+    let cgroup = runtime::cgroup::root()?.join(&places.cgroup_parent);
     for dir in [
+        &cgroup,
         &places.root_dir,
         &places.applied(),
         &places.state_dir,

@@ -35,6 +35,7 @@ pub(super) async fn load(api: &Api, request: Request<Incoming>) -> Result<Answer
         .load(source, tag.as_ref())
         .await
         .map_err(|error| Problem::invalid(chain(error)))?;
+    api.node.new_images.send_replace(());
     json(&images.iter().map(view).collect::<Vec<_>>())
 }
 
@@ -50,6 +51,7 @@ pub(super) async fn pull(api: &Api, request: Request<Incoming>) -> Result<Answer
         .pull(&reference(&wanted.image)?, &options)
         .await
         .map_err(Problem::failed)?;
+    api.node.new_images.send_replace(());
     json(&view(&image))
 }
 

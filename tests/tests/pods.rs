@@ -1,0 +1,321 @@
+//! Pods from manifest to end, driven through the real `orlop` on the real kernel.
+#![forbid(unsafe_code)]
+
+#[path = "pods/node.rs"]
+mod node;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use node::{PATIENCE, pod, stderr, with_node};
+use tests::{eventually, require_root};
+
+#[test]
+fn a_pod_runs_logs_answers_exec_and_goes() {
+    require_root!();
+    with_node("pod", |node| {
+        node.manifest(
+            "web.yaml",
+            &pod("web", "echo hello; echo there >&2; exec sleep 1000", ""),
+        );
+        let web = node.wait_ready("web");
+        assert_eq!(web["status"]["phase"], "Running");
+        let address = web["status"]["podIP"].as_str().unwrap();
+
+        assert_eq!(node.ok(&["logs", "web", "--tail", "2"]).lines().count(), 2);
+        assert!(
+            node.ok(&["get", "pods"]).contains("web    1/1     Running   0"),
+            "{}",
+            node.ok(&["get", "pods"])
+        );
+        assert!(node.ok(&["get", "pods", "-o", "wide"]).contains(address));
+        assert!(
+            node.ok(&["describe", "pod", "web"]).contains("Started container")
+                || node.ok(&["describe", "pod", "web"]).contains("Container started")
+        );
+        assert!(
+            node.ok(&["exec", "web", "--", "cat", "/etc/hosts"])
+                .ends_with(&format!("{address}\tweb\n"))
+        );
+        assert_eq!(node.ok(&["exec", "web", "--", "hostname"]), "web\n");
+
+        let output = node.orlop(&["exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+            (Some(7), "out\n")
+        );
+        assert!(stderr(&output).starts_with("err\n"));
+        assert_eq!(node.orlop(&["exec", "web", "--", "nowhere"]).status.code(), Some(127));
+        assert!(node.fails(&["delete", "pod", "web"]).contains("web.yaml"));
+
+        node.remove_manifest("web.yaml");
+        node.wait_gone("web");
+        for dir in ["run/pods", "root/pods", "log", "links"] {
+            assert_eq!(std::fs::read_dir(node.path(dir)).unwrap().count(), 0, "{dir} is empty");
+        }
+    });
+}
+
+#[test]
+fn exec_passes_its_input_on() {
+    require_root!();
+    with_node("exec-input", |node| {
+        node.manifest("a.yaml", &pod("a", "exec sleep 1000", ""));
+        node.wait_ready("a");
+        let mut exec = node.command(&["exec", "-i", "a", "--", "sha256sum"]);
+        let mut exec = exec.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = exec.stdin.take().unwrap();
+        // More than every buffer on the way holds.
+        input.write_all(&vec![b'x'; 3 << 20]).unwrap();
+        drop(input);
+        let output = exec.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.split(' ').next().unwrap(), sha256_of_x(3 << 20));
+    });
+}
+
+fn sha256_of_x(count: usize) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(vec![b'x'; count])
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[test]
+fn a_container_that_ends_restarts_with_back_off() {
+    require_root!();
+    with_node("restart", |node| {
+        node.manifest("a.yaml", &pod("a", "echo attempt; exit 3", ""));
+        eventually(PATIENCE, "the second restart waits", || {
+            node.ok(&["get", "pods"]).contains("CrashLoopBackOff")
+        });
+        let status = node.pod("a")["status"]["containerStatuses"][0].clone();
+        assert_eq!(status["lastState"]["terminated"]["exitCode"], 3, "{status}");
+        assert_eq!(status["lastState"]["terminated"]["reason"], "Error", "{status}");
+        assert!(node.ok(&["describe", "pod", "a"]).contains("BackOff"));
+        eventually(PATIENCE, "it has restarted", || {
+            node.orlop(&["logs", "-p", "a"]).status.success()
+        });
+        assert_eq!(node.ok(&["logs", "-p", "a"]), "attempt\n");
+    });
+}
+
+#[test]
+fn a_pod_that_shall_not_restart_runs_to_its_end() {
+    require_root!();
+    with_node("never", |node| {
+        node.manifest("a.yaml", &pod("a", "echo done", "  restartPolicy: Never\n"));
+        eventually(PATIENCE, "the pod has succeeded", || {
+            node.pod("a")["status"]["phase"] == "Succeeded"
+        });
+        assert!(
+            node.ok(&["get", "pods"]).contains("0/1     Completed"),
+            "{}",
+            node.ok(&["get", "pods"])
+        );
+        assert_eq!(node.ok(&["logs", "-f", "a"]), "done\n");
+    });
+}
+
+#[test]
+fn variables_come_from_a_config_map_as_soon_as_it_is_there() {
+    require_root!();
+    with_node("config-map", |node| {
+        let more = "    envFrom: [{configMapRef: {name: settings}}]\n";
+        node.manifest("a.yaml", &pod("a", "echo $GREETING; exec sleep 1000", more));
+        eventually(PATIENCE, "the pod says what it lacks", || {
+            node.ok(&["get", "pods"]).contains("CreateContainerConfigError")
+        });
+        assert!(
+            node.ok(&["describe", "pod", "a"])
+                .contains("configmap \"settings\" not found")
+        );
+        let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {GREETING: bonjour}\n";
+        node.manifest("settings.yaml", map);
+        node.wait_ready("a");
+        eventually(PATIENCE, "the variable is printed", || {
+            node.ok(&["logs", "a"]) == "bonjour\n"
+        });
+    });
+}
+
+#[test]
+fn a_service_leads_from_pod_to_pod() {
+    require_root!();
+    with_node("service", |node| {
+        let port = "    ports: [{name: http, containerPort: 8080}]\n";
+        node.manifest("web.yaml", &pod("web", "exec httpd -f -p 8080 -h /www", port));
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+                       spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}\n";
+        node.manifest("service.yaml", service);
+        node.manifest("client.yaml", &pod("client", "exec sleep 1000", ""));
+        node.wait_ready("web");
+        node.wait_ready("client");
+        let address = node.json(&["get", "service", "web"])["spec"]["clusterIP"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let url = format!("http://{address}/");
+        let fetch = ["exec", "client", "--", "wget", "-q", "-O", "-", &url];
+        eventually(PATIENCE, "the Service answers", || {
+            let output = node.orlop(&fetch);
+            if output.status.success() {
+                Ok(output)
+            } else {
+                Err(stderr(&output))
+            }
+        });
+        assert_eq!(node.ok(&fetch), "hello from orlop\n");
+        node.remove_manifest("web.yaml");
+        node.wait_gone("web");
+        eventually(PATIENCE, "nobody answers", || {
+            stderr(&node.orlop(&fetch)).contains("refused")
+        });
+    });
+}
+
+#[test]
+fn a_bad_manifest_keeps_what_it_said_before_and_leaves_the_others_alone() {
+    require_root!();
+    with_node("bad-manifest", |node| {
+        node.manifest("good.yaml", &pod("good", "exec sleep 1000", ""));
+        node.manifest("turns.yaml", &pod("turns", "exec sleep 1000", ""));
+        let uids = ["good", "turns"].map(|name| node.wait_ready(name)["metadata"]["uid"].clone());
+        node.manifest("turns.yaml", &pod("turns", "exec sleep 1000", "    flavour: sweet\n"));
+        node.manifest("torn.yaml", "kind: [Pod\n");
+        eventually(PATIENCE, "both files are reported", || {
+            let list = node.ok(&["get", "manifests"]);
+            list.contains("flavour") && list.contains("torn.yaml:")
+        });
+        assert!(node.ok(&["describe", "node"]).contains("flavour"));
+        assert_eq!(
+            ["good", "turns"].map(|name| node.wait_ready(name)["metadata"]["uid"].clone()),
+            uids
+        );
+    });
+}
+
+#[test]
+fn a_missing_image_is_told_on_its_pod_only() {
+    require_root!();
+    with_node("no-image", |node| {
+        let absent = pod("absent", "true", "").replace(tests::image::BUSYBOX, "127.0.0.1:1/absent:1");
+        node.manifest("absent.yaml", &absent);
+        node.manifest("good.yaml", &pod("good", "exec sleep 1000", ""));
+        node.wait_ready("good");
+        eventually(PATIENCE, "the pod waits for its image", || {
+            let list = node.ok(&["get", "pods"]);
+            list.contains("ErrImagePull") || list.contains("ImagePullBackOff")
+        });
+        assert!(node.ok(&["describe", "pod", "absent"]).contains("Failed to pull image"));
+    });
+}
+
+#[test]
+fn applied_objects_are_kept_changed_and_deleted() {
+    require_root!();
+    with_node("apply", |node| {
+        let file = node.path("input").join("a.yaml");
+        let path = file.to_str().unwrap();
+        std::fs::write(&file, pod("a", "echo one; exec sleep 1000", "")).unwrap();
+        assert_eq!(node.ok(&["apply", "-f", path]), "pod/a created\n");
+        assert_eq!(node.ok(&["apply", "-f", path]), "pod/a unchanged\n");
+        node.wait_ready("a");
+        std::fs::write(&file, pod("a", "echo two; exec sleep 1000", "")).unwrap();
+        assert_eq!(node.ok(&["apply", "-f", path]), "pod/a configured\n");
+        eventually(PATIENCE, "the new pod runs", || {
+            String::from_utf8_lossy(&node.orlop(&["logs", "a"]).stdout) == "two\n"
+        });
+        std::fs::write(&file, pod("a", "true", "    flavour: sweet\n")).unwrap();
+        let error = node.fails(&["apply", "-f", path]);
+        assert!(
+            error.contains(&format!("{path}:10:")) && error.contains("spec.containers[0].flavour"),
+            "{error}"
+        );
+        assert_eq!(node.ok(&["delete", "pod", "a"]), "pod \"a\" deleted\n");
+        assert!(node.pod("a").is_null());
+    });
+}
+
+#[test]
+fn a_new_agent_adopts_pods_without_a_restart() {
+    require_root!();
+    with_node("adopt", |node| {
+        node.manifest("a.yaml", &pod("a", "echo once; exec sleep 1000", ""));
+        node.manifest("b.yaml", &pod("b", "exec sleep 1000", ""));
+        let before = node.wait_ready("a");
+        node.wait_ready("b");
+        let shim = node.shim_pid(&before);
+        node.kill_agent();
+        node.remove_manifest("b.yaml");
+        node.start();
+        let after = node.wait_ready("a");
+        for field in [
+            "/metadata/uid",
+            "/status/podIP",
+            "/status/containerStatuses/0/containerID",
+            "/status/startTime",
+        ] {
+            assert_eq!(after.pointer(field), before.pointer(field), "{field}");
+        }
+        assert_eq!(node.shim_pid(&after), shim);
+        assert_eq!(node.ok(&["logs", "a"]), "once\n");
+        node.wait_gone("b");
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_makes_a_pod_leaves_one_that_the_next_completes() {
+    require_root!();
+    with_node("killed-making", |node| {
+        for round in 0..6_u64 {
+            let name = format!("p{round}");
+            node.manifest(&format!("{name}.yaml"), &pod(&name, "exec sleep 1000", ""));
+            std::thread::sleep(std::time::Duration::from_millis(5 + 23 * round));
+            node.kill_agent();
+            node.start();
+        }
+        for round in 0..6 {
+            let pod = node.wait_ready(&format!("p{round}"));
+            assert_eq!(
+                pod["status"]["containerStatuses"][0]["restartCount"], 0,
+                "{}",
+                pod["status"]
+            );
+        }
+    });
+}
+
+#[test]
+fn a_lost_shim_takes_its_containers_along_and_the_pod_restarts() {
+    require_root!();
+    with_node("lost-shim", |node| {
+        node.manifest("a.yaml", &pod("a", "exec sleep 1000", ""));
+        let before = node.wait_ready("a");
+        let pid: i32 = node.shim_pid(&before).parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        eventually(PATIENCE, "the container has restarted", || {
+            node.pod("a")["status"]["containerStatuses"][0]["restartCount"] == 1
+        });
+        let after = node.wait_ready("a");
+        let ended = &after["status"]["containerStatuses"][0]["lastState"]["terminated"];
+        assert_eq!(
+            (&ended["exitCode"], &ended["reason"]),
+            (&137.into(), &"ShimLost".into()),
+            "{ended}"
+        );
+        assert_eq!(after["status"]["podIP"], before["status"]["podIP"]);
+        assert!(node.ok(&["describe", "pod", "a"]).contains("ShimLost"));
+    });
+}
+
+#[test]
+fn a_second_agent_on_the_same_run_directory_is_refused() {
+    require_root!();
+    with_node("second", |node| {
+        let output = node.second_agent();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("another agent runs on"), "{}", stderr(&output));
+    });
+}
