@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use agent::hands::maps::KernelMaps;
 use agent::services::remove_all;
 use tests::{LeakAudit, Need, require, require_root};
 
@@ -274,6 +275,22 @@ fn removal_leaves_nothing() {
 }
 
 #[test]
+fn a_directory_elsewhere_gets_a_bpf_file_system_for_as_long_as_it_is_needed() {
+    require_root!();
+    require!(Need::Kernel(5, 18));
+    let scratch = tests::Scratch::new("elsewhere");
+    let cgroup = scratch.cgroup();
+    let audit = LeakAudit::begin(&scratch, &[]);
+    let dir = scratch.path("bpf");
+    let mut maps = KernelMaps::open(&dir, &cgroup).unwrap();
+    maps.attach().unwrap();
+    drop(maps);
+    assert!(dir.join("v1/links/connect4").exists());
+    remove_all(&dir).unwrap();
+    audit.finish();
+}
+
+#[test]
 fn maps_of_another_shape_are_replaced() {
     node!("shape", node);
     let backend = node.serve(tcp("127.0.0.1:0"));
@@ -295,7 +312,7 @@ fn the_verifier_goes_through_few_instructions() {
     require!(Need::Kernel(5, 18));
     let scratch = tests::Scratch::new("verifier");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let maps = agent::hands::maps::KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup()).unwrap();
+    let maps = KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup()).unwrap();
     for (program, count) in maps.verified_instructions() {
         let count = count.expect("Linux 5.16 and later tell");
         println!("NOTE: verified instructions: {} {program} {count}", release.trim());

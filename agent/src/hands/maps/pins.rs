@@ -147,12 +147,14 @@ pub fn remove_all(bpf_dir: &Path) -> Result<(), MapsError> {
             remove_layout(&layout)?;
         }
     }
-    let mounted = mount_point(bpf_dir);
-    if mounted != bpf_dir {
-        remove_dir(bpf_dir)?;
-    }
-    if is_ours(&mounted)? && list(&mounted)?.is_empty() {
-        nix::mount::umount2(&mounted, MntFlags::empty()).map_err(|error| files("unmount", &mounted)(error.into()))?;
+    unmount_if_ours(bpf_dir)?;
+    remove_unless_mounted(bpf_dir)?;
+    unmount_if_ours(&mount_point(bpf_dir))
+}
+
+fn unmount_if_ours(target: &Path) -> Result<(), MapsError> {
+    if is_ours(target)? && list(target)?.is_empty() {
+        nix::mount::umount2(target, MntFlags::empty()).map_err(|error| files("unmount", target)(error.into()))?;
     }
     Ok(())
 }
@@ -200,11 +202,17 @@ fn is_ours(target: &Path) -> Result<bool, MapsError> {
     Ok(text.lines().any(|mount| mount.starts_with(&line)))
 }
 
+/// What people have made in a directory. Names with a dot are the kernel's own on a bpf file system.
 fn list(dir: &Path) -> Result<Vec<PathBuf>, MapsError> {
     let entries = std::fs::read_dir(dir).map_err(files("list", dir))?;
-    entries
-        .map(|entry| entry.map(|entry| entry.path()).map_err(files("list", dir)))
-        .collect()
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(files("list", dir))?;
+        if !entry.file_name().to_string_lossy().contains('.') {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
 }
 
 fn create_dir(dir: &Path) -> Result<(), MapsError> {
@@ -215,8 +223,12 @@ fn remove_file(path: &Path) -> Result<(), MapsError> {
     absent_is_fine(std::fs::remove_file(path)).map_err(files("remove", path))
 }
 
-fn remove_dir(path: &Path) -> Result<(), MapsError> {
-    absent_is_fine(std::fs::remove_dir(path)).map_err(files("remove", path))
+/// A directory that is somebody's mount point stays.
+fn remove_unless_mounted(dir: &Path) -> Result<(), MapsError> {
+    match absent_is_fine(std::fs::remove_dir(dir)) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        result => result.map_err(files("remove", dir)),
+    }
 }
 
 fn remove_tree(path: &Path) -> Result<(), MapsError> {
