@@ -22,6 +22,7 @@ pub mod sys;
 
 mod container_path;
 mod field;
+mod filter;
 mod home;
 mod init;
 mod prepare;

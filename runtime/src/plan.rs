@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::container::Rootfs;
 use crate::field::namespaces::Namespaces;
@@ -143,8 +143,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     paths::plan(linux, &mut steps)?;
     steps.add_late();
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps)?;
-    steps.push("root", InitStep::DetachOldRoot);
-    finish(process, facts.process, &namespaces, steps)
+    finish(process, facts.process, linux, steps)
 }
 
 /// Plans one more process of a running container. `init` is for the child to enter the container by; the parent sets
@@ -168,7 +167,7 @@ pub(crate) fn exec(
     );
     steps.push("linux.namespaces", InitStep::OpenRoot);
     terminal(process, facts.terminal, &mut steps)?;
-    let mut plan = finish(process, facts, &namespaces, steps)?;
+    let mut plan = finish(process, facts, linux, steps)?;
     plan.namespaces = 0;
     plan.pid_namespace = None;
     Ok(plan)
@@ -191,17 +190,14 @@ fn begin(steps: &mut Steps) {
     steps.push("process", InitStep::NewSessionKeyring);
 }
 
-fn finish(
-    process: &Process,
-    facts: ProcessFacts,
-    namespaces: &Namespaces,
-    mut steps: Steps,
-) -> Result<InitPlan, FieldError> {
+fn finish(process: &Process, facts: ProcessFacts, linux: &Linux, mut steps: Steps) -> Result<InitPlan, FieldError> {
     honoured::check_process(process)?;
+    let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let around = process::Surroundings {
         available: facts.available,
         dies_with_parent: facts.dies_with_parent,
         has_streams: facts.terminal == Terminal::None,
+        seccomp: linux.seccomp().as_ref(),
     };
     let unenforced = process::plan(process, &around, &mut steps)?;
     Ok(InitPlan {

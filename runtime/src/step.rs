@@ -4,6 +4,7 @@
 //! [`crate::init`] performs it in the child. [`InitStep::describe`] says afterwards, in the parent, what failed.
 
 use std::ffi::CString;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use crate::sys::capability::Mask;
 use crate::sys::exec::StringArray;
 use crate::sys::mount::Attributes;
 use crate::sys::pty::WindowSize;
+use crate::sys::seccomp::Instruction;
 
 /// One thing to do, and the field of the spec that asked for it.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ pub(crate) enum InitStep {
     OpenHostNull,
     /// Mount the root filesystem in this mount namespace.
     MountRoot(RootMount),
-    /// Make it the root; the old one stays mounted on top until [`InitStep::DetachOldRoot`].
+    /// Make it the root and let go of the host's.
     PivotRoot,
     /// Take the root as it is, after joining a container.
     OpenRoot,
@@ -87,8 +89,6 @@ pub(crate) enum InitStep {
         path: ContainerPath,
         attributes: Attributes,
     },
-    /// Let go of the host's filesystem.
-    DetachOldRoot,
     SetRlimit {
         name: &'static str,
         resource: i32,
@@ -100,6 +100,8 @@ pub(crate) enum InitStep {
         owner: u32,
     },
     SetNoNewPrivileges,
+    /// Filter system calls.
+    InstallSeccomp(SeccompFilter),
     LimitBoundingSet(Mask),
     SetUser(Identity),
     SetCapabilities(CapabilitySets),
@@ -201,6 +203,23 @@ pub(crate) struct CapabilitySets {
     pub(crate) ambient: Mask,
 }
 
+/// A seccomp program and the flags that it is installed with.
+pub(crate) struct SeccompFilter {
+    pub(crate) program: Vec<Instruction>,
+    pub(crate) flags: libc::c_ulong,
+}
+
+impl fmt::Debug for SeccompFilter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} instructions, flags {:#x}",
+            self.program.len(),
+            self.flags
+        )
+    }
+}
+
 /// The user's program.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -243,9 +262,9 @@ impl InitStep {
             Self::MaskPath(path) => format!("mask {path}"),
             Self::MakeReadonly(path) => format!("make {path} read-only"),
             Self::SetMountAttributes { path, .. } => format!("change the mount at {path}"),
-            Self::DetachOldRoot => "detach the host's root".into(),
             Self::SetRlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
             Self::OwnStreams { owner } => format!("give the standard streams to user {owner}"),
+            Self::InstallSeccomp(_) => "install the seccomp filter".into(),
             Self::SetNoNewPrivileges => "set no_new_privs".into(),
             Self::LimitBoundingSet(_) => "limit the capability bounding set".into(),
             Self::SetUser(user) => format!("become user {}:{}", user.uid, user.gid),

@@ -65,7 +65,6 @@ fn check_linux(linux: &Linux) -> Result<(), FieldError> {
             "linux.timeOffsets",
             linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()),
         ),
-        ("linux.seccomp", linux.seccomp().is_some()),
     ])
 }
 

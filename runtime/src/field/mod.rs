@@ -10,4 +10,5 @@ pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod rlimits;
 pub(crate) mod rootfs;
+pub(crate) mod seccomp;
 pub(crate) mod sysctl;

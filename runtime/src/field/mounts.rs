@@ -71,6 +71,7 @@ fn default_dev() -> Result<NewMount, FieldError> {
     Ok(NewMount {
         kind: c"tmpfs".into(),
         options: vec![
+            (c"source".into(), Some(c"tmpfs".into())),
             (c"mode".into(), Some(c"755".into())),
             (c"size".into(), Some(c"65536k".into())),
         ],

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxSeccomp, Process};
 
-use super::{capabilities::Granted, program, rlimits};
+use super::{capabilities::Granted, program, rlimits, seccomp};
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
 use crate::step::{Identity, InitStep};
@@ -12,23 +12,37 @@ use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
 /// What a process is planned from, besides itself.
-pub(crate) struct Surroundings {
+pub(crate) struct Surroundings<'a> {
     /// The capabilities that there are to give.
     pub(crate) available: Mask,
     pub(crate) dies_with_parent: bool,
     /// Its streams are the caller's, not a terminal of its own.
     pub(crate) has_streams: bool,
+    /// The container's seccomp profile.
+    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
 }
 
 /// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
-pub(crate) fn plan(process: &Process, around: &Surroundings, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
+pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
     let user = process.user();
     let granted = Granted::of(process.capabilities().as_ref(), around.available);
+    let mut unenforced = granted.unenforced;
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    let mut seccomp = None;
+    if let Some(profile) = around.seccomp {
+        let (filter, stricter) = seccomp::plan(profile)?;
+        unenforced.extend(stricter);
+        seccomp = Some(InitStep::InstallSeccomp(filter));
+    }
     rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), steps)?;
     if around.has_streams {
         steps.push("process.user", InitStep::OwnStreams { owner: user.uid() });
     }
     steps.push("process.cwd", InitStep::ChangeDirectory(cwd(process)?));
+    // Without no_new_privs a filter takes a capability that the next steps give up.
+    if let Some(filter) = seccomp.take_if(|_| !no_new_privileges) {
+        steps.push("linux.seccomp", filter);
+    }
     steps.push("process.capabilities", InitStep::LimitBoundingSet(granted.bounding));
     let additional_gids = user
         .additional_gids()
@@ -46,7 +60,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings, steps: &mut Steps) 
     );
     steps.push("process.capabilities", InitStep::SetCapabilities(granted.sets));
     steps.push("process.user.umask", InitStep::SetUmask(umask(user.umask())?));
-    if process.no_new_privileges().unwrap_or(false) {
+    if no_new_privileges {
         steps.push("process.noNewPrivileges", InitStep::SetNoNewPrivileges);
     }
     if around.dies_with_parent {
@@ -55,13 +69,17 @@ pub(crate) fn plan(process: &Process, around: &Surroundings, steps: &mut Steps) 
     }
     steps.push("process", InitStep::CloseDescriptors);
     steps.push("process", InitStep::WaitForStart);
+    // With it the filter comes last, and has to allow hardly more than the program does.
+    if let Some(filter) = seccomp {
+        steps.push("linux.seccomp", filter);
+    }
     let arguments = process.args().as_deref().unwrap_or_default();
     let environment = process.env().as_deref().unwrap_or_default();
     steps.push(
         "process.args",
         InitStep::Execute(program::of(arguments, environment, user.uid())?),
     );
-    Ok(granted.unenforced)
+    Ok(unenforced)
 }
 
 /// The working directory.

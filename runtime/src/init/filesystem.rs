@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{chdir, fchdir, pivot_root, symlinkat, write};
 
-use super::{Init, inside};
+use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
 use crate::step::{BindMount, Device, MadeRoot, NewMount, RootMount};
 use crate::sys::mount::{
@@ -62,31 +62,28 @@ impl Init<'_> {
         if status.st_mode & libc::S_IFMT != libc::S_IFCHR || status.st_rdev != makedev(1, 3) {
             return Err(Errno::ENODEV);
         }
-        self.null = Some(null);
+        let mount = open_tree_clone(null.as_fd(), c"", false)?;
+        self.null = Some(Mask { mount, is_used: false });
         Ok(())
     }
 
     /// The working directory is the new root. Both arguments may be "." (pivot_root(2)): the old root is then mounted
-    /// on top of the new one.
+    /// on top of the new one. It has to go before any path is looked up: a `..` at the root would lead to it, even with
+    /// `RESOLVE_IN_ROOT`.
     pub(super) fn pivot_root(&mut self) -> nix::Result<()> {
         let old_root = open(c"/", DIRECTORY, Mode::empty())?;
         let root = open(c".", DIRECTORY, Mode::empty())?;
         pivot_root(c".", c".")?;
+        fchdir(&old_root)?;
+        umount2(c".", MntFlags::MNT_DETACH)?;
         fchdir(&root)?;
-        (self.root, self.old_root) = (Some(root), Some(old_root));
+        self.root = Some(root);
         Ok(())
     }
 
     pub(super) fn open_root(&mut self) -> nix::Result<()> {
         self.root = Some(open(c"/", DIRECTORY, Mode::empty())?);
         Ok(())
-    }
-
-    pub(super) fn detach_old_root(&mut self) -> nix::Result<()> {
-        let old_root = self.old_root.as_ref().ok_or(Errno::EBADF)?;
-        fchdir(old_root)?;
-        umount2(c".", MntFlags::MNT_DETACH)?;
-        fchdir(self.root()?)
     }
 
     pub(super) fn mount(&mut self, new: &NewMount) -> nix::Result<()> {
@@ -182,22 +179,18 @@ impl Init<'_> {
 
     pub(super) fn mask(&mut self, path: &ContainerPath) -> nix::Result<()> {
         let Some(target) = self.find(path)? else { return Ok(()) };
-        if fstat(&target)?.st_mode & libc::S_IFMT != libc::S_IFDIR {
-            let null = self.null.as_ref().ok_or(Errno::EBADF)?;
-            let null = open_tree_clone(null.as_fd(), c"", false)?;
-            return move_mount(null.as_fd(), target.as_fd());
-        }
-        if let Some(empty) = &self.empty {
-            let empty = open_tree_clone(empty.as_fd(), c"", false)?;
-            return move_mount(empty.as_fd(), target.as_fd());
-        }
-        let filesystem = fsopen(c"tmpfs")?;
-        fsconfig_set(filesystem.as_fd(), c"nr_inodes", Some(c"2"))?;
-        fsconfig_create(filesystem.as_fd())?;
-        let empty = fsmount(filesystem.as_fd(), libc::MOUNT_ATTR_RDONLY)?;
-        move_mount(empty.as_fd(), target.as_fd())?;
-        self.empty = Some(empty);
-        Ok(())
+        let mask = if fstat(&target)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            if self.empty.is_none() {
+                self.empty = Some(Mask {
+                    mount: empty_directory()?,
+                    is_used: false,
+                });
+            }
+            self.empty.as_mut()
+        } else {
+            self.null.as_mut()
+        };
+        mask.ok_or(Errno::EBADF)?.put_over(&target)
     }
 
     pub(super) fn make_readonly(&mut self, path: &ContainerPath) -> nix::Result<()> {
@@ -223,4 +216,22 @@ impl Init<'_> {
             Err(errno) => Err(errno),
         }
     }
+}
+
+impl Mask {
+    fn put_over(&mut self, target: &OwnedFd) -> nix::Result<()> {
+        if self.is_used {
+            let copy = open_tree_clone(self.mount.as_fd(), c"", false)?;
+            return move_mount(copy.as_fd(), target.as_fd());
+        }
+        self.is_used = true;
+        move_mount(self.mount.as_fd(), target.as_fd())
+    }
+}
+
+fn empty_directory() -> nix::Result<OwnedFd> {
+    let filesystem = fsopen(c"tmpfs")?;
+    fsconfig_set(filesystem.as_fd(), c"nr_inodes", Some(c"2"))?;
+    fsconfig_create(filesystem.as_fd())?;
+    fsmount(filesystem.as_fd(), libc::MOUNT_ATTR_RDONLY)
 }

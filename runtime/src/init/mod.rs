@@ -29,16 +29,20 @@ struct Init<'a> {
     channel: BorrowedFd<'a>,
     /// The container's root.
     root: Option<OwnedFd>,
-    /// The host's root, while it is still there.
-    old_root: Option<OwnedFd>,
-    /// The host's /dev/null.
-    null: Option<OwnedFd>,
-    /// An empty read-only directory, mounted over the first masked one.
-    empty: Option<OwnedFd>,
+    /// A mount of the host's /dev/null, to copy for masking files once it is mounted over the first.
+    null: Option<Mask>,
+    /// The same with an empty read-only directory.
+    empty: Option<Mask>,
     /// A procfs that is mounted nowhere.
     proc: Option<OwnedFd>,
     /// The container's side of its terminal.
     terminal: Option<OwnedFd>,
+}
+
+/// A mount that hides others. The kernel copies only mounts that are mounted somewhere: the first use mounts it.
+struct Mask {
+    mount: OwnedFd,
+    is_used: bool,
 }
 
 /// Performs `steps`. `channel` leads to the parent; `parents_end` is the other end of it, which is not ours to keep
@@ -49,7 +53,6 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
     let mut init = Init {
         channel,
         root: None,
-        old_root: None,
         null: None,
         empty: None,
         proc: None,
@@ -96,11 +99,11 @@ impl Init<'_> {
             InitStep::MaskPath(path) => self.mask(path),
             InitStep::MakeReadonly(path) => self.make_readonly(path),
             InitStep::SetMountAttributes { path, attributes } => self.set_mount_attributes(path, *attributes),
-            InitStep::DetachOldRoot => self.detach_old_root(),
             InitStep::SetRlimit {
                 resource, soft, hard, ..
             } => crate::sys::rlimit::setrlimit(*resource, *soft, *hard),
             InitStep::OwnStreams { owner } => process::own_streams(*owner),
+            InitStep::InstallSeccomp(filter) => crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags),
             InitStep::SetNoNewPrivileges => nix::sys::prctl::set_no_new_privs(),
             InitStep::LimitBoundingSet(keep) => crate::sys::capability::limit_bounding_set(*keep),
             InitStep::SetUser(identity) => process::set_user(identity),

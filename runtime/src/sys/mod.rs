@@ -23,6 +23,7 @@ pub(crate) mod fork;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod rlimit;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod wait;

@@ -1,0 +1,25 @@
+//! seccomp(2): the filter of system calls that a process can't take off again.
+
+use nix::errno::Errno;
+
+/// One instruction of classic BPF, as the kernel has it.
+pub(crate) type Instruction = libc::sock_filter;
+
+/// Filters every system call of this process and its descendants from here on
+/// ([seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html)). Needs no_new_privs or CAP_SYS_ADMIN.
+pub(crate) fn set_mode_filter(filter: &[Instruction], flags: libc::c_ulong) -> nix::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::E2BIG)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the instructions, whose number is given; it does not write to them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    Errno::result(result).map(drop)
+}

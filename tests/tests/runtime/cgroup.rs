@@ -1,0 +1,121 @@
+//! The container's cgroup: where it is, what it limits, what is left of it.
+
+use std::fs;
+
+use serde_json::json;
+use tests::{Need, cgroup_controllers, cgroup_root, require, require_root};
+
+use crate::bundle::with_bundle;
+
+#[test]
+fn a_container_is_born_in_its_cgroup_which_is_the_root_of_what_it_sees() {
+    require_root!();
+    with_bundle("born", |bundle| {
+        bundle.mount(
+            "cgroup",
+            "cgroup",
+            "/sys/fs/cgroup",
+            &["nosuid", "noexec", "nodev", "ro"],
+        );
+        assert_eq!(
+            bundle.say("grep ^0: /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs | head -1"),
+            "0::/\n1\n"
+        );
+    });
+}
+
+#[test]
+fn without_a_cgroup_namespace_it_sees_its_own_cgroup_only() {
+    require_root!();
+    with_bundle("no-cgroupns", |bundle| {
+        let namespaces = json!([{ "type": "mount" }, { "type": "pid" }, { "type": "network" }, { "type": "uts" }]);
+        bundle.set("/linux/namespaces", namespaces);
+        bundle.mount("cgroup", "cgroup", "/sys/fs/cgroup", &["ro"]);
+        assert_eq!(
+            bundle.say("cat /sys/fs/cgroup/cgroup.procs | head -1; ls /sys/fs/cgroup | grep -c c1; true"),
+            "1\n0\n"
+        );
+    });
+}
+
+#[test]
+fn what_outlives_init_is_killed_with_it() {
+    require_root!();
+    with_bundle("left-behind", |bundle| {
+        let namespaces = json!([{ "type": "mount" }, { "type": "network" }, { "type": "uts" }]);
+        bundle.set("/linux/namespaces", namespaces);
+        assert_eq!(bundle.run("sleep 1000 >/dev/null 2>&1 & exit 3").code, Some(3));
+    });
+}
+
+#[test]
+fn limits_without_their_controller_are_reported() {
+    require_root!();
+    if cgroup_controllers().iter().any(|name| name == "pids") {
+        eprintln!("SKIP: {} needs a machine without the pids controller", module_path!());
+        return;
+    }
+    with_bundle("unenforced", |bundle| {
+        bundle.set(
+            "/linux/resources",
+            json!({ "pids": { "limit": 10 }, "memory": { "limit": 10_000_000 } }),
+        );
+        let finished = bundle.run("echo ran");
+        assert_eq!(finished.out, "ran\n");
+        for field in ["linux.resources.pids.limit", "linux.resources.memory.limit"] {
+            assert!(finished.err.contains(field), "{finished:?}");
+        }
+    });
+}
+
+#[test]
+fn limits_reach_the_kernel() {
+    require!(Need::Root, Need::Controllers(&["cpu", "memory", "pids"]));
+    with_bundle("limits", |bundle| {
+        let resources = json!({
+            "cpu": { "shares": 512, "quota": 20000, "period": 100_000 },
+            "memory": { "limit": 64 << 20, "reservation": 1 << 20 },
+            "pids": { "limit": 20 },
+        });
+        bundle.set("/linux/resources", resources);
+        bundle.mount("cgroup", "cgroup", "/sys/fs/cgroup", &["ro"]);
+        let said = bundle.say("cd /sys/fs/cgroup; cat cpu.weight cpu.max memory.max memory.low pids.max");
+        assert_eq!(said, "59\n20000 100000\n67108864\n1048576\n20\n");
+    });
+}
+
+#[test]
+fn a_container_over_its_memory_limit_is_killed_by_the_kernel() {
+    require!(Need::Root, Need::Controllers(&["memory"]));
+    with_bundle("oom", |bundle| {
+        bundle.set(
+            "/linux/resources",
+            json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } }),
+        );
+        bundle.mount("tmpfs", "tmpfs", "/tmp", &["size=64m"]);
+        let finished = bundle.run("dd if=/dev/zero of=/tmp/x bs=1M count=60 2>/dev/null; echo $?");
+        assert!(finished.code == Some(137) || finished.out == "137\n", "{finished:?}");
+    });
+}
+
+#[test]
+fn a_fork_bomb_stays_within_its_limit() {
+    require!(Need::Root, Need::Controllers(&["pids"]));
+    with_bundle("pids", |bundle| {
+        bundle.set("/linux/resources", json!({ "pids": { "limit": 8 } }));
+        let finished = bundle.run("for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; exit 0");
+        assert!(finished.err.contains("fork"), "{finished:?}");
+    });
+}
+
+#[test]
+fn a_cgroup_outside_the_hierarchy_can_not_be_named() {
+    require_root!();
+    with_bundle("cgroup-path", |bundle| {
+        bundle.set("/linux/cgroupsPath", json!("../../etc"));
+        let finished = bundle.run("true");
+        assert_eq!(finished.code, Some(1));
+        assert!(finished.err.contains("cgroupsPath"), "{finished:?}");
+        assert!(fs::metadata(cgroup_root().join("../../etc")).is_err() || !cgroup_root().join("etc").exists());
+    });
+}

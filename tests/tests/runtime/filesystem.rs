@@ -1,0 +1,167 @@
+//! Root, mounts, devices, masked and read-only paths.
+
+use std::fs;
+
+use serde_json::json;
+use tests::require_root;
+
+use crate::bundle::with_bundle;
+
+#[test]
+fn the_hosts_root_is_gone() {
+    require_root!();
+    with_bundle("pivot", |bundle| {
+        let mounts = bundle.say("cut -d' ' -f5 /proc/1/mountinfo");
+        let expected = ["/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys"];
+        assert_eq!(mounts.lines().collect::<Vec<_>>(), expected);
+    });
+}
+
+#[test]
+fn the_standard_devices_and_links_are_there() {
+    require_root!();
+    with_bundle("devices", |bundle| {
+        let devices = bundle.say("cd /dev; stat -c '%n %t:%T %a' null zero full random urandom tty");
+        assert_eq!(
+            devices,
+            "null 1:3 666\nzero 1:5 666\nfull 1:7 666\nrandom 1:8 666\nurandom 1:9 666\ntty 5:0 666\n"
+        );
+        let links = bundle.say("cd /dev; for l in fd stdin stdout stderr ptmx; do readlink $l; done");
+        assert_eq!(
+            links,
+            "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n"
+        );
+        assert_eq!(bundle.say("echo x > /dev/null; echo again > /dev/stdout"), "again\n");
+    });
+}
+
+#[test]
+fn without_a_dev_mount_there_is_a_fresh_one() {
+    require_root!();
+    with_bundle("no-dev", |bundle| {
+        fs::create_dir_all(bundle.rootfs().join("dev")).unwrap();
+        fs::write(bundle.rootfs().join("dev/null"), "from the image").unwrap();
+        let mounts = bundle.config["mounts"].as_array().unwrap().iter();
+        let mounts = mounts.filter(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+        let mounts: Vec<_> = mounts.cloned().collect();
+        bundle.set("/mounts", json!(mounts));
+        assert_eq!(
+            bundle.say("test -c /dev/null && grep ' /dev ' /proc/mounts | cut -d' ' -f1,3"),
+            "tmpfs tmpfs\n"
+        );
+    });
+}
+
+#[test]
+fn listed_devices_are_made_as_they_are_listed() {
+    require_root!();
+    with_bundle("own-device", |bundle| {
+        let device =
+            json!({ "path": "/dev/x/y", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 5, "gid": 6 });
+        bundle.set("/linux/devices", json!([device]));
+        assert_eq!(bundle.say("stat -c '%t:%T %a %u:%g' /dev/x/y"), "1:3 640 5:6\n");
+    });
+}
+
+#[test]
+fn a_bind_mount_shows_the_hosts_directory_with_its_options() {
+    require_root!();
+    with_bundle("bind", |bundle| {
+        bundle.file("data/file", "content");
+        bundle.mount(
+            "bind",
+            "data",
+            "/made/on/the/way",
+            &["bind", "ro", "nosuid", "nodev", "noexec"],
+        );
+        let said = bundle.say(
+            "cat /made/on/the/way/file; touch /made/on/the/way/new 2>&1 | grep -c Read-only; grep made /proc/mounts",
+        );
+        assert!(said.starts_with("content1\n"), "{said}");
+        assert!(said.contains(" ro,nosuid,nodev,noexec,"), "{said}");
+    });
+}
+
+#[test]
+fn a_file_is_bound_on_a_file() {
+    require_root!();
+    with_bundle("bind-file", |bundle| {
+        bundle.file("hosts", "127.0.0.1 localhost\n");
+        bundle.mount("bind", "hosts", "/etc/hosts", &["rbind", "rprivate"]);
+        assert_eq!(bundle.say("cat /etc/hosts"), "127.0.0.1 localhost\n");
+    });
+}
+
+#[test]
+fn a_tmpfs_is_read_only_only_after_what_lies_below_it() {
+    require_root!();
+    with_bundle("ro-tmpfs", |bundle| {
+        bundle.file("data/file", "content");
+        bundle.mount("tmpfs", "tmpfs", "/run", &["ro", "size=1m"]);
+        bundle.mount("bind", "data", "/run/data", &["bind"]);
+        assert_eq!(
+            bundle.say("cat /run/data/file; touch /run/x 2>&1 | grep -c Read-only"),
+            "content1\n"
+        );
+    });
+}
+
+#[test]
+fn a_read_only_root_is_read_only_and_its_mounts_are_not() {
+    require_root!();
+    with_bundle("ro-root", |bundle| {
+        bundle.set("/root/readonly", json!(true));
+        bundle.mount("tmpfs", "tmpfs", "/tmp", &[]);
+        assert_eq!(
+            bundle.say("touch /x 2>&1 | grep -c Read-only; touch /tmp/x && echo ok"),
+            "1\nok\n"
+        );
+    });
+}
+
+#[test]
+fn masked_paths_are_empty_and_read_only_paths_keep_their_content() {
+    require_root!();
+    with_bundle("masked", |bundle| {
+        fs::create_dir_all(bundle.rootfs().join("secret")).unwrap();
+        fs::write(bundle.rootfs().join("secret/file"), "x").unwrap();
+        fs::create_dir_all(bundle.rootfs().join("fixed")).unwrap();
+        fs::write(bundle.rootfs().join("key"), "x").unwrap();
+        bundle.set(
+            "/linux/maskedPaths",
+            json!(["/key", "/secret", "/proc/acpi", "/proc/keys", "/not/there"]),
+        );
+        bundle.set("/linux/readonlyPaths", json!(["/fixed", "/proc/sys", "/not/there"]));
+        assert_eq!(
+            bundle.say("cat /key /proc/keys; ls /secret /proc/acpi"),
+            "/proc/acpi:\n\n/secret:\n"
+        );
+        let script = "for d in secret proc/acpi fixed; do touch /$d/x 2>&1 | grep -c Read-only; done; \
+                      (echo x > /proc/sys/kernel/domainname) 2>&1 | grep -c Read-only";
+        assert_eq!(bundle.say(script), "1\n1\n1\n1\n");
+    });
+}
+
+#[test]
+fn a_mount_of_the_container_is_not_seen_by_the_host() {
+    require_root!();
+    with_bundle("propagation", |bundle| {
+        let seen = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        let before = seen();
+        bundle.file("data/sub/file", "");
+        bundle.mount("bind", "data", "/data", &["rbind", "rslave"]);
+        bundle.set(
+            "/process/capabilities",
+            json!({ "bounding": ["CAP_SYS_ADMIN"], "permitted": ["CAP_SYS_ADMIN"], "effective": ["CAP_SYS_ADMIN"] }),
+        );
+        let container =
+            bundle.start("mount -t tmpfs none /data/sub && echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        assert_eq!(seen(), before);
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(container.runtime_pid()),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+        assert_eq!(container.wait(), Some(0));
+    });
+}

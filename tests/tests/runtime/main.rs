@@ -1,0 +1,16 @@
+//! The OCI runtime on the real kernel, through `orlop-oci` and bundles of the host's static busybox.
+//!
+//! `orlop-oci` is a debug build here: it aborts when anything is allocated between clone and exec, so that every
+//! container of these tests proves that nothing is.
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod cgroup;
+mod escape;
+mod exec;
+mod filesystem;
+mod lifecycle;
+mod namespaces;
+mod process;
+mod refused;
+mod seccomp;

@@ -1,0 +1,113 @@
+//! `linux.namespaces`, hostname, sysctl.
+
+use std::fs;
+
+use serde_json::json;
+use tests::{NetworkNamespace, require_root};
+
+use crate::bundle::with_bundle;
+
+#[test]
+fn a_container_has_namespaces_of_its_own() {
+    require_root!();
+    with_bundle("own-namespaces", |bundle| {
+        let kinds = ["pid", "net", "ipc", "uts", "mnt", "cgroup"];
+        let inside = bundle.say(&format!(
+            "cd /proc/1/ns; for n in {}; do readlink $n; done",
+            kinds.join(" ")
+        ));
+        for (kind, inside) in kinds.iter().zip(inside.lines()) {
+            let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            assert_ne!(ours.to_str(), Some(inside), "{kind}");
+        }
+        assert_eq!(inside.lines().count(), kinds.len());
+    });
+}
+
+#[test]
+fn its_init_is_process_one_and_sees_only_its_own() {
+    require_root!();
+    with_bundle("pid-one", |bundle| {
+        assert_eq!(bundle.say("echo $$; ls -d /proc/[0-9]* | wc -l"), "1\n3\n");
+    });
+}
+
+#[test]
+fn a_namespace_is_joined_by_its_path() {
+    require_root!();
+    with_bundle("join", |bundle| {
+        let network = NetworkNamespace::new();
+        bundle.set(
+            "/linux/namespaces/1",
+            json!({ "type": "network", "path": network.path() }),
+        );
+        let inside = bundle.say("readlink /proc/self/ns/net");
+        assert_eq!(inside.trim(), format!("net:[{}]", network.inode()));
+    });
+}
+
+#[test]
+fn a_pid_namespace_is_joined_without_a_process_in_between() {
+    require_root!();
+    with_bundle("join-pid", |bundle| {
+        let first = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let path = format!("/proc/{}/ns/pid", first.pid());
+        let inode = fs::read_link(&path).unwrap();
+        bundle.set("/linux/namespaces/0", json!({ "type": "pid", "path": path }));
+        bundle.set(
+            "/process/args",
+            json!(["sh", "-c", "readlink /proc/self/ns/pid; test $$ -gt 1"]),
+        );
+        bundle.set(
+            "/linux/cgroupsPath",
+            json!(format!("{}/c2", bundle.scratch.cgroup_parent())),
+        );
+        let second = crate::bundle::Finished::of(&mut bundle.command("c2"));
+        assert_eq!(
+            (second.code, second.out.trim()),
+            (Some(0), inode.to_str().unwrap()),
+            "{second:?}"
+        );
+        let runtime = nix::unistd::Pid::from_raw(first.runtime_pid());
+        nix::sys::signal::kill(runtime, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(first.wait(), Some(0));
+    });
+}
+
+#[test]
+fn a_new_network_namespace_has_loopback_up() {
+    require_root!();
+    with_bundle("loopback", |bundle| {
+        assert_eq!(
+            bundle.say("cat /sys/class/net/lo/operstate /sys/class/net/lo/flags"),
+            "unknown\n0x9\n"
+        );
+    });
+}
+
+#[test]
+fn host_and_domain_names_are_the_containers() {
+    require_root!();
+    with_bundle("names", |bundle| {
+        let before = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        bundle.set("/domainname", json!("example.net"));
+        assert_eq!(
+            bundle.say("cd /proc/sys/kernel; cat hostname domainname"),
+            "box\nexample.net\n"
+        );
+        assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), before);
+    });
+}
+
+#[test]
+fn sysctls_are_set_in_the_containers_namespaces_only() {
+    require_root!();
+    with_bundle("sysctl", |bundle| {
+        let before = fs::read_to_string("/proc/sys/kernel/shmmni").unwrap();
+        let values = json!({ "net.ipv4.ip_unprivileged_port_start": "79", "kernel.shmmni": "4097" });
+        bundle.set("/linux/sysctl", values);
+        let inside = bundle.say("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni");
+        assert_eq!(inside, "79\n4097\n");
+        assert_eq!(fs::read_to_string("/proc/sys/kernel/shmmni").unwrap(), before);
+    });
+}

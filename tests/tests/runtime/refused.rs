@@ -1,0 +1,142 @@
+//! What is not honoured is refused with its field, and leaves nothing behind.
+
+use serde_json::{Value, json};
+use tests::require_root;
+
+use crate::bundle::with_bundle;
+
+#[test]
+fn a_field_that_is_not_honoured_is_refused_by_its_name() {
+    require_root!();
+    let namespace = |kind: &str| json!({ "type": kind });
+    let cases: Vec<(&str, Value, &str)> = vec![
+        ("/ociVersion", json!("2.0.0"), "ociVersion"),
+        ("/hooks", json!({ "poststop": [{ "path": "/bin/true" }] }), "hooks"),
+        ("/process/apparmorProfile", json!("x"), "process.apparmorProfile"),
+        ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
+        (
+            "/process/ioPriority",
+            json!({ "class": "IOPRIO_CLASS_BE", "priority": 1 }),
+            "process.ioPriority",
+        ),
+        ("/process/oomScoreAdj", json!(2000), "process.oomScoreAdj"),
+        ("/process/cwd", json!("relative"), "process.cwd"),
+        ("/process/args", json!([]), "process.args"),
+        ("/process/env", json!(["NOVALUE"]), "process.env[0]"),
+        (
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_CPU", "soft": 2, "hard": 1 }]),
+            "process.rlimits[0]",
+        ),
+        ("/linux/namespaces/-", namespace("user"), "linux.namespaces[6]"),
+        ("/linux/namespaces/-", namespace("time"), "linux.namespaces[6]"),
+        ("/linux/namespaces/-", namespace("pid"), "linux.namespaces[6]"),
+        ("/linux/namespaces", json!([{ "type": "pid" }]), "linux.namespaces"),
+        (
+            "/linux/namespaces/1/path",
+            json!("relative"),
+            "linux.namespaces[1].path",
+        ),
+        (
+            "/linux/sysctl",
+            json!({ "kernel.panic": "1" }),
+            "linux.sysctl.kernel.panic",
+        ),
+        ("/linux/sysctl", json!({ "net.../x": "1" }), "linux.sysctl.net.../x"),
+        ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation"),
+        ("/linux/maskedPaths", json!(["relative"]), "linux.maskedPaths[0]"),
+        (
+            "/linux/personality",
+            json!({ "domain": "LINUX32" }),
+            "linux.personality",
+        ),
+        ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
+        (
+            "/linux/resources",
+            json!({ "blockIO": { "weight": 10 } }),
+            "linux.resources.blockIO",
+        ),
+        (
+            "/linux/devices",
+            json!([{ "path": "/dev/x", "type": "c", "major": -1, "minor": 0 }]),
+            "linux.devices[0].major",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/", "type": "tmpfs" }),
+            "mounts[6].destination",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "type": "bind" }),
+            "mounts[6].source",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "source": "/", "options": ["bind", "fast"] }),
+            "mounts[6].options",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"] }),
+            "mounts[6].options",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/proc", "type": "tmpfs" }),
+            "mounts[6].type",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "type": "nofs" }),
+            "mount nofs on /x, for mounts[6]",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "source": "/not/there", "options": ["bind"] }),
+            "bind /not/there on /x",
+        ),
+    ];
+    for (pointer, value, field) in cases {
+        with_bundle("refused", |bundle| {
+            bundle.set(pointer, value.clone());
+            let finished = if pointer == "/process/args" {
+                bundle.run_as_it_is()
+            } else {
+                bundle.run("true")
+            };
+            assert_eq!(finished.code, Some(1), "{pointer} {value}: {finished:?}");
+            assert!(finished.err.starts_with("orlop-oci: "), "{finished:?}");
+            assert!(finished.err.contains(field), "{pointer} {value}: {finished:?}");
+        });
+    }
+}
+
+#[test]
+fn a_hostname_without_a_uts_namespace_is_refused() {
+    require_root!();
+    with_bundle("no-uts", |bundle| {
+        bundle.set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "pid" }]));
+        let finished = bundle.run("true");
+        assert!(finished.err.contains("hostname: needs a uts namespace"), "{finished:?}");
+    });
+}
+
+#[test]
+fn a_missing_or_malformed_bundle_is_refused_by_its_file() {
+    require_root!();
+    with_bundle("no-bundle", |bundle| {
+        let missing = crate::bundle::Finished::of(bundle.oci("run").args(["-b", "/not/there", "c1"]));
+        assert!(
+            missing.code == Some(1) && missing.err.contains("/not/there"),
+            "{missing:?}"
+        );
+        let mut command = bundle.command("c1");
+        bundle.file("config.json", "{ not json");
+        let malformed = crate::bundle::Finished::of(&mut command);
+        assert!(
+            malformed.code == Some(1) && malformed.err.contains("config.json"),
+            "{malformed:?}"
+        );
+    });
+}
