@@ -27,11 +27,11 @@ pub struct Places {
     /// Pinned eBPF programs, links and maps
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/orlop")]
     pub bpf_dir: PathBuf,
-    /// Cgroup below the cgroup v2 root that holds `kubepods`; empty for the root itself
-    #[arg(long, value_name = "PATH", default_value = "")]
+    /// Cgroup below the cgroup v2 root that holds `kubepods`; / for the root itself
+    #[arg(long, value_name = "PATH", default_value = "/")]
     pub cgroup_parent: PathBuf,
-    /// Cgroup below the cgroup v2 root whose processes Services answer; empty for all of the machine's
-    #[arg(long, value_name = "PATH", default_value = "")]
+    /// Cgroup below the cgroup v2 root whose processes Services answer; / for all of the machine's
+    #[arg(long, value_name = "PATH", default_value = "/")]
     pub service_cgroup: PathBuf,
     /// Addresses for pods, at most one range of each family
     #[arg(long = "pod-cidr", value_name = "CIDR", default_value = "10.244.0.0/24")]

@@ -13,13 +13,13 @@ use super::{table, yaml};
 use crate::events::{Event, Kind};
 use crate::server::message::Description;
 
-/// Show one pod, service, configmap or the node in full
+/// Show pods, services, configmaps or the node in full
 #[derive(Args, Debug)]
 pub(super) struct Describe {
     /// What to show
     resource: Resource,
-    /// Its name; the node needs none
-    name: Option<String>,
+    /// Their names; all of the namespace without any
+    names: Vec<String>,
     #[command(flatten)]
     namespace: super::Namespace,
 }
@@ -27,23 +27,34 @@ pub(super) struct Describe {
 impl Describe {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let path = self.resource.path();
-        let name = match (&self.name, self.resource) {
-            (Some(name), _) => name.clone(),
-            (None, Resource::Node) => only_node(client).await?,
-            (None, _) => anyhow::bail!("the name of one of the {path} is needed"),
-        };
         if !self.resource.is_namespaced() && self.resource != Resource::Node {
             anyhow::bail!("{path} can't be described; `orlop get {path} -o yaml` shows all there is");
         }
         let namespace = &self.namespace.namespace;
-        let description: Description = client.get(&format!("/v1/describe/{path}/{namespace}/{name}")).await?;
-        super::print(&text(self.resource, &description)?)
+        let names = if self.names.is_empty() {
+            self.all(client).await?
+        } else {
+            self.names.clone()
+        };
+        let mut texts = Vec::new();
+        for name in names {
+            let description: Description = client.get(&format!("/v1/describe/{path}/{namespace}/{name}")).await?;
+            texts.push(text(self.resource, &description)?);
+        }
+        super::print(&texts.join("\n\n"))
     }
-}
 
-async fn only_node(client: &Client) -> anyhow::Result<String> {
-    let nodes: Vec<Value> = client.get("/v1/nodes").await?;
-    Ok(nodes.first().map(|node| Resource::Node.name(node)).unwrap_or_default())
+    async fn all(&self, client: &Client) -> anyhow::Result<Vec<String>> {
+        let objects: Vec<Value> = client.get(&format!("/v1/{}", self.resource.path())).await?;
+        let in_namespace = |object: &&Value| {
+            !self.resource.is_namespaced() || super::row::namespace(object) == self.namespace.namespace
+        };
+        Ok(objects
+            .iter()
+            .filter(in_namespace)
+            .map(|object| self.resource.name(object))
+            .collect())
+    }
 }
 
 fn text(resource: Resource, description: &Description) -> anyhow::Result<String> {
@@ -64,7 +75,7 @@ fn text(resource: Resource, description: &Description) -> anyhow::Result<String>
 
 /// A line `Key:   value` with the values below each other.
 fn line(out: &mut String, indent: usize, key: &str, value: &str) {
-    let width = 18_usize.saturating_sub(indent);
+    let width = 18_usize.saturating_sub(indent).max(key.len() + 2);
     let value = if value.is_empty() { "<none>" } else { value };
     let _ = writeln!(out, "{:indent$}{:width$}{value}", "", format!("{key}:"));
 }

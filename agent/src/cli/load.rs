@@ -20,8 +20,11 @@ const CHUNK: usize = 256 * 1024;
 #[derive(Args, Debug)]
 pub(super) struct Load {
     /// The archive or directory
+    #[arg(value_name = "FILE|DIR", required_unless_present = "input", conflicts_with = "input")]
+    source: Option<PathBuf>,
+    /// The same, as docker names it
     #[arg(short, long, value_name = "FILE|DIR")]
-    input: PathBuf,
+    input: Option<PathBuf>,
     /// The name to give an image that brings none
     #[arg(long, value_name = "NAME")]
     tag: Option<String>,
@@ -33,8 +36,12 @@ impl Load {
             Some(tag) => format!("/v1/images/load?tag={}", percent(tag)),
             None => "/v1/images/load".into(),
         };
+        let input = self
+            .source
+            .or(self.input)
+            .context("an archive or directory is needed")?;
         let (sender, body) = body();
-        let reader = tokio::task::spawn_blocking(move || send(&self.input, sender));
+        let reader = tokio::task::spawn_blocking(move || send(&input, sender));
         let images: Result<Vec<ImageView>, _> = client.json(Method::POST, &path, body).await;
         // What can't be read here matters more than the agent's surprise at a short body.
         reader.await??;

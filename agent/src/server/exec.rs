@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use oci_spec::runtime::{Process, Spec};
 use runtime::client::{ClientError, Connection, ExecStreams, Executed};
 use runtime::proto::{ContainerKey, Event, Exec, ExecId, Failure, Status};
 use runtime::shim::record;
+use rustix::termios::Winsize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -75,7 +75,6 @@ enum Begun {
 }
 
 struct Running {
-    socket: PathBuf,
     key: ContainerKey,
     id: ExecId,
     streams: ExecStreams,
@@ -115,7 +114,6 @@ fn begin_blocking(paths: &PodPaths, container: &ContainerName, wanted: &ExecRequ
     };
     match shim.exec(exec, ANSWER) {
         Ok(Executed { streams, .. }) => Ok(Begun::Running(Box::new(Running {
-            socket,
             key,
             id,
             streams,
@@ -187,7 +185,7 @@ impl Running {
                 Some(writer(master)?)
             }
         };
-        let mut input = tokio::spawn(feed(from_caller, input, self.socket, self.key.clone(), self.id.clone()));
+        let mut input = tokio::spawn(feed(from_caller, input));
         let mut outcome = None;
         let mut is_input_over = false;
         loop {
@@ -264,13 +262,7 @@ enum CallerIs {
 }
 
 /// Hands on what the caller sends: input, its end, and sizes of the terminal.
-async fn feed(
-    mut from: impl AsyncRead + Unpin,
-    mut input: Option<pipe::Sender>,
-    socket: PathBuf,
-    key: ContainerKey,
-    id: ExecId,
-) -> CallerIs {
+async fn feed(mut from: impl AsyncRead + Unpin, mut input: Option<pipe::Sender>) -> CallerIs {
     while let Ok(Some((channel, payload))) = frame::read(&mut from).await {
         match channel {
             Channel::Stdin if payload.is_empty() => input = None,
@@ -281,7 +273,11 @@ async fn feed(
                     input = None;
                 }
             }
-            Channel::Resize => resize(&socket, &key, &id, &payload).await,
+            Channel::Resize => {
+                if let Some(terminal) = &input {
+                    resize(terminal, &payload);
+                }
+            }
             Channel::Stdout | Channel::Stderr | Channel::Outcome => return CallerIs::Deaf,
         }
     }
@@ -289,13 +285,17 @@ async fn feed(
 }
 
 /// A terminal whose size can't be set keeps the one it has.
-async fn resize(socket: &std::path::Path, key: &ContainerKey, id: &ExecId, payload: &[u8]) {
+fn resize(terminal: &pipe::Sender, payload: &[u8]) {
     let Ok(size) = serde_json::from_slice::<Size>(payload) else {
         return;
     };
-    let (socket, key, id) = (socket.to_path_buf(), key.clone(), id.clone());
-    let set = move || Connection::connect(&socket, ANSWER)?.resize(&key, Some(&id), (size.rows, size.columns), ANSWER);
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(set).await {
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    if let Err(error) = rustix::termios::tcsetwinsize(terminal, size) {
         tracing::debug!(%error, "terminal not resized");
     }
 }

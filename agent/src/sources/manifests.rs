@@ -74,57 +74,51 @@ impl Directory {
         self.files.iter().map(|(path, file)| (path.as_path(), file))
     }
 
-    /// Reads what has changed and returns what is newly wrong. A directory that can't be listed keeps everything.
-    pub fn scan(&mut self) -> Vec<String> {
+    /// Why it can't be listed, if it can't.
+    pub fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
+    }
+
+    /// Reads what has changed. A directory that can't be listed keeps everything.
+    pub fn scan(&mut self) {
         let listed = list(&self.path).map_err(|error| format!("list {}: {error}", self.path.display()));
-        let complaint = listed.as_ref().err().cloned();
-        let is_news = complaint.is_some() && complaint != self.complaint;
-        let mut news: Vec<String> = complaint.iter().filter(|_| is_news).cloned().collect();
-        self.complaint = complaint;
+        self.complaint = listed.as_ref().err().cloned();
         if let Ok(paths) = listed {
             self.files.retain(|path, _| paths.contains(path));
             for path in paths {
-                news.extend(self.files.entry(path.clone()).or_default().refresh(&path));
+                self.files.entry(path.clone()).or_default().refresh(&path);
             }
         }
-        news
     }
 }
 
 impl ManifestFile {
-    /// Reads the file if it has changed; returns what is wrong with it then.
-    fn refresh(&mut self, path: &Path) -> Vec<String> {
-        let read = read(path, self.stamp);
-        match read {
-            Ok(None) => Vec::new(),
+    /// Reads the file if it has changed.
+    fn refresh(&mut self, path: &Path) {
+        match read(path, self.stamp) {
+            Ok(None) => {}
             Ok(Some((metadata, bytes))) => {
                 self.stamp = Some(Stamp::of(&metadata));
                 self.written = metadata.modified().ok();
-                match manifest::parse(&path.display().to_string(), &bytes) {
-                    Ok(objects) => {
-                        self.objects = objects;
-                        self.complain(Vec::new())
-                    }
-                    Err(errors) => self.complain(errors.iter().map(ToString::to_string).collect()),
-                }
+                self.parse(path, &bytes);
             }
             // Gone since it was listed: the next scan sees that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 self.stamp = None;
-                self.complain(vec![format!("{}: {error}", path.display())])
+                self.errors = vec![format!("{}: {error}", path.display())];
             }
         }
     }
 
-    fn complain(&mut self, errors: Vec<String>) -> Vec<String> {
-        let news = errors
-            .iter()
-            .filter(|error| !self.errors.contains(error))
-            .cloned()
-            .collect();
-        self.errors = errors;
-        news
+    fn parse(&mut self, path: &Path, bytes: &[u8]) {
+        match manifest::parse(&path.display().to_string(), bytes) {
+            Ok(objects) => {
+                self.objects = objects;
+                self.errors.clear();
+            }
+            Err(errors) => self.errors = errors.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod applied;
 pub mod manifests;
 pub mod wanted;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,19 +61,16 @@ async fn run(
             changes.watch(directory.path());
         }
         let scanned = tokio::task::spawn_blocking(move || {
-            let news: Vec<String> = directories.iter_mut().flat_map(Directory::scan).collect();
-            (directories, news)
+            directories.iter_mut().for_each(Directory::scan);
+            let wanted = Wanted::merge(&directories);
+            (directories, wanted)
         });
-        let Ok((scanned, news)) = scanned.await else {
+        let Ok((scanned, wanted)) = scanned.await else {
             tracing::error!("reading the manifests panicked; what is known of them stays as it is");
             return;
         };
         directories = scanned;
-        for complaint in news {
-            tracing::warn!(%complaint, "manifest refused");
-            events.warning(Subject::Node, "FailedValidation", complaint);
-        }
-        let wanted = Wanted::merge(&directories);
+        report(publish.borrow().as_deref(), &wanted, &events);
         publish.send_if_modified(|published| {
             let is_new = published.as_deref() != Some(&wanted);
             if is_new {
@@ -92,5 +90,23 @@ async fn run(
         while let Ok(done) = requests.try_recv() {
             waiting.push(done);
         }
+    }
+}
+
+/// Tells of each thing that is newly wrong, once.
+fn report(before: Option<&Wanted>, now: &Wanted, events: &Events) {
+    let known: BTreeSet<&String> = before
+        .iter()
+        .flat_map(|before| &before.files)
+        .flat_map(|file| &file.errors)
+        .collect();
+    for error in now
+        .files
+        .iter()
+        .flat_map(|file| &file.errors)
+        .filter(|error| !known.contains(error))
+    {
+        tracing::warn!(%error, "manifest refused");
+        events.warning(Subject::Node, "FailedValidation", error.clone());
     }
 }

@@ -40,8 +40,18 @@ impl Wanted {
     /// Puts the directories together; of two objects of one kind and name the first one stands.
     pub fn merge(directories: &[Directory]) -> Wanted {
         let mut wanted = Wanted::default();
-        for (path, file) in directories.iter().flat_map(Directory::files) {
-            wanted.add_file(path, file);
+        for directory in directories {
+            if let Some(complaint) = directory.complaint() {
+                let file = directory.path().display().to_string();
+                wanted.files.push(ManifestView {
+                    file,
+                    objects: Vec::new(),
+                    errors: vec![complaint.into()],
+                });
+            }
+            for (path, file) in directory.files() {
+                wanted.add_file(path, file);
+            }
         }
         wanted
     }

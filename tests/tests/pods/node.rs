@@ -1,5 +1,6 @@
 //! A node of a test's own: the real agent in a network namespace, a cgroup and directories of the test, and the real
 //! command line beside it.
+#![expect(clippy::unwrap_used, reason = "a helper of tests: a failure is the test's")]
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
