@@ -1,7 +1,7 @@
 //! What a test needs from the machine, and the loud skip when it is not there.
 //!
 //! A skip prints `SKIP: reason` on standard error, which `cargo xtask test` counts. With `ORLOP_NO_SKIP=1` (the VM) a
-//! skip is a failure: there everything can be had, but for a newer kernel.
+//! skip is a failure: there everything can be had, but for a newer kernel and the largest of the peers.
 
 use std::path::Path;
 
@@ -16,6 +16,8 @@ pub enum Need<'a> {
     Controllers(&'a [&'a str]),
     /// A program in `PATH`.
     Tool(&'a str),
+    /// A program in `PATH` that is too large for the VM. Missing it is a skip there.
+    Peer(&'a str),
     /// A file or directory that the kernel shows, for instance `/sys/kernel/security/apparmor`.
     Path(&'a str),
 }
@@ -38,13 +40,13 @@ impl Need<'_> {
                     .collect();
                 (!lacking.is_empty()).then(|| format!("needs the cgroup v2 controllers {lacking:?}"))
             }
-            Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs the program {name}")),
+            Self::Tool(name) | Self::Peer(name) => (!is_in_path(name)).then(|| format!("needs the program {name}")),
             Self::Path(path) => (!Path::new(path).exists()).then(|| format!("needs {path}")),
         }
     }
 
     fn may_skip_anywhere(&self) -> bool {
-        matches!(self, Self::Kernel(..))
+        matches!(self, Self::Kernel(..) | Self::Peer(..))
     }
 }
 

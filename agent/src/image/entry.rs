@@ -429,4 +429,59 @@ mod tests {
             assert_eq!(parse(name), expected.map(str::to_owned), "{name:?}");
         }
     }
+
+    fn archive(names: &[String], content: &[u8]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in names {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_mtime(1);
+            header.set_uid(0);
+            header.set_gid(0);
+            builder.append_data(&mut header, name, content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn entries(tar: &[u8]) -> Result<Vec<(String, Vec<u8>)>, EntryError> {
+        let mut entries = Vec::new();
+        read(tar, |entry, mut content| {
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes).map_err(EntryError::Read)?;
+            assert!(
+                entry
+                    .path
+                    .components()
+                    .iter()
+                    .all(|name| name != ".." && !name.as_bytes().contains(&b'/'))
+            );
+            entries.push((entry.path.to_string(), bytes));
+            Ok::<_, EntryError>(())
+        })?;
+        Ok(entries)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_the_tar_crate_writes_is_read(names in proptest::collection::vec("[a-z]{1,9}(/[a-z]{90}){0,3}", 0..5), content: Vec<u8>) {
+            let expected: Vec<_> = names.iter().map(|name| (name.clone(), content.clone())).collect();
+            proptest::prop_assert_eq!(entries(&archive(&names, &content)).unwrap(), expected);
+        }
+
+        #[test]
+        fn a_damaged_archive_never_panics(content: Vec<u8>, damage: Vec<(u16, u8)>, fixed: bool) {
+            let mut bytes = archive(&["a".repeat(120), "b".to_owned()], &content);
+            for (at, value) in damage {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = value;
+            }
+            if fixed {
+                // A right checksum lets the damage through to the fields.
+                let sum: u32 = bytes[..512].iter().enumerate().map(|(i, byte)| if (148..156).contains(&i) { 32 } else { u32::from(*byte) }).sum();
+                bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+            let _ = entries(&bytes);
+        }
+    }
 }

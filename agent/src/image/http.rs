@@ -4,6 +4,7 @@
 //! machine's own roots.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +12,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, LOCATION};
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Enough for CDNs that hand a download from host to host.
@@ -41,6 +45,9 @@ pub enum HttpError {
     /// No certificate authorities to check a server's certificate against.
     #[error("talk https to {0}: this machine has no CA certificates; install ca-certificates")]
     NoRoots(String),
+    /// The certificates that were given to trust can't be read.
+    #[error("read the CA certificates for the registry")]
+    Certificates(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Name resolution, connection, TLS, or a malformed answer.
     #[error("ask {host}")]
     Exchange {
@@ -77,23 +84,37 @@ pub enum HttpError {
 }
 
 impl Http {
-    /// Reads the machine's CA certificates, so make one and keep it.
+    /// Trusts the machine's CA certificates. Reads them, so make one and keep it.
     pub(super) fn new() -> Self {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        Self::trusting(roots)
+    }
+
+    /// Trusts these certificates (PEM) and no others.
+    pub(super) fn with_roots(pem: &[u8]) -> Result<Self, HttpError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| HttpError::Certificates(error.into()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| HttpError::Certificates(error.into()))?;
+        }
+        Ok(Self::trusting(roots))
+    }
+
+    fn trusting(roots: RootCertStore) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIME));
         connector.enforce_http(false);
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let has_roots = !roots.is_empty();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .expect("ring has the cipher suites of every default protocol version");
-        let (tls, has_roots) = match tls.clone().with_native_roots() {
-            Ok(tls) => (tls.with_no_client_auth(), true),
-            Err(_) => (
-                tls.with_root_certificates(rustls::RootCertStore::empty())
-                    .with_no_client_auth(),
-                false,
-            ),
-        };
+            .expect("ring has the cipher suites of every default protocol version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
@@ -230,9 +251,13 @@ impl Body {
         }
     }
 
-    /// How many bytes have come.
-    pub(super) fn count(&self) -> u64 {
-        self.count
+    /// All of it.
+    pub(super) async fn collect(mut self) -> Result<Bytes, HttpError> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.into())
     }
 
     /// The next piece; `None` at the end.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::archive::{Archive, ArchiveError, Found, LayerMember};
 use super::digest::{Digest, Hasher};
+use super::disk::Temporary;
 use super::layer::{self, Cancel, LayerError};
 use super::manifest::{self, Platform};
 use super::record::Record;
-use super::store::{Inner, Pin, Store, StoreError, Temporary};
+use super::store::{Inner, Pin, Store, StoreError};
 use super::{Image, Reference};
 
 /// Where an image is loaded from.
@@ -183,7 +184,7 @@ impl Loading<'_> {
         let opened = self.archive.open(&member.name)?;
         let (reader, size) = opened.ok_or_else(|| ArchiveError::Missing(member.name.clone()))?;
         let id = chain.last().expect("a layer's chain has at least the layer itself");
-        let _turn = self.inner.flights.blocking_turn(id);
+        let _turn = self.inner.unpacks.blocking_turn(id);
         if self.inner.has_layer(id) {
             return Ok(size);
         }

@@ -24,8 +24,10 @@
 
 mod accounts;
 mod archive;
+mod attributes;
 mod auth;
 mod digest;
+mod disk;
 mod entry;
 mod flight;
 mod http;
@@ -37,6 +39,7 @@ mod pull;
 mod record;
 mod reference;
 mod registry;
+mod session;
 mod snapshot;
 mod store;
 mod unpack;

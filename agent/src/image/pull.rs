@@ -11,11 +11,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::digest::Digest;
+use super::disk::{self, Temporary};
+use super::http::Http;
 use super::layer::{Cancel, LayerError};
 use super::manifest::{self, Descriptor, Document, Manifest, ManifestError, Platform};
 use super::record::Record;
-use super::registry::{Registry, RegistryError, Served};
-use super::store::{Inner, Pin, Store, StoreError, Temporary};
+use super::registry::{self, Registry, RegistryError, Served};
+use super::store::{Inner, Pin, Store, StoreError};
 use super::{Image, Reference};
 
 /// Downloads of one pull at the same time, as docker does.
@@ -24,8 +26,11 @@ const DOWNLOADS: usize = 3;
 /// How to reach a registry.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
-    /// Talk plain HTTP to the registry. A registry on a loopback address is always talked to in plain HTTP.
+    /// Talk plain HTTP to the registry. One on a loopback address is talked to in plain HTTP by itself, unless
+    /// `ca_certificates` are given for it.
     pub insecure_http: bool,
+    /// Certificates (PEM) to check the registry's against, instead of the machine's own.
+    pub ca_certificates: Option<Arc<[u8]>>,
     /// Sent to the registry's token server over HTTPS, or to the registry itself if it asks for basic authentication.
     pub credentials: Option<Credentials>,
     /// A transfer that brings less than 4 KiB in this time is given up.
@@ -36,6 +41,7 @@ impl Default for PullOptions {
     fn default() -> Self {
         Self {
             insecure_http: false,
+            ca_certificates: None,
             credentials: None,
             stall: Duration::from_secs(30),
         }
@@ -66,15 +72,15 @@ pub enum PullError {
     #[error("pull {reference}")]
     Registry {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What failed.
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// What the registry says about the image isn't acceptable.
     #[error("pull {reference}")]
     Manifest {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What is wrong.
         source: ManifestError,
     },
@@ -82,7 +88,7 @@ pub enum PullError {
     #[error("unpack layer {digest} of {reference}")]
     Layer {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The layer's blob.
         digest: Digest,
         /// What is wrong.
@@ -92,7 +98,7 @@ pub enum PullError {
     #[error("store {reference}")]
     Store {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What failed.
         source: StoreError,
     },
@@ -126,9 +132,13 @@ impl From<StoreError> for Failure {
 }
 
 impl Failure {
-    fn of(self, reference: Reference) -> PullError {
+    fn of(self, reference: &Reference) -> PullError {
+        let reference = Box::new(reference.clone());
         match self {
-            Self::Registry(source) => PullError::Registry { reference, source },
+            Self::Registry(source) => PullError::Registry {
+                reference,
+                source: Box::new(source),
+            },
             Self::Manifest(source) => PullError::Manifest { reference, source },
             Self::Layer(digest, source) => PullError::Layer {
                 reference,
@@ -144,12 +154,25 @@ impl Store {
     /// Fetches the image from its registry, whether or not it is here already; layers that are here are not fetched
     /// again. Pulls of the same content wait for each other. Dropping the future stops the pull.
     pub async fn pull(&self, reference: &Reference, options: &PullOptions) -> Result<Arc<Image>, PullError> {
-        let registry = Registry::new(self.0.http(), reference, options);
+        let registry = self.registry(reference, options)?;
         let pulled = pull(&self.0, &registry, reference).await;
         let swept = self.0.sweep_aside().await.map_err(Failure::Store);
         pulled
             .and_then(|image| swept.map(|()| image))
-            .map_err(|failure| failure.of(reference.clone()))
+            .map_err(|failure| failure.of(reference))
+    }
+}
+
+impl Store {
+    fn registry(&self, reference: &Reference, options: &PullOptions) -> Result<Arc<Registry>, PullError> {
+        let http = match &options.ca_certificates {
+            None => self.0.http(),
+            Some(pem) => Http::with_roots(pem).map_err(|source| {
+                let source = registry::failed(&reference.to_string(), source);
+                Failure::Registry(source).of(reference)
+            })?,
+        };
+        Ok(Registry::new(http, reference, options))
     }
 }
 
@@ -272,7 +295,7 @@ async fn download(
     layer: &Descriptor,
     chain_id: &Digest,
 ) -> Result<Option<File>, Failure> {
-    let _turn = inner.flights.turn(&layer.digest).await;
+    let _turn = inner.downloads.turn(&layer.digest).await;
     if inner.has_layer(chain_id) {
         return Ok(None);
     }
@@ -315,7 +338,7 @@ impl Unpack {
             .chain
             .last()
             .expect("a layer's chain has at least the layer itself");
-        let turn = inner.flights.turn(id).await;
+        let turn = inner.unpacks.turn(id).await;
         if inner.has_layer(id) {
             return Ok(());
         }
@@ -339,7 +362,7 @@ impl Unpack {
             inner
                 .add_layer(blob, &self.diff_id, &self.chain, flag)
                 .map_err(|source| Failure::Layer(digest, source))?;
-            Ok(super::store::remove(&path)?)
+            Ok(disk::remove(&path)?)
         })
         .await?
     }

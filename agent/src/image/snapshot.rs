@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, Uid, fchmod, fchown, fstat};
 
+use super::Image;
 use super::digest::Digest;
-use super::store::{Store, StoreError, Temporary, entries, make_directory, remove};
-use super::{Image, record};
+use super::disk::{Temporary, entries, make_directory, remove};
+use super::store::{Store, StoreError};
 
 /// Names one container attempt of a pod: exactly one set of directories.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,18 +96,19 @@ impl Uses {
         self.0.values().flatten()
     }
 
-    /// Reads all snapshots below `snapshots`. What is none, or is damaged, uses no layers; it is there to be removed.
+    /// Reads all snapshots below `snapshots`. One that is damaged is removed: only a crash of the whole machine does
+    /// that, and no container outlives it.
     pub(super) fn read(snapshots: &Path) -> Result<Self, StoreError> {
         let mut uses = BTreeMap::new();
         for pod in entries(snapshots)? {
             for container in entries(&pod)? {
                 for attempt in entries(&container)? {
-                    let Some(id) = id_of(&attempt) else { continue };
                     let layers = fs::read(attempt.join("layers.json")).ok();
-                    let layers = layers
-                        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-                        .unwrap_or_default();
-                    uses.insert(id, layers);
+                    let layers = layers.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+                    match (id_of(&attempt), layers) {
+                        (Some(id), Some(layers)) => drop(uses.insert(id, layers)),
+                        (None, _) | (_, None) => remove(&attempt)?,
+                    }
                 }
             }
         }
@@ -127,8 +129,7 @@ impl Store {
         let path = id.path(&self.0.path("snapshots"));
         // Held throughout, so that a sweep sees the layers unused and gone, or used and here.
         let mut state = self.0.state();
-        let known = state.snapshots.0.get(id).filter(|_| path.join("layers.json").exists());
-        if let Some(layers) = known {
+        if let Some(layers) = state.snapshots.0.get(id) {
             return Ok(snapshot(&path, self.0.lower(layers)));
         }
         if !image.chain_ids.iter().all(|chain_id| self.0.has_layer(chain_id)) {
@@ -213,7 +214,12 @@ fn fill(path: &Path, image: &Image) -> Result<(), StoreError> {
         source,
     })?;
     let layers = serde_json::to_vec(&image.chain_ids).expect("digests are strings");
-    record::write_durably(&path.join("layers.json"), &layers, &path.join("layers.tmp"))
+    let written = path.join("layers.json");
+    fs::write(&written, layers).map_err(|source| StoreError::Io {
+        action: "write",
+        path: written,
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -21,15 +21,21 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::digest::Digest;
+use super::disk::{Temporary, entries, make_directory, remove, sync_directory, write_durably};
 use super::flight::Flights;
 use super::http::Http;
 use super::layer::{self, Cancel, LayerError, Limits};
-use super::record::{Record, sync_directory, write_durably};
+use super::record::Record;
 use super::snapshot::Uses;
 use super::view::View;
 use super::{Image, Reference};
+
+/// A program that a dying agent was just starting shares its lock until it has closed the agent's files.
+const LOCK_TIME: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A handle on the store; clones share it. Methods that aren't `async` read or write files and may block briefly.
 #[derive(Clone)]
@@ -38,7 +44,10 @@ pub struct Store(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     dir: PathBuf,
     pub(super) limits: Limits,
-    pub(super) flights: Flights,
+    /// One download of a blob at a time.
+    pub(super) downloads: Flights,
+    /// One unpack of a stack of layers at a time.
+    pub(super) unpacks: Flights,
     state: Mutex<State>,
     http: OnceLock<Http>,
     temporaries: AtomicU64,
@@ -95,7 +104,8 @@ impl Store {
         let store = Self(Arc::new(Inner {
             dir: dir.to_owned(),
             limits,
-            flights: Flights::default(),
+            downloads: Flights::default(),
+            unpacks: Flights::default(),
             state: Mutex::default(),
             http: OnceLock::new(),
             temporaries: AtomicU64::new(0),
@@ -387,17 +397,6 @@ impl Drop for Pin {
     }
 }
 
-/// Something in `tmp` that goes when it is no longer needed, unless it was renamed away.
-pub(super) struct Temporary(pub(super) PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = remove(&self.0) {
-            tracing::warn!(path = %self.0.display(), ?error, "leave a temporary file until the store is opened again");
-        }
-    }
-}
-
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("lock");
     let failed = |source| StoreError::Io {
@@ -411,50 +410,13 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(&path)
         .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
-/// Images hold setuid programs and devices: nobody but root may come near them.
-pub(super) fn make_directory(path: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| StoreError::Io {
-        action: "make",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let read = || {
-        fs::read_dir(directory)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<Vec<_>>>()
-    };
-    read().map_err(|source| StoreError::Io {
-        action: "list",
-        path: directory.to_owned(),
-        source,
-    })
-}
-
-/// Removes a file or a tree, never following links; what isn't there is fine.
-pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
-    let is_directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let removed = if is_directory {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match removed {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io {
-            action: "remove",
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Puts the entries of one layer into its directory, and nowhere else.
 //!
 //! Every name is resolved by `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)` from the layer's root fd, and changed
-//! through fds or by its last component alone: links in the layer are made, never followed. The directory must be
-//! reachable by its owner alone while this runs, so that nobody else changes it meanwhile.
+//! through fds or by its last component alone: the kernel never follows a link here. The directory must be reachable by
+//! its owner alone while this runs, so that nobody else changes it meanwhile.
 //!
 //! Layers are unpacked one by one, not over each other. A directory that an entry implies but the layer doesn't list is
 //! therefore made as it is in the layers below, or it would hide their owner and mode when overlay merges them.
@@ -15,14 +15,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, statat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Uid, XattrFlags, chmodat, chownat, fchmod,
+    fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
+use super::attributes::{dress, mtime, own_as, times};
 use super::entry::{Entry, EntryPath, Kind};
-use super::view::{OPAQUE, View, is_whiteout};
+use super::view::{self, OPAQUE, View, is_whiteout};
 
 /// Why an entry was refused, or couldn't be made.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +67,18 @@ pub(super) struct Unpacker<'a> {
     limit: u64,
     count: u64,
     /// Times of directories, set at the end because every entry made in a directory changes them.
-    times: Vec<(EntryPath, Timespec)>,
+    times: Vec<(Vec<OsString>, Timespec)>,
     /// The directory that the last entry was made in: most entries have the same as the one before.
-    parent: Option<(Vec<OsString>, OwnedFd)>,
+    parent: Option<Parent>,
+}
+
+/// A directory that entries are made in.
+struct Parent {
+    /// As the entry names it.
+    named: Vec<OsString>,
+    /// Where that is, with the links of the layers below resolved.
+    real: Vec<OsString>,
+    directory: OwnedFd,
 }
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -125,13 +134,16 @@ impl<'a> Unpacker<'a> {
     pub(super) fn finish(mut self) -> Result<(), UnpackError> {
         for (path, mtime) in std::mem::take(&mut self.times).into_iter().rev() {
             self.set_time(&path, mtime)
-                .map_err(|failure| failure.at(path.to_string()))?;
+                .map_err(|failure| failure.at(relative(&path).display().to_string()))?;
         }
         Ok(())
     }
 
-    fn set_time(&self, path: &EntryPath, mtime: Timespec) -> Result<()> {
-        Ok(futimens(self.open(path.components())?, &times(mtime))?)
+    fn set_time(&self, path: &[OsString], mtime: Timespec) -> Result<()> {
+        match self.open(path)? {
+            Some(directory) => Ok(futimens(directory, &times(mtime))?),
+            None => Err(Errno::NOENT.into()),
+        }
     }
 
     fn make(&mut self, entry: &Entry, content: impl Read) -> Result<()> {
@@ -146,23 +158,24 @@ impl<'a> Unpacker<'a> {
             return self.whiteout(parents, OsStr::from_bytes(hidden));
         }
         let parent = self.parent(parents)?;
+        let into = parent.directory.as_fd();
         match &entry.kind {
-            Kind::Directory => self.directory(parent.as_fd(), name, entry)?,
-            Kind::File { size } => self.file(parent.as_fd(), name, entry, content.take(*size), *size)?,
-            Kind::Symlink(target) => self.symlink(parent.as_fd(), name, entry, target)?,
-            Kind::HardLink(target) => self.hard_link(parent.as_fd(), name, target)?,
+            Kind::Directory => self.directory(&parent, name, entry)?,
+            Kind::File { size } => self.file(into, name, entry, content.take(*size), *size)?,
+            Kind::Symlink(target) => self.symlink(into, name, entry, target)?,
+            Kind::HardLink(target) => self.hard_link(into, name, target)?,
             Kind::Character { major: 0, minor: 0 } => return Err(Problem::WhiteoutDevice.into()),
             Kind::Character { major, minor } => {
                 let device = rustix::fs::makedev(*major, *minor);
-                self.node(parent.as_fd(), name, entry, FileType::CharacterDevice, device)?;
+                self.node(into, name, entry, FileType::CharacterDevice, device)?;
             }
             Kind::Block { major, minor } => {
                 let device = rustix::fs::makedev(*major, *minor);
-                self.node(parent.as_fd(), name, entry, FileType::BlockDevice, device)?;
+                self.node(into, name, entry, FileType::BlockDevice, device)?;
             }
-            Kind::Fifo => self.node(parent.as_fd(), name, entry, FileType::Fifo, 0)?,
+            Kind::Fifo => self.node(into, name, entry, FileType::Fifo, 0)?,
         }
-        self.parent = Some((parents.to_vec(), parent));
+        self.parent = Some(parent);
         Ok(())
     }
 
@@ -171,34 +184,32 @@ impl<'a> Unpacker<'a> {
         if entry.kind != Kind::Directory {
             return Err(Problem::Root.into());
         }
-        self.dress_directory(self.root.as_fd(), entry)?;
-        self.times.push((entry.path.clone(), mtime(entry)));
+        dress(self.root.as_fd(), entry)?;
+        self.times.push((Vec::new(), mtime(entry)));
         Ok(())
     }
 
-    fn directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> Result<()> {
+    fn directory(&mut self, parent: &Parent, name: &OsStr, entry: &Entry) -> Result<()> {
+        let path = parent
+            .real
+            .iter()
+            .map(OsString::as_os_str)
+            .chain([name])
+            .map(OsStr::to_owned)
+            .collect();
+        let parent = parent.directory.as_fd();
         let is_hiding = match mkdirat(parent, name, Mode::RWXU) {
             Ok(()) => false,
             Err(Errno::EXIST) => make_directory_over(parent, name)?,
             Err(error) => return Err(error.into()),
         };
         let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
-        self.dress_directory(directory.as_fd(), entry)?;
+        dress(directory.as_fd(), entry)?;
         if is_hiding {
             set_opaque(directory.as_fd())?;
         }
-        self.times.push((entry.path.clone(), mtime(entry)));
+        self.times.push((path, mtime(entry)));
         Ok(())
-    }
-
-    fn dress_directory(&self, directory: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
-        fchown(
-            directory,
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-        )?;
-        fchmod(directory, Mode::from_raw_mode(entry.mode))?;
-        set_xattrs(directory, entry)
     }
 
     fn file(
@@ -215,10 +226,7 @@ impl<'a> Unpacker<'a> {
         if io::copy(&mut from, &mut file)? != size {
             return Err(Problem::Truncated.into());
         }
-        // In this order: chown clears the setuid bits and file capabilities, writing changes the time.
-        fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
-        fchmod(&file, Mode::from_raw_mode(entry.mode))?;
-        set_xattrs(file.as_fd(), entry)?;
+        dress(file.as_fd(), entry)?;
         Ok(futimens(&file, &times(mtime(entry)))?)
     }
 
@@ -243,12 +251,7 @@ impl<'a> Unpacker<'a> {
         let Some((target_name, target_parents)) = target.components().split_last() else {
             return Err(Problem::LinkTarget.into());
         };
-        let directory = self.open(target_parents).map_err(|failure| match failure {
-            Failure(Problem::System, Some(error)) if error.kind() == io::ErrorKind::NotFound => {
-                Problem::LinkTarget.into()
-            }
-            other => other,
-        })?;
+        let directory = self.open(target_parents)?.ok_or(Problem::LinkTarget)?;
         let stat = stat_in(directory.as_fd(), target_name)?.ok_or(Problem::LinkTarget)?;
         if is_directory(&stat) || is_whiteout(&stat) {
             return Err(Problem::LinkTarget.into());
@@ -283,16 +286,16 @@ impl<'a> Unpacker<'a> {
     fn whiteout(&mut self, parents: &[OsString], hidden: &OsStr) -> Result<()> {
         match hidden.as_bytes() {
             b"" | b"." | b".." => return Err(Problem::Whiteout.into()),
-            b".wh..opq" => return set_opaque(self.parent(parents)?.as_fd()),
+            b".wh..opq" => return set_opaque(self.parent(parents)?.directory.as_fd()),
             // The rest of that prefix is AUFS's own bookkeeping, which docker drops too.
             name if name.starts_with(b".wh.") => return Ok(()),
             _ => {}
         }
-        let is_needed = self.below.stat(parents)?.is_some_and(|stat| is_directory(&stat));
-        if !is_needed {
+        // In a directory that nothing merges with, a whiteout would show up as a broken file.
+        if !self.below.contains(parents, hidden)? {
             return Ok(());
         }
-        let parent = self.parent(parents)?;
+        let parent = self.parent(parents)?.directory;
         match mknodat(&parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => match openat(&parent, hidden, DIRECTORY, Mode::empty()) {
@@ -337,75 +340,145 @@ impl<'a> Unpacker<'a> {
         let kept = std::mem::take(&mut self.times);
         self.times = kept
             .into_iter()
-            .filter(|(path, _)| self.open(path.components()).is_ok())
+            .filter(|(path, _)| matches!(self.open(path), Ok(Some(_))))
             .collect();
     }
 
     /// The directory that an entry goes into, made if the layer doesn't list it.
-    fn parent(&mut self, path: &[OsString]) -> Result<OwnedFd> {
-        if let Some((_, parent)) = self.parent.take_if(|(last, _)| last == path) {
+    fn parent(&mut self, path: &[OsString]) -> Result<Parent> {
+        if let Some(parent) = self.parent.take_if(|parent| parent.named == path) {
             return Ok(parent);
         }
-        match self.open(path) {
-            Err(Failure(Problem::System, Some(error))) if error.kind() == io::ErrorKind::NotFound => self.imply(path),
-            other => other,
+        match self.open(path)? {
+            Some(directory) => Ok(Parent {
+                named: path.to_vec(),
+                real: path.to_vec(),
+                directory,
+            }),
+            None => self.imply(path),
         }
     }
 
-    /// Opens a directory of this layer by its real names.
-    fn open(&self, path: &[OsString]) -> Result<OwnedFd> {
-        let relative = if path.is_empty() {
-            PathBuf::from(".")
-        } else {
-            path.iter().collect()
-        };
+    /// Opens a directory of this layer by its real names; `None` if it isn't there.
+    fn open(&self, path: &[OsString]) -> Result<Option<OwnedFd>> {
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         // O_NOFOLLOW would report a link at the end as "not a directory".
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
-        match openat2(&self.root, &relative, flags, Mode::empty(), resolve) {
-            Ok(directory) => Ok(directory),
+        match openat2(&self.root, relative(path), flags, Mode::empty(), resolve) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(Errno::NOENT) => Ok(None),
             Err(Errno::LOOP) => Err(Problem::ThroughLink.into()),
             Err(Errno::NOTDIR) => Err(Problem::ThroughFile.into()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Makes the directories of `path` that are missing, each as the layers below have it.
-    fn imply(&mut self, path: &[OsString]) -> Result<OwnedFd> {
-        let mut directory = self.root.try_clone()?;
-        for (depth, name) in path.iter().enumerate() {
-            directory = match stat_in(directory.as_fd(), name)? {
-                Some(stat) if is_directory(&stat) => openat(&directory, name, DIRECTORY, Mode::empty())?,
-                Some(stat) if is_whiteout(&stat) => {
-                    make_directory_over(directory.as_fd(), name)?;
-                    let made = openat(&directory, name, DIRECTORY, Mode::empty())?;
-                    fchmod(&made, Mode::from_raw_mode(0o755))?;
-                    set_opaque(made.as_fd())?;
-                    made
+    /// Walks to `path` and makes the directories that are missing, each as the layers below have it. Where those have a
+    /// symbolic link, its text leads on, within the layer's root: a file in `lib/` of a layer above one whose `lib` is a
+    /// link to `usr/lib` belongs there, and a directory `lib` would hide the link.
+    fn imply(&mut self, path: &[OsString]) -> Result<Parent> {
+        let mut steps = vec![Step {
+            directory: self.root.try_clone()?,
+            is_merging: true,
+        }];
+        let mut real: Vec<OsString> = Vec::new();
+        let mut pending: Vec<OsString> = path.iter().rev().cloned().collect();
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            if name == ".." {
+                steps.truncate(steps.len().saturating_sub(1).max(1));
+                real.pop();
+                continue;
+            }
+            let step = steps.last().expect("the root is never popped");
+            real.push(name.clone());
+            if let Some(target) = self.link_below(step, &real)? {
+                links += 1;
+                real.pop();
+                if links > view::LINKS {
+                    return Err(Problem::ThroughLink.into());
                 }
-                Some(stat) => return Err(through(&stat).into()),
-                None => self.imply_one(directory.as_fd(), name, &path[..=depth])?,
-            };
+                if target.as_bytes().starts_with(b"/") {
+                    steps.truncate(1);
+                    real.clear();
+                }
+                pending.extend(view::components(&target));
+                continue;
+            }
+            steps.push(self.step(step, &name, &real)?);
         }
-        Ok(directory)
+        let directory = steps.pop().expect("the root is never popped").directory;
+        Ok(Parent {
+            named: path.to_vec(),
+            real,
+            directory,
+        })
     }
 
-    fn imply_one(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &[OsString]) -> Result<OwnedFd> {
-        let below = self.below.stat(path)?;
-        if below
-            .as_ref()
-            .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
-        {
-            return Err(Problem::ThroughLink.into());
+    /// The link that the layers below have at `path`, if this layer has nothing there.
+    fn link_below(&self, parent: &Step, path: &[OsString]) -> Result<Option<OsString>> {
+        let name = path.last().expect("a name was pushed");
+        let is_free = parent.is_merging && stat_in(parent.directory.as_fd(), name)?.is_none();
+        if is_free {
+            Ok(self.below.read_link(path)?)
+        } else {
+            Ok(None)
         }
-        mkdirat(parent, name, Mode::RWXU)?;
-        let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
-        match below.filter(is_directory) {
-            Some(stat) => own_as(directory.as_fd(), &stat)?,
-            None => fchmod(&directory, Mode::from_raw_mode(0o755))?,
+    }
+
+    /// Goes one directory down, and makes it if it is missing.
+    fn step(&self, parent: &Step, name: &OsStr, path: &[OsString]) -> Result<Step> {
+        let directory = parent.directory.as_fd();
+        match stat_in(directory, name)? {
+            Some(stat) if is_directory(&stat) => {
+                let directory = openat(directory, name, DIRECTORY, Mode::empty())?;
+                let is_merging = parent.is_merging && !view::is_opaque(directory.as_fd())?;
+                Ok(Step { directory, is_merging })
+            }
+            Some(stat) if is_whiteout(&stat) => {
+                make_directory_over(directory, name)?;
+                let directory = openat(directory, name, DIRECTORY, Mode::empty())?;
+                fchmod(&directory, Mode::from_raw_mode(0o755))?;
+                set_opaque(directory.as_fd())?;
+                Ok(Step {
+                    directory,
+                    is_merging: false,
+                })
+            }
+            Some(stat) => Err(through(&stat).into()),
+            None => {
+                let below = if parent.is_merging {
+                    self.below.stat(path)?
+                } else {
+                    None
+                };
+                mkdirat(directory, name, Mode::RWXU)?;
+                let directory = openat(directory, name, DIRECTORY, Mode::empty())?;
+                match below.filter(is_directory) {
+                    Some(stat) => own_as(directory.as_fd(), &stat)?,
+                    None => fchmod(&directory, Mode::from_raw_mode(0o755))?,
+                }
+                Ok(Step {
+                    directory,
+                    is_merging: parent.is_merging,
+                })
+            }
         }
-        Ok(directory)
+    }
+}
+
+/// A directory on the way to an entry, and whether overlay would merge it with those below.
+struct Step {
+    directory: OwnedFd,
+    is_merging: bool,
+}
+
+fn relative(path: &[OsString]) -> PathBuf {
+    if path.is_empty() {
+        PathBuf::from(".")
+    } else {
+        path.iter().collect()
     }
 }
 
@@ -457,49 +530,6 @@ fn stat_in(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stat>> {
     }
 }
 
-fn own_as(directory: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
-    fchown(
-        directory,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
-    Ok(fchmod(directory, Mode::from_raw_mode(stat.st_mode & 0o7777))?)
-}
-
 fn set_opaque(directory: BorrowedFd<'_>) -> Result<()> {
     Ok(fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())?)
-}
-
-/// Sets the attributes that a layer may bring: file capabilities and the user's own. All others are the host's affair
-/// (security labels, overlay's marks, ACLs of unknown ids) and are dropped.
-fn set_xattrs(file: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
-    for (name, value) in &entry.xattrs {
-        let is_user = name.starts_with("user.") && !name.starts_with("user.overlay.");
-        if !is_user && name != "security.capability" {
-            continue;
-        }
-        match fsetxattr(file, name.as_str(), value, XattrFlags::empty()) {
-            // tmpfs took no user attributes before Linux 6.6.
-            Err(Errno::OPNOTSUPP) if is_user => {}
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
-fn mtime(entry: &Entry) -> Timespec {
-    Timespec {
-        tv_sec: entry.mtime.0,
-        tv_nsec: entry.mtime.1.into(),
-    }
-}
-
-fn times(mtime: Timespec) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: mtime,
-    }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fgetxattr, openat, 
 use rustix::io::Errno;
 
 /// As the kernel's MAXSYMLINKS.
-const LINKS: usize = 40;
+pub(super) const LINKS: usize = 40;
 
 /// Layers, topmost first.
 pub(super) struct View(Vec<OwnedFd>);
@@ -22,6 +22,12 @@ pub(super) struct View(Vec<OwnedFd>);
 struct Found {
     directory: OwnedFd,
     stat: Stat,
+}
+
+impl Found {
+    fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
 }
 
 impl View {
@@ -40,17 +46,40 @@ impl View {
         }
     }
 
+    /// The target of the symbolic link at that path; `None` if there is none.
+    pub(super) fn read_link(&self, path: &[OsString]) -> io::Result<Option<OsString>> {
+        match (self.find(path)?, path.last()) {
+            (Some(found), Some(name)) if found.kind() == FileType::Symlink => {
+                let target = readlinkat(&found.directory, name, Vec::new())?;
+                Ok(Some(OsStr::from_bytes(target.as_bytes()).to_owned()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the directory `path` has something called `name`. Links on the way to the directory are followed.
+    pub(super) fn contains(&self, path: &[OsString], name: &OsStr) -> io::Result<bool> {
+        let Some(mut path) = self.resolve(path.iter().rev().cloned().collect())? else {
+            return Ok(false);
+        };
+        path.push(name.to_owned());
+        Ok(self.find(&path)?.is_some())
+    }
+
     /// The content of a regular file, symbolic links resolved within the union; `None` if there is no such file.
     /// More than `limit` bytes, or something else than a regular file, is an error.
     pub(super) fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let Some((found, name)) = self.resolve(path)? else {
+        let Some(path) = self.resolve(components(path.as_ref()))? else {
             return Ok(None);
         };
-        if FileType::from_raw_mode(found.stat.st_mode) != FileType::RegularFile {
+        let (Some(found), Some(name)) = (self.find(&path)?, path.last()) else {
+            return Ok(None);
+        };
+        if found.kind() != FileType::RegularFile {
             return Err(io::Error::other("it is not a regular file"));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = std::fs::File::from(openat(&found.directory, &name, flags, Mode::empty())?);
+        let file = std::fs::File::from(openat(&found.directory, name, flags, Mode::empty())?);
         let mut content = Vec::new();
         file.take(limit + 1).read_to_end(&mut content)?;
         let is_within = content.len() as u64 <= limit;
@@ -61,38 +90,32 @@ impl View {
         }
     }
 
-    /// Walks to `path`, following links; `..` above the root stays at the root, as in a container.
-    fn resolve(&self, path: &str) -> io::Result<Option<(Found, OsString)>> {
-        let mut pending = components(path.as_ref());
-        let mut walked: Vec<OsString> = Vec::new();
+    /// The real names of a path, given in reverse, with all links followed; `..` above the root stays at the root, as in
+    /// a container. `None` if a name on the way is missing.
+    fn resolve(&self, mut pending: Vec<OsString>) -> io::Result<Option<Vec<OsString>>> {
+        let mut real: Vec<OsString> = Vec::new();
         let mut links = 0;
-        let mut found = None;
         while let Some(name) = pending.pop() {
             if name == ".." {
-                walked.pop();
+                real.pop();
                 continue;
             }
-            walked.push(name.clone());
-            let Some(next) = self.find(&walked)? else {
-                return Ok(None);
-            };
-            if FileType::from_raw_mode(next.stat.st_mode) == FileType::Symlink {
+            real.push(name);
+            if let Some(target) = self.read_link(&real)? {
                 links += 1;
                 if links > LINKS {
                     return Err(Errno::LOOP.into());
                 }
-                let target = readlinkat(&next.directory, &name, Vec::new())?;
-                let target = OsStr::from_bytes(target.as_bytes());
-                walked.pop();
+                real.pop();
                 if target.as_bytes().starts_with(b"/") {
-                    walked.clear();
+                    real.clear();
                 }
-                pending.extend(components(target));
-            } else {
-                found = Some((next, name));
+                pending.extend(components(&target));
+            } else if self.find(&real)?.is_none() {
+                return Ok(None);
             }
         }
-        Ok(found)
+        Ok(Some(real))
     }
 
     /// Finds a path of real names by overlay's rules: the first layer that has it decides, directories merge, a
@@ -122,7 +145,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// The components in reverse, so that the next one is popped from the end.
-fn components(path: &OsStr) -> Vec<OsString> {
+pub(super) fn components(path: &OsStr) -> Vec<OsString> {
     let names = path.as_bytes().split(|byte| *byte == b'/');
     let names = names.filter(|name| !matches!(*name, b"" | b"."));
     names.rev().map(|name| OsStr::from_bytes(name).to_owned()).collect()
@@ -162,7 +185,8 @@ pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
+/// Whether a directory hides those below it.
+pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
     let mut value = [0; 1];
     match fgetxattr(directory, OPAQUE, &mut value) {
         Ok(length) => Ok(value[..length] == *b"y"),

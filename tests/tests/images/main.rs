@@ -4,10 +4,12 @@
 //! and serve in `peers.rs`.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests panic like the tests")]
 
+mod crash;
 mod hostile;
 mod peers;
 mod pull;
 mod registry;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -277,6 +279,71 @@ fn whiteouts_and_implied_directories_become_what_overlay_expects() {
         names,
         BTreeSet::from(["tmp", "gone", "old", "opaque", "both"].map(Into::into))
     );
+}
+
+#[test]
+fn links_of_the_layers_below_lead_on_within_the_image() {
+    tests::require_root!();
+    let scratch = Scratch::new("links-below");
+    let store = open(&scratch);
+    let mut base = Layer::default();
+    base.directories(&["usr/lib"], 0o711).unwrap();
+    base.file("usr/lib/old", 0o644, b"old").unwrap();
+    base.symlink("lib", "usr/lib").unwrap();
+    base.symlink("usr/climbing", "../../../usr/lib").unwrap();
+    base.symlink("absolute", "/usr/lib").unwrap();
+    base.symlink("outside", "/etc").unwrap();
+    base.symlink("loop", "loop").unwrap();
+    base.symlink("opaque/link", "/usr").unwrap();
+    let mut top = Layer::default();
+    top.file("lib/one", 0o644, b"").unwrap();
+    top.hard_link("lib/again", "usr/lib/one").unwrap();
+    top.file("usr/climbing/two", 0o644, b"").unwrap();
+    top.file("absolute/deep/three", 0o644, b"").unwrap();
+    top.file("outside/escaped", 0o644, b"").unwrap();
+    top.file("lib/.wh.old", 0o644, b"").unwrap();
+    top.file("opaque/.wh..wh..opq", 0o644, b"").unwrap();
+    top.file("opaque/link/four", 0o644, b"").unwrap();
+
+    let image = load(&store, &layout(&scratch.path("layout"), vec![base, top]))
+        .unwrap()
+        .remove(0);
+
+    let top = &image.layers[0];
+    for file in ["one", "again", "two", "deep/three"] {
+        assert!(top.join("usr/lib").join(file).is_file(), "{file}");
+    }
+    assert_eq!(
+        fs::metadata(top.join("usr/lib")).unwrap().permissions().mode() & 0o7777,
+        0o711
+    );
+    assert!(
+        fs::symlink_metadata(top.join("usr/lib/old"))
+            .unwrap()
+            .file_type()
+            .is_char_device()
+    );
+    assert!(top.join("etc/escaped").is_file() && !Path::new("/etc/escaped").exists());
+    assert!(
+        top.join("opaque/link/four").is_file(),
+        "an opaque directory has no links from below"
+    );
+    let names: BTreeSet<_> = fs::read_dir(top)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(
+        names,
+        BTreeSet::from(["usr", "etc", "opaque"].map(Into::into)),
+        "no directory hides a link"
+    );
+
+    let mut looping = Layer::default();
+    looping.file("loop/file", 0o644, b"").unwrap();
+    let mut base = Layer::default();
+    base.symlink("loop", "loop").unwrap();
+    let error = load(&store, &layout(&scratch.path("loop"), vec![base, looping])).unwrap_err();
+    assert!(chain(error).contains(r#"entry "loop/file": its path leads through a symbolic link"#));
 }
 
 fn is_opaque(directory: &Path) -> bool {

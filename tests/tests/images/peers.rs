@@ -34,7 +34,7 @@ fn skopeo_copy(from: &str, to: &str) {
 
 #[test]
 fn layouts_and_archives_of_other_tools_are_loaded() {
-    tests::require!(Need::Root, Need::Tool("skopeo"), Need::Tool("umoci"));
+    tests::require!(Need::Root, Need::Peer("skopeo"), Need::Peer("umoci"));
     let scratch = Scratch::new("peer-archives");
     let store = open(&scratch);
     let made = tests::image::busybox(&scratch.path("layout")).unwrap();
@@ -131,7 +131,7 @@ impl Drop for Distribution {
 
 #[test]
 fn an_image_pushed_to_the_reference_registry_is_pulled() {
-    tests::require!(Need::Root, Need::Tool("skopeo"), Need::Tool("docker-registry"));
+    tests::require!(Need::Root, Need::Peer("skopeo"), Need::Peer("docker-registry"));
     let scratch = Scratch::new("peer-registry");
     let store = open(&scratch);
     let registry = Distribution::start(scratch.dir());

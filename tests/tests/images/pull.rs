@@ -367,13 +367,7 @@ fn a_digest_in_the_name_must_be_met() {
     let reference = name(&format!("{}/app@{wanted}", registry.address));
     let error = block_on(store.pull(&reference, &options())).unwrap_err();
     assert!(
-        matches!(
-            error,
-            PullError::Registry {
-                source: RegistryError::Digest { .. },
-                ..
-            }
-        ),
+        matches!(&error, PullError::Registry { source, .. } if matches!(**source, RegistryError::Digest { .. })),
         "{error:?}"
     );
 }
@@ -404,5 +398,34 @@ fn a_dropped_pull_stops_and_leaves_nothing_for_long() {
     });
     drop(store);
     open(&scratch);
+    assert_eq!(contents(&scratch.path("store")), BTreeSet::new());
+}
+
+#[test]
+fn pulls_and_removals_at_the_same_time_never_disturb_each_other() {
+    tests::require_root!();
+    let scratch = Scratch::new("pull-remove");
+    let store = open(&scratch);
+    let (layout, _) = image(&scratch);
+    let registry = Registry::start(layout, |_| well);
+    block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for tag in 0..4 {
+            let (store, name) = (store.clone(), name(&format!("{}/app:{tag}", registry.address)));
+            tasks.spawn(async move {
+                for _ in 0..10 {
+                    let image = store.pull(&name, &PullOptions::default()).await.unwrap();
+                    assert!(
+                        image.layers.iter().all(|layer| layer.exists()),
+                        "an image that is named is whole"
+                    );
+                    store.remove(&name).await.unwrap();
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+    });
     assert_eq!(contents(&scratch.path("store")), BTreeSet::new());
 }
