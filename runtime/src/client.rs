@@ -4,23 +4,21 @@
 //! [`Connection`] asks one thing at a time, and [`Connection::subscribe`] turns a connection into [`Events`], whose
 //! descriptor may be polled by any loop. Subscribe first and list afterwards, and no exit goes unseen.
 
+mod link;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
-use nix::sys::time::TimeVal;
+use link::{Deadline, Link};
 
-use crate::proto::frame::{self, Decoder, FrameError};
+use crate::proto::frame::{self, FrameError};
 use crate::proto::{
     ClientFrame, ContainerKey, ContainerState, Create, Event, Exec, ExecId, Failure, NEWEST_VERSION, OLDEST_VERSION,
     Reply, Request, ServerFrame, Stream, Welcome,
 };
-use crate::sys;
 
 /// Why a request got no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +117,7 @@ impl Connection {
     /// Connects to a shim's socket and agrees on a version, all within `timeout`.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
         let deadline = Instant::now() + timeout;
-        let stream = open(path, timeout).map_err(|source| ClientError::Connect {
+        let stream = link::open(path, timeout).map_err(|source| ClientError::Connect {
             path: path.into(),
             source,
         })?;
@@ -361,125 +359,53 @@ fn event(frame: ServerFrame) -> Result<Event, ClientError> {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Deadline {
-    at: Instant,
-    timeout: Duration,
-}
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
 
-impl Deadline {
-    fn after(timeout: Duration) -> Self {
-        Self {
-            at: Instant::now() + timeout,
-            timeout,
-        }
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn socket(name: &str) -> (PathBuf, UnixListener) {
+        let path = std::env::temp_dir().join(format!("orlop-client-{name}-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        (path, listener)
     }
 
-    fn remaining(self) -> Result<Duration, ClientError> {
-        let remaining = self.at.saturating_duration_since(Instant::now());
-        if remaining.is_zero() {
-            Err(ClientError::Timeout(self.timeout))
-        } else {
-            Ok(remaining)
-        }
+    #[test]
+    fn a_socket_without_a_listener_says_that_the_shim_is_gone() {
+        let (path, listener) = socket("gone");
+        drop(listener);
+        assert!(Connection::connect(&path, LONG).unwrap_err().is_shim_gone());
+        std::fs::remove_file(&path).unwrap();
+        assert!(Connection::connect(&path, LONG).unwrap_err().is_shim_gone());
     }
 
-    fn error(self, source: io::Error) -> ClientError {
-        let is_late = matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-        if is_late {
-            ClientError::Timeout(self.timeout)
-        } else {
-            ClientError::Io(source)
-        }
-    }
-}
-
-/// Frames over a stream; remembers the descriptors that came with them.
-#[derive(Debug)]
-struct Link {
-    stream: UnixStream,
-    decoder: Decoder,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Link {
-    fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            decoder: Decoder::default(),
-            descriptors: Vec::new(),
-        }
+    #[test]
+    fn a_shim_that_never_answers_costs_the_timeout_and_no_more() {
+        let (path, _listener) = socket("silent");
+        let error = Connection::connect(&path, SHORT).unwrap_err();
+        assert!(
+            matches!(error, ClientError::Timeout(_)) && !error.is_shim_gone(),
+            "{error:?}"
+        );
+        std::fs::remove_file(&path).unwrap();
     }
 
-    fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), ClientError> {
-        while !bytes.is_empty() {
-            self.stream
-                .set_write_timeout(Some(deadline.remaining()?))
-                .map_err(ClientError::Io)?;
-            match sys::socket::send(self.stream.as_fd(), bytes, &[]) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(deadline.error(error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&mut self, deadline: Deadline) -> Result<ServerFrame, ClientError> {
-        loop {
-            if let Some(json) = self.decoder.next_frame()? {
-                return Ok(frame::decode(&json)?);
-            }
-            self.stream
-                .set_read_timeout(Some(deadline.remaining()?))
-                .map_err(ClientError::Io)?;
-            self.fill(true).map_err(|error| deadline.error(error))?;
-        }
-    }
-
-    fn poll(&mut self) -> Result<Option<ServerFrame>, ClientError> {
-        loop {
-            if let Some(json) = self.decoder.next_frame()? {
-                return Ok(Some(frame::decode(&json)?));
-            }
-            match self.fill(false) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(ClientError::Io(error)),
-            }
-        }
-    }
-
-    fn fill(&mut self, wait: bool) -> io::Result<()> {
-        let mut buffer = [0; 16 << 10];
-        match sys::socket::receive(self.stream.as_fd(), &mut buffer, &mut self.descriptors, wait) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(length) => {
-                self.decoder.push(&buffer[..length]);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Connects; the send timeout bounds the wait for room in the listener's queue (`unix_stream_connect` in the kernel).
-fn open(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX).max(1);
-    setsockopt(
-        &socket,
-        sockopt::SendTimeout,
-        &TimeVal::new(micros / 1_000_000, micros % 1_000_000),
-    )?;
-    let address = UnixAddr::new(path)?;
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-    loop {
-        match connect(raw, &address) {
-            Ok(()) => return Ok(socket.into()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    #[test]
+    fn an_answer_that_is_no_frame_is_an_error() {
+        let (path, listener) = socket("garbage");
+        let answerer = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.read(&mut [0; 1024]);
+            stream.write_all(&[0xff; 64]).unwrap();
+        });
+        assert!(matches!(Connection::connect(&path, LONG), Err(ClientError::Frame(_))));
+        answerer.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
     }
 }
