@@ -216,7 +216,7 @@ fn services_answer_while_no_agent_runs_and_through_its_return() {
     node.set("10.96.0.1 TCP 80", &[&backend]);
     let mut client = node.client();
     client.start_burst("10.96.0.1:80");
-    for _ in 0..5 {
+    for _ in 0..3 {
         node.stop_agent();
         assert_eq!(
             node.client().ask("tcp 10.96.0.1:80"),
