@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use cni::pod_network;
-use runtime::client::Connection;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use runtime::shim::record;
 
 use crate::config::Places;
-use crate::hands::{cgroup, namespaces, shm};
+use crate::hands::{cgroup, files, namespaces, shm};
 use crate::{node, run, services};
 
-/// How long a shim may take to end once its containers are dead.
+/// How long a killed shim may take to go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Removes everything below these places, links and cgroups included.
@@ -29,7 +31,9 @@ pub fn cleanup(places: &Places, keep_images: bool) -> anyhow::Result<()> {
     for pod in directories(&places.pod_runs()) {
         failures.note(end_pod(&pod), &format!("end the pod in {}", pod.display()));
     }
-    failures.note(cgroup::remove(&kubepods), "remove the pods' cgroups");
+    for dir in [&kubepods, &node::shims_cgroup(&cgroup_root, places)] {
+        failures.note(cgroup::remove(dir), &format!("remove {}", dir.display()));
+    }
     remove_empty_parents(&cgroup_root, &places.cgroup_parent);
     failures.note(
         pod_network::teardown(&node::network_of(places)),
@@ -47,7 +51,10 @@ pub fn cleanup(places: &Places, keep_images: bool) -> anyhow::Result<()> {
 }
 
 fn remove_files(places: &Places, keep_images: bool, failures: &mut Failures) {
-    failures.note(remove_log_links(places), "remove links to logs");
+    failures.note(
+        files::remove_links(&places.container_log_dir, &places.log_dir),
+        "remove links to logs",
+    );
     let mut trees = vec![
         places.pod_runs(),
         places.run_dir.join("network"),
@@ -96,13 +103,10 @@ fn is_pod_log(dir: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().matches('_').count() == 2)
 }
 
-/// The containers are dead; the shim ends by itself when told so, or its process is killed.
+/// The containers are dead, and their shim has nothing to lose.
 fn end_pod(run: &Path) -> anyhow::Result<()> {
-    if let Ok(shim) = Connection::connect(&run.join("shim.sock"), PATIENCE) {
-        let (pid, start_time) = (shim.welcome().pid, shim.welcome().start_time);
-        // A shim that still sees a container refuses; it is killed then.
-        let _ = shim.shutdown(PATIENCE);
-        end_process(pid, start_time)?;
+    if let Some(shim) = record::read_shim(run)? {
+        end_process(shim.pid, shim.start_time)?;
     }
     shm::remove(&run.join("shm"))?;
     namespaces::release(&run.join("ns"))?;
@@ -111,17 +115,15 @@ fn end_pod(run: &Path) -> anyhow::Result<()> {
 
 fn end_process(pid: u32, start_time: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let mut is_killed = false;
+    if is_same_process(pid, start_time) {
+        // A process that ends by itself at this moment is as good.
+        let _ = nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL);
+    }
     while is_same_process(pid, start_time) {
         if Instant::now() > deadline {
             bail!("shim {pid} does not end");
         }
-        if !is_killed && Instant::now() > deadline - PATIENCE / 2 {
-            is_killed = true;
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-        }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
 }
@@ -139,15 +141,6 @@ fn is_same_process(pid: u32, start_time: u64) -> bool {
 }
 
 /// Removing the pins of links detaches the programs.
-fn remove_log_links(places: &Places) -> io::Result<()> {
-    for entry in fs::read_dir(&places.container_log_dir).into_iter().flatten().flatten() {
-        if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&places.log_dir)) {
-            absent_is_fine(fs::remove_file(entry.path()))?;
-        }
-    }
-    Ok(())
-}
-
 fn directories(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()

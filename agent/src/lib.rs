@@ -12,7 +12,7 @@
 //! | [`services`] | keeps the kernel's Service maps right |
 //! | [`image`] | the image store |
 //! | [`server`], [`cli`] | the local API and its command line |
-//! | [`cleanup`] | removes all that an agent left |
+//! | [`orphans`], [`cleanup`] | remove what pods left whose records are gone; and all that an agent left |
 #![forbid(unsafe_code)]
 
 pub mod cleanup;
@@ -23,6 +23,7 @@ pub mod hands;
 pub mod image;
 pub mod node;
 pub mod observe;
+pub mod orphans;
 pub mod paths;
 pub mod pod_task;
 pub mod pods;

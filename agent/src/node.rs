@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_core::pod::{NodeFacts, Time};
 use cni::pod_network::{LinkKind, NodeNetwork};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::events::Events;
 use crate::hands::cgroup::missing_controllers;
-use crate::image::Store;
+use crate::image::{Store, StoreError};
 use crate::status::Board;
 
 /// Bytes of the largest packet on a pod link.
@@ -64,7 +64,7 @@ impl Node {
                 memory: memory(),
             },
             network: network(&config),
-            images: Store::open(&config.places.state_dir)?,
+            images: open_store(&config.places.state_dir)?,
             new_images: watch::channel(()).0,
             events: Arc::default(),
             board: Board::default(),
@@ -94,6 +94,12 @@ impl Node {
             }),
             ..NodeObject::default()
         }
+    }
+
+    /// Where shims live: apart from the agent, so that whoever stops its cgroup leaves them running, and apart from
+    /// their pods, so that the limits of a pod don't bind them.
+    pub fn shims_cgroup(&self) -> PathBuf {
+        shims_cgroup(&self.cgroup_root, &self.config.places)
     }
 
     fn addresses(&self) -> Vec<NodeAddress> {
@@ -137,6 +143,17 @@ impl Node {
     }
 }
 
+/// Its lock may be held a little longer by a child of an agent that was killed, like that of the run directory.
+fn open_store(dir: &std::path::Path) -> Result<Store, StoreError> {
+    let deadline = Instant::now() + crate::run::LOCK;
+    loop {
+        match Store::open(dir) {
+            Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+}
+
 /// The clock. Plans get it as an argument.
 pub fn now() -> Time {
     let since = SystemTime::now()
@@ -159,6 +176,11 @@ pub fn k8s_time(time: SystemTime) -> K8sTime {
 /// The pod network that a configuration describes.
 pub fn network(config: &Config) -> NodeNetwork {
     network_of(&config.places)
+}
+
+/// The cgroup of all shims.
+pub fn shims_cgroup(cgroup_root: &std::path::Path, places: &crate::config::Places) -> PathBuf {
+    cgroup_root.join(&places.cgroup_parent).join("podshims")
 }
 
 /// The pod network below these places.

@@ -49,6 +49,17 @@ impl Memory {
             ..Memory::default()
         }
     }
+
+    /// Forgets attempts that are gone, so that a container that restarts for years costs nothing.
+    fn forget_others(&mut self, present: &BTreeMap<ContainerName, ContainerFacts>) {
+        let is_present = |(name, number): &(ContainerName, u32)| {
+            present
+                .get(name)
+                .is_some_and(|facts| facts.attempts.iter().any(|attempt| attempt.number == *number))
+        };
+        self.specs.retain(|key, _| is_present(key));
+        self.signalled.retain(|key, _| is_present(key));
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +191,7 @@ fn containers(
             containers.entry(name).or_default().attempts.push(attempt);
         }
     }
+    memory.forget_others(&containers);
     containers.retain(|_, facts| *facts != ContainerFacts::default());
     containers
         .values_mut()

@@ -16,8 +16,8 @@ pub struct PodPaths {
     pub root: PathBuf,
     /// Of its logs.
     pub logs: PathBuf,
-    /// Links to its logs, of all pods.
-    log_links: PathBuf,
+    /// Links to the logs of all pods.
+    pub log_links: PathBuf,
     /// Its cgroup.
     pub cgroup: PathBuf,
     /// Its cgroup as the containers' specs name it: from the root of the tree.
@@ -100,11 +100,6 @@ impl PodPaths {
     pub fn log_link(&self, container: &ContainerName, attempt: u32) -> PathBuf {
         let id = container_id(&self.uid, container, attempt);
         self.log_links.join(format!("{}_{container}-{id}.log", self.names))
-    }
-
-    /// The directory of all links, and how the names of this pod's begin.
-    pub fn log_links(&self) -> (&Path, String) {
-        (&self.log_links, format!("{}_", self.names))
     }
 
     /// The cgroup of one attempt.

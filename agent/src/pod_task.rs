@@ -38,17 +38,24 @@ pub struct Facts {
 
 /// Keeps the pod as its record says, until nothing of it is left.
 pub async fn run(node: Arc<Node>, uid: PodUid, record: watch::Receiver<Record>, facts: watch::Receiver<Facts>) {
-    let Some(mut task) = PodTask::new(node, record, facts) else {
-        return;
+    let Some(mut task) = PodTask::new(node, record.clone(), facts) else {
+        return wait_for_stop(record).await;
     };
     tracing::info!(pod = %uid, name = %task.pod.name, namespace = %task.pod.namespace, "pod accepted");
     while task.turn().await {}
     tracing::info!(pod = %uid, name = %task.pod.name, namespace = %task.pod.namespace, "pod gone");
 }
 
+/// A refused pod stays refused until its manifest changes.
+async fn wait_for_stop(mut record: watch::Receiver<Record>) {
+    // The set drops the record only when the agent ends.
+    let _ = record.wait_for(|record| record.stop.is_some()).await;
+}
+
 struct PodTask {
     node: Arc<Node>,
     record: watch::Receiver<Record>,
+    written: Option<Record>,
     facts: watch::Receiver<Facts>,
     images: watch::Receiver<()>,
     pod: Arc<DesiredPod>,
@@ -84,10 +91,12 @@ impl PodTask {
         let paths = Arc::new(PodPaths::new(&node.config.places, &node.cgroup_root, &pod));
         let accepted_at = Time::from_unix_nanos(record.borrow().accepted_at);
         let memory = Memory::new(accepted_at);
+        let written = Record::read(&paths.run).ok().flatten();
         Some(PodTask {
             images: node.new_images.subscribe(),
             node,
             record,
+            written,
             facts,
             pod,
             paths,
@@ -138,10 +147,11 @@ impl PodTask {
     /// Takes over what has changed in the record, after writing it down: a stop is remembered before it is begun.
     fn follow_record(&mut self) -> std::io::Result<()> {
         let record = self.record.borrow_and_update().clone();
-        if Record::read(&self.paths.run).ok().flatten().as_ref() != Some(&record) {
-            record.write(&self.paths.run)?;
-        }
         let goal = record.goal();
+        if self.written.as_ref() != Some(&record) {
+            record.write(&self.paths.run)?;
+            self.written = Some(record);
+        }
         if self.pod.goal != goal {
             Arc::make_mut(&mut self.pod).goal = goal;
         }
@@ -171,11 +181,15 @@ impl PodTask {
             let result = work(&mut link);
             (link, result)
         });
-        let (link, result) = done
-            .await
-            .expect("a blocking task is not cancelled, and its panic is ours");
-        self.link = link;
-        result
+        match done.await {
+            Ok((link, result)) => {
+                self.link = link;
+                result
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Cancelled with the whole agent, which is ending.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     fn show(&mut self, observed: &ObservedPod) {
@@ -218,7 +232,7 @@ impl PodTask {
 
     async fn perform(&mut self, step: &PodStep, observed: &ObservedPod) -> Result<(), StepError> {
         if let PodStep::StartShim = step {
-            return Ok(hands::shim::start(&self.node.config.podshim, &self.paths).await?);
+            return Ok(hands::shim::start(&self.node.config.podshim, &self.paths, &self.node.shims_cgroup()).await?);
         }
         if let PodStep::SignalContainer {
             container,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::events::Subject;
 use crate::node::{self, Node};
+use crate::orphans;
 use crate::pod_task::{self, Facts};
 use crate::record::{Record, Stop};
 use crate::sources::WantedReceiver;
@@ -34,12 +35,14 @@ pub async fn run(node: Arc<Node>, mut wanted: WantedReceiver, facts: watch::Rece
         facts,
         ended,
         tasks: BTreeMap::new(),
+        orphans_are_gone: false,
     };
     set.adopt();
     loop {
         let now = wanted.borrow_and_update().clone();
         if let Some(now) = now {
             set.follow(&now);
+            set.remove_orphans_once().await;
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
@@ -53,6 +56,7 @@ struct Set {
     facts: watch::Receiver<Facts>,
     ended: mpsc::Sender<PodUid>,
     tasks: BTreeMap<PodUid, Task>,
+    orphans_are_gone: bool,
 }
 
 impl Set {
@@ -91,6 +95,22 @@ impl Set {
         }
     }
 
+    /// Nothing is removed before the first full list: what is wanted may have outlived its record. No pod is started
+    /// meanwhile, or it would look like an orphan itself; one whose record can't be read is none.
+    async fn remove_orphans_once(&mut self) {
+        if std::mem::replace(&mut self.orphans_are_gone, true) {
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        let recorded = recorded(node.config.places.pod_runs()).into_iter();
+        let recorded = recorded.filter_map(|(path, _)| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let known = recorded
+            .chain(self.tasks.keys().map(|uid| uid.as_str().to_owned()))
+            .collect();
+        // What goes wrong in there is logged there.
+        let _ = tokio::task::spawn_blocking(move || orphans::remove(&node, &known)).await;
+    }
+
     fn start(&mut self, record: Record) {
         let Some(uid) = record
             .pod
@@ -124,6 +144,7 @@ impl Set {
         self.node.board.remove(uid);
         let run = self.node.config.places.pod_runs().join(uid.as_str());
         if run.exists() {
+            // Only a panic ends a task before its pod is gone.
             let record = task.record.borrow().clone();
             self.start(record);
         } else {

@@ -6,11 +6,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_core::service::{AddressRange, ServicesStatus};
 use anyhow::{Context, bail};
 use cni::pod_network;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -30,6 +31,8 @@ const WORKERS: usize = 2;
 const BLOCKING: usize = 64;
 /// How long Services wait for adopted pods to be looked at before they are taken to be gone.
 const ADOPTION: Duration = Duration::from_secs(30);
+/// How long a lock may be held by what is left of an agent that was killed.
+pub(crate) const LOCK: Duration = Duration::from_secs(3);
 /// Between tries to make the node ready for pods.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -103,7 +106,8 @@ fn log_to_stderr() {
         .try_init();
 }
 
-/// One agent per run directory; the kernel drops the lock with the process, however that ends.
+/// One agent per run directory; the kernel drops the lock with the process, however that ends. A child that was between
+/// fork and exec when its agent was killed holds the lock until it execs, so the lock is tried for a while.
 pub(crate) fn lock(places: &Places) -> anyhow::Result<Flock<File>> {
     let path = places.lock();
     fs::create_dir_all(&places.run_dir).with_context(|| format!("create {}", places.run_dir.display()))?;
@@ -113,11 +117,16 @@ pub(crate) fn lock(places: &Places) -> anyhow::Result<Flock<File>> {
         .write(true)
         .mode(0o600)
         .open(&path);
-    let file = open.with_context(|| format!("open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!("another agent runs on {}", places.run_dir.display()),
-        Err((_, errno)) => Err(errno).with_context(|| format!("lock {}", path.display())),
+    let mut file = open.with_context(|| format!("open {}", path.display()))?;
+    let deadline = Instant::now() + LOCK;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = unlocked,
+            Err((_, Errno::EWOULDBLOCK)) => bail!("another agent runs on {}", places.run_dir.display()),
+            Err((_, errno)) => return Err(errno).with_context(|| format!("lock {}", path.display())),
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -88,22 +88,19 @@ pub fn remove(paths: &PodPaths) -> Result<(), FilesError> {
     for dir in [&paths.root, &paths.logs] {
         absent_is_fine(fs::remove_dir_all(dir)).map_err(failed("remove", dir))?;
     }
-    remove_links(paths)?;
+    remove_links(&paths.log_links, &paths.logs)?;
     absent_is_fine(fs::remove_dir_all(&paths.run)).map_err(failed("remove", &paths.run))
 }
 
-/// Links of this pod that lead to its removed logs.
-fn remove_links(paths: &PodPaths) -> Result<(), FilesError> {
-    let (dir, prefix) = paths.log_links();
+/// Removes the links in `dir` that lead into `logs`.
+pub fn remove_links(dir: &Path, logs: &Path) -> Result<(), FilesError> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed("list", dir))?,
     };
-    for entry in entries.flatten() {
-        let is_ours = entry.file_name().to_string_lossy().starts_with(&prefix)
-            && fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&paths.logs));
-        if is_ours {
-            absent_is_fine(fs::remove_file(entry.path())).map_err(failed("remove", &entry.path()))?;
+    for link in entries.flatten().map(|entry| entry.path()) {
+        if fs::read_link(&link).is_ok_and(|target| target.starts_with(logs)) {
+            absent_is_fine(fs::remove_file(&link)).map_err(failed("remove", &link))?;
         }
     }
     Ok(())

@@ -50,8 +50,9 @@ pub enum ShimError {
 }
 
 /// Binds the pod's socket and starts its shim, which detaches at once: the agent is never its parent.
-pub async fn start(podshim: &Path, paths: &PodPaths) -> Result<(), ShimError> {
+pub async fn start(podshim: &Path, paths: &PodPaths, cgroup: &Path) -> Result<(), ShimError> {
     let socket = paths.shim_socket();
+    fs::create_dir_all(cgroup).map_err(failed("create", cgroup))?;
     fs::create_dir_all(&paths.run).map_err(failed("create", &paths.run))?;
     match fs::remove_file(&socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &socket)(error)),
@@ -67,6 +68,8 @@ pub async fn start(podshim: &Path, paths: &PodPaths) -> Result<(), ShimError> {
     let mut child = Command::new(podshim)
         .arg("--pod-dir")
         .arg(&paths.run)
+        .arg("--cgroup")
+        .arg(cgroup)
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::piped())

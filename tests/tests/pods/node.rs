@@ -2,7 +2,8 @@
 //! command line beside it.
 #![expect(clippy::unwrap_used, reason = "a helper of tests: a failure is the test's")]
 
-use std::path::PathBuf;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ impl<'a> Node<'a> {
             .stderr(log);
         self.agent = Some(self.network.run(|| command.spawn()).unwrap());
         eventually(PATIENCE, "the agent answers", || {
-            self.orlop(&["version"]).status.success()
+            let is_up = self.orlop(&["version"]).status.success();
+            if is_up { Ok(()) } else { Err(self.tail()) }
         });
     }
 
@@ -201,6 +203,43 @@ impl<'a> Node<'a> {
         let uid = pod["metadata"]["uid"].as_str().unwrap();
         let text = std::fs::read(self.path(&format!("run/pods/{uid}/shim.json"))).unwrap();
         serde_json::from_slice::<Value>(&text).unwrap()["pid"].to_string()
+    }
+
+    /// What pods have left in the directories that are theirs.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let dirs = ["run/pods", "root/pods", "state/containers", "log", "links"].map(|dir| self.path(dir));
+        let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten());
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_empty(&self) {
+        assert_eq!(self.leftovers(), Vec::<PathBuf>::new());
+    }
+
+    /// Makes the node look as after a reboot, for one pod: its processes and its run directory are gone.
+    pub(crate) fn forget(&self, run: &Path, pod: &Value) {
+        std::fs::write(self.scratch.cgroup().join("kubepods/cgroup.kill"), "1").unwrap();
+        let shim: i32 = self.shim_pid(pod).parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
+        for mount in ["ns/net", "ns/ipc", "ns/uts", "shm"] {
+            nix::mount::umount2(&run.join(mount), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+        std::fs::remove_dir_all(run).unwrap();
+    }
+
+    /// The first lines of `logs -f`, across restarts.
+    pub(crate) fn follow(&self, pod: &str, lines: usize) -> Vec<String> {
+        let mut follow = self
+            .command(&["logs", "-f", pod])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = std::io::BufReader::new(follow.stdout.take().unwrap());
+        let seen = output.lines().take(lines).map(Result::unwrap).collect();
+        follow.kill().unwrap();
+        follow.wait().unwrap();
+        seen
     }
 
     /// The end of the agent's log, for messages of failed tests.
