@@ -16,6 +16,8 @@ use tests::image::{BUSYBOX, Layer, Layout};
 use super::{block_on, contents, name, open};
 
 const CHILD: &str = "ORLOP_TEST_STORE";
+/// The child makes this file, in the scratch directory, when it has opened the store.
+const STARTED: &str = "input/started";
 
 /// Not a test of its own: what is killed by the one below.
 #[test]
@@ -24,6 +26,7 @@ fn child_that_works_until_it_is_killed() {
         return;
     };
     let store = Store::open(&dir.join("store")).unwrap();
+    fs::write(dir.join(STARTED), "").unwrap();
     for attempt in 0.. {
         let image = block_on(store.load(Source::Path(dir.join("input/layout")), None))
             .unwrap()
@@ -65,7 +68,12 @@ fn a_store_is_whole_after_a_kill_at_any_moment() {
             .args(["--exact", "crash::child_that_works_until_it_is_killed"])
             .env(CHILD, scratch.dir());
         let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(20 + round * 17 % 101));
+        let started = scratch.path(STARTED);
+        tests::eventually(Duration::from_secs(30), "the child opens the store", || {
+            started.exists()
+        });
+        fs::remove_file(started).unwrap();
+        std::thread::sleep(Duration::from_millis(round * 17 % 101));
         let is_at_work = child.try_wait().unwrap().is_none();
         child.kill().unwrap();
         child.wait().unwrap();

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use agent::image::{PullOptions, Source};
-use tests::image::BUSYBOX;
+use agent::image::{PullOptions, SnapshotId, Source};
+use tests::image::{BUSYBOX, Layer};
 use tests::{Need, Scratch};
 
 use super::{block_on, contents, name, open};
@@ -87,6 +87,90 @@ fn layouts_and_archives_of_other_tools_are_loaded() {
     let image = load(&path("umoci"), None).remove(0);
     assert_eq!(image.layers.len(), 2);
     assert!(image.layers[1].join("bin/sh").is_file() && !image.layers[0].join("bin/sh").is_file());
+}
+
+/// Layers with everything that makes layers interact.
+fn interacting_layers() -> Vec<Layer> {
+    let [mut base, mut middle, mut top] = [Layer::default(), Layer::default(), Layer::default()];
+    base.directories(&["usr/", "usr/lib/", "etc/", "opaque/", "replaced/", "sticky/"], 0o755)
+        .unwrap();
+    base.directories(&["sticky/"], 0o1777).unwrap();
+    base.symlink("lib", "usr/lib").unwrap();
+    for file in [
+        "usr/lib/a",
+        "usr/lib/b",
+        "etc/kept",
+        "etc/gone",
+        "opaque/old",
+        "replaced/old",
+        "file",
+    ] {
+        base.file(file, 0o644, file.as_bytes()).unwrap();
+    }
+    middle.file("lib/new", 0o600, b"through the link").unwrap();
+    middle.file("usr/lib/.wh.a", 0o644, b"").unwrap();
+    middle.file("sticky/implied", 0o644, b"").unwrap();
+    middle.file("etc/.wh.gone", 0o644, b"").unwrap();
+    middle.directories(&["opaque/"], 0o700).unwrap();
+    middle.file("opaque/.wh..wh..opq", 0o644, b"").unwrap();
+    middle.file("opaque/new", 0o644, b"new").unwrap();
+    middle.file("file", 0o755, b"changed").unwrap();
+    top.file(".wh.replaced", 0o644, b"").unwrap();
+    top.file("back/again", 0o4755, b"").unwrap();
+    top.hard_link("back/linked", "back/again").unwrap();
+    top.file("etc/gone", 0o640, b"back").unwrap();
+    top.file(".wh.file", 0o644, b"").unwrap();
+    vec![base, middle, top]
+}
+
+/// Path, kind, mode, owner, size or link target, and link count of all that is not a directory.
+const LIST: &str =
+    r"cd $ROOT && find . \( -type d -printf '%P %y %m %U:%G\n' \) -o -printf '%P %y %m %U:%G %s %l %n\n' | sort";
+
+fn list(setup: &str, root: &Path) -> String {
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+            &format!("{setup}{LIST}"),
+        ])
+        .env("ROOT", root);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn overlay_over_our_layers_shows_what_umoci_unpacks() {
+    tests::require!(Need::Root, Need::Peer("umoci"));
+    let scratch = Scratch::new("peer-overlay");
+    let store = open(&scratch);
+    let layout = super::layout(&scratch.path("layout"), interacting_layers());
+    let bundle = scratch.path("bundle");
+    run(Command::new("umoci")
+        .args(["unpack", "--image", &format!("{}:demo", layout.display())])
+        .arg(&bundle));
+    let image = super::load(&store, &layout).unwrap().remove(0);
+    let snapshot = store
+        .create_snapshot(&SnapshotId::new("uid", "web", 0).unwrap(), &image)
+        .unwrap();
+    let lower = snapshot
+        .lower
+        .iter()
+        .map(|layer| layer.to_str().unwrap())
+        .collect::<Vec<_>>()
+        .join(":");
+    let (upper, work) = (snapshot.upper.display(), snapshot.work.display());
+    let mount = format!("mount -t overlay overlay -o lowerdir={lower},upperdir={upper},workdir={work} $ROOT && ");
+
+    let (ours, theirs) = (list(&mount, &snapshot.target), list("", &bundle.join("rootfs")));
+
+    assert!(ours == theirs, "ours:\n{ours}\numoci's:\n{theirs}");
+    assert!(ours.contains("usr/lib/new f 600") && !ours.contains("usr/lib/a ") && !ours.contains("replaced"));
 }
 
 /// Debian's docker-registry on a port of 127.0.0.1, killed on drop.

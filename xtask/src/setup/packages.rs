@@ -26,7 +26,7 @@ const fn package(name: &'static str, proof: &'static str, purpose: Purpose, why:
     }
 }
 
-const PACKAGES: [Package; 14] = [
+const PACKAGES: [Package; 16] = [
     package("gcc", "cc", Purpose::Build, "links Rust programs"),
     package(
         "libc6-dev",
@@ -52,6 +52,18 @@ const PACKAGES: [Package; 14] = [
         "/usr/lib/cni/ptp",
         Purpose::Test,
         "is what orlop-cni is compared with",
+    ),
+    package(
+        "skopeo",
+        "skopeo",
+        Purpose::Test,
+        "writes images that orlop loads in tests",
+    ),
+    package(
+        "umoci",
+        "umoci",
+        Purpose::Test,
+        "writes images that orlop loads in tests",
     ),
     package("crun", "crun", Purpose::Vm, "is a peer in benchmarks"),
     package("qemu-system-x86", "qemu-system-x86_64", Purpose::Vm, "runs the test VM"),
