@@ -279,31 +279,17 @@ impl Extension {
             return Ok(false);
         }
         let shown = raw.header().path_bytes().into_owned();
-        if raw.header().entry_size().map_err(EntryError::Read)? > EXTENSION_BYTES {
-            return Err(EntryError::Refused(shown, "an extended header of more than 1 MiB"));
-        }
-        let mut bytes = Vec::new();
-        raw.read_to_end(&mut bytes).map_err(EntryError::Read)?;
-        if bytes.len() as u64 != raw.size() {
-            return Err(EntryError::Read(io::ErrorKind::UnexpectedEof.into()));
-        }
+        let bytes = extension_bytes(raw, &shown)?;
+        let pax = |bytes: &[u8]| Pax::parse(bytes).map_err(|source| EntryError::Pax(shown.clone(), source));
         let is_repeated = match kind {
             b'L' => self.name.replace(gnu_name(bytes)).is_some(),
             b'K' => self.link.replace(gnu_name(bytes)).is_some(),
-            _ => {
-                let pax = Pax::parse(&bytes).map_err(|source| EntryError::Pax(shown.clone(), source))?;
-                if kind == b'g' {
-                    return if pax.is_empty() {
-                        Ok(true)
-                    } else {
-                        Err(EntryError::Refused(shown, GLOBAL))
-                    };
-                }
-                self.pax.replace(pax).is_some()
-            }
+            b'g' if pax(&bytes)?.is_empty() => false,
+            b'g' => return Err(EntryError::Refused(shown, GLOBAL)),
+            _ => self.pax.replace(pax(&bytes)?).is_some(),
         };
         if is_repeated {
-            Err(EntryError::Refused(shown, "two extended headers of one kind in a row"))
+            Err(EntryError::Refused(shown, REPEATED))
         } else {
             Ok(true)
         }
@@ -351,6 +337,25 @@ impl Extension {
     }
 }
 
+/// The content of an extension header, bounded and whole.
+fn extension_bytes<R: Read>(raw: &mut tar::Entry<'_, R>, shown: &[u8]) -> Result<Vec<u8>, EntryError> {
+    if raw.size() > EXTENSION_BYTES {
+        return Err(EntryError::Refused(
+            shown.to_owned(),
+            "an extended header of more than 1 MiB",
+        ));
+    }
+    let mut bytes = Vec::new();
+    raw.read_to_end(&mut bytes).map_err(EntryError::Read)?;
+    let is_whole = bytes.len() as u64 == raw.size();
+    if is_whole {
+        Ok(bytes)
+    } else {
+        Err(EntryError::Read(io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+const REPEATED: &str = "two extended headers of one kind in a row";
 const GLOBAL: &str = "a global extended header that renames or resizes entries";
 
 /// GNU long names end with one NUL.

@@ -1,7 +1,7 @@
 //! From a layer's blob to its directory: decompression within limits, the digest of what came out, and the entries.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,6 +120,14 @@ pub(super) fn decompress(mut blob: impl BufRead + Send + 'static) -> io::Result<
         }
         _ => Box::new(blob),
     })
+}
+
+/// Whether [`decompress`] would do anything with the file, which is left at its start.
+pub(super) fn is_compressed(file: &mut File) -> io::Result<bool> {
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic)?;
+    file.rewind()?;
+    Ok(matches!(magic[..], [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]))
 }
 
 /// Counts and hashes what comes out of the decompressor, and stops it at the limit.

@@ -19,7 +19,7 @@ use super::{Image, Reference};
 pub enum Source {
     /// An OCI layout directory, an OCI archive or a `docker save` archive, the archives optionally gzip or zstd.
     Path(PathBuf),
-    /// The bytes of such an archive; spooled into the store first.
+    /// The bytes of such an archive, which are spooled into the store first.
     Stream(Box<dyn Read + Send>),
 }
 
@@ -73,8 +73,9 @@ impl Store {
             let swept = inner.sweep().map_err(LoadError::Store);
             loaded.and_then(|images| swept.map(|()| images))
         });
-        let failed = |error: tokio::task::JoinError| LoadError::Spool("in a task".into(), error.into());
-        loaded.await.unwrap_or_else(|error| Err(failed(error)))
+        loaded
+            .await
+            .unwrap_or_else(|error| Err(LoadError::Store(StoreError::Task(error))))
     }
 }
 
@@ -115,25 +116,34 @@ fn load(
     Ok(images)
 }
 
-/// A directory is read where it is. A file is too, if it isn't compressed; what else comes is spooled first.
+/// A directory and an uncompressed archive are read where they are; what else comes is spooled first.
 fn open(inner: &Inner, source: Source) -> Result<Archive, LoadError> {
-    let (path, reader): (_, Box<dyn Read + Send>) = match source {
+    let path = match source {
+        Source::Stream(reader) => return spool(inner, "from its stream".as_ref(), reader),
         Source::Path(path) if path.is_dir() => return Ok(Archive::directory(&path)?),
-        Source::Path(path) => {
-            let file = File::open(&path).map_err(|error| LoadError::Spool(path.clone(), error))?;
-            (path, Box::new(file))
-        }
-        Source::Stream(reader) => ("from its stream".into(), reader),
+        Source::Path(path) => path,
     };
     let failed = |error| LoadError::Spool(path.clone(), error);
+    let mut file = File::open(&path).map_err(failed)?;
+    let is_plain = file.metadata().map_err(failed)?.is_file() && !layer::is_compressed(&mut file).map_err(failed)?;
+    if is_plain {
+        Ok(Archive::tar(file)?)
+    } else {
+        spool(inner, &path, Box::new(file))
+    }
+}
+
+/// Decompresses into a file of our own.
+fn spool(inner: &Inner, path: &Path, reader: Box<dyn Read + Send>) -> Result<Archive, LoadError> {
+    let failed = |error| LoadError::Spool(path.to_owned(), error);
     let temporary = Temporary(inner.temporary());
     let reader = layer::decompress(BufReader::with_capacity(128 << 10, reader)).map_err(failed)?;
-    spool(reader, &temporary.0, inner.limits.bytes).map_err(failed)?;
+    write(reader, &temporary.0, inner.limits.bytes).map_err(failed)?;
     // Open, the file lasts as long as it is needed; by name, no longer than this.
     Ok(Archive::tar(File::open(&temporary.0).map_err(failed)?)?)
 }
 
-fn spool(reader: impl Read, path: &Path, limit: u64) -> io::Result<()> {
+fn write(reader: impl Read, path: &Path, limit: u64) -> io::Result<()> {
     let mut file = File::create(path)?;
     let count = io::copy(&mut reader.take(limit.saturating_add(1)), &mut file)?;
     if count > limit {

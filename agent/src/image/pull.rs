@@ -262,7 +262,9 @@ impl Drop for Download {
 
 impl Download {
     async fn finish(mut self) -> Result<Option<File>, Failure> {
-        (&mut self.0).await.unwrap_or_else(|error| Err(panicked(error.into())))
+        (&mut self.0)
+            .await
+            .unwrap_or_else(|error| Err(StoreError::Task(error).into()))
     }
 }
 
@@ -377,15 +379,5 @@ impl Drop for CancelOnDrop {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| panicked(error.into()))
-}
-
-fn panicked(source: std::io::Error) -> Failure {
-    Failure::Store(StoreError::Io {
-        action: "pull into",
-        path: "the store".into(),
-        source,
-    })
+    Ok(tokio::task::spawn_blocking(work).await.map_err(StoreError::Task)?)
 }

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinError;
+
 use super::digest::Digest;
 use super::disk::{Temporary, entries, make_directory, remove, sync_directory, write_durably};
 use super::flight::Flights;
@@ -79,6 +81,9 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A task of ours panicked, or the program is ending.
+    #[error("finish a task of the image store")]
+    Task(#[source] JoinError),
     /// A pod uid or a container name that can't name a directory.
     #[error("{0:?} can't name a directory of a snapshot")]
     Name(String),
@@ -336,13 +341,7 @@ impl Inner {
     pub(super) async fn sweep_aside(self: &Arc<Self>) -> Result<(), StoreError> {
         let inner = self.clone();
         let swept = tokio::task::spawn_blocking(move || inner.sweep()).await;
-        swept.unwrap_or_else(|error| {
-            Err(StoreError::Io {
-                action: "sweep",
-                path: self.dir.clone(),
-                source: error.into(),
-            })
-        })
+        swept.unwrap_or_else(|error| Err(StoreError::Task(error)))
     }
 }
 

@@ -447,24 +447,27 @@ impl<'a> Unpacker<'a> {
                 })
             }
             Some(stat) => Err(through(&stat).into()),
-            None => {
-                let below = if parent.is_merging {
-                    self.below.stat(path)?
-                } else {
-                    None
-                };
-                mkdirat(directory, name, Mode::RWXU)?;
-                let directory = openat(directory, name, DIRECTORY, Mode::empty())?;
-                match below.filter(is_directory) {
-                    Some(stat) => own_as(directory.as_fd(), &stat)?,
-                    None => fchmod(&directory, Mode::from_raw_mode(0o755))?,
-                }
-                Ok(Step {
-                    directory,
-                    is_merging: parent.is_merging,
-                })
-            }
+            None => self.make_implied(parent, name, path),
         }
+    }
+
+    /// Makes a directory that this layer doesn't list as the layers below have it, or plainly if they don't.
+    fn make_implied(&self, parent: &Step, name: &OsStr, path: &[OsString]) -> Result<Step> {
+        let below = if parent.is_merging {
+            self.below.stat(path)?
+        } else {
+            None
+        };
+        mkdirat(&parent.directory, name, Mode::RWXU)?;
+        let directory = openat(&parent.directory, name, DIRECTORY, Mode::empty())?;
+        match below.filter(is_directory) {
+            Some(stat) => own_as(directory.as_fd(), &stat)?,
+            None => fchmod(&directory, Mode::from_raw_mode(0o755))?,
+        }
+        Ok(Step {
+            directory,
+            is_merging: parent.is_merging,
+        })
     }
 }
 
