@@ -141,37 +141,116 @@ fn variables_come_from_a_config_map_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn a_service_leads_from_pod_to_pod() {
+fn a_service_leads_to_both_its_pods_and_to_none_when_they_are_gone() {
     require_root!();
     with_node("service", |node| {
         let port = "    ports: [{name: http, containerPort: 8080}]\n";
-        node.manifest("web.yaml", &pod("web", "exec httpd -f -p 8080 -h /www", port));
+        let serve = "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w";
+        for name in ["web-1", "web-2"] {
+            let web = pod(name, serve, port).replace(&format!("app: {name}"), "app: web");
+            node.manifest(&format!("{name}.yaml"), &web);
+        }
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
                        spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}\n";
         node.manifest("service.yaml", service);
         node.manifest("client.yaml", &pod("client", "exec sleep 1000", ""));
-        node.wait_ready("web");
-        node.wait_ready("client");
+        for name in ["web-1", "web-2", "client"] {
+            node.wait_ready(name);
+        }
         let address = node.json(&["get", "service", "web"])["spec"]["clusterIP"]
             .as_str()
             .unwrap()
             .to_owned();
         let url = format!("http://{address}/");
         let fetch = ["exec", "client", "--", "wget", "-q", "-O", "-", &url];
-        eventually(PATIENCE, "the Service answers", || {
+        let mut seen = std::collections::BTreeSet::new();
+        eventually(PATIENCE, "both pods have answered", || {
             let output = node.orlop(&fetch);
-            if output.status.success() {
-                Ok(output)
+            seen.insert(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            if ["web-1", "web-2"].iter().all(|name| seen.contains(*name)) {
+                Ok(())
             } else {
                 Err(stderr(&output))
             }
         });
-        assert_eq!(node.ok(&fetch), "hello from orlop\n");
-        node.remove_manifest("web.yaml");
-        node.wait_gone("web");
+        assert!(node.ok(&["describe", "service", "web"]).contains("forwarded"));
+        for name in ["web-1", "web-2"] {
+            node.remove_manifest(&format!("{name}.yaml"));
+            node.wait_gone(name);
+        }
         eventually(PATIENCE, "nobody answers", || {
-            stderr(&node.orlop(&fetch)).contains("refused")
+            let said = stderr(&node.orlop(&fetch));
+            if said.contains("refused") { Ok(()) } else { Err(said) }
         });
+    });
+}
+
+#[test]
+fn a_service_answers_while_no_agent_runs() {
+    require_root!();
+    with_node("no-agent", |node| {
+        let port = "    ports: [{containerPort: 8080}]\n";
+        node.manifest("web.yaml", &pod("web", "exec httpd -f -p 8080 -h /www", port));
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+                       spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n";
+        node.manifest("service.yaml", service);
+        // Waits for the Service's variables by its name, and then counts its answers.
+        let script = "until wget -q -O - http://$WEB_SERVICE_HOST/; do sleep 0.1; done; \
+                      while sleep 0.1; do wget -q -O - http://$WEB_SERVICE_HOST/; done";
+        node.wait_ready("web");
+        node.manifest("client.yaml", &pod("client", script, ""));
+        let client = node.wait_ready("client");
+        let uid = client["metadata"]["uid"].as_str().unwrap();
+        let log = node.path(&format!("log/default_client_{uid}/main/0.log"));
+        let answers = || {
+            std::fs::read_to_string(&log)
+                .unwrap_or_default()
+                .matches("hello")
+                .count()
+        };
+        eventually(PATIENCE, "the Service answers", || answers() > 0);
+        node.kill_agent();
+        let before = answers();
+        eventually(PATIENCE, "it goes on answering", || answers() > before + 5);
+    });
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_has_its_addresses() {
+    require_root!();
+    with_node("host-network", |node| {
+        node.manifest("a.yaml", &pod("a", "exec sleep 1000", "  hostNetwork: true\n"));
+        node.wait_ready("a");
+        let links = node.ok(&["exec", "a", "--", "ls", "/sys/class/net"]);
+        assert!(!links.contains("eth0"), "{links}");
+    });
+}
+
+/// Where there is a memory controller, the container is killed for memory; where there is none, the pod says so.
+#[test]
+fn a_memory_limit_holds_or_the_pod_says_that_it_does_not() {
+    require_root!();
+    with_node("memory", |node| {
+        let limit = "    resources: {limits: {memory: 32Mi}}\n";
+        let can_hold = tests::cgroup_controllers().iter().any(|name| name == "memory");
+        let script = if can_hold { "tail /dev/zero" } else { "exec sleep 1000" };
+        node.manifest("a.yaml", &pod("a", script, limit));
+        if can_hold {
+            eventually(PATIENCE, "the container is killed for memory", || {
+                let status = node.pod("a")["status"]["containerStatuses"][0].clone();
+                let ended = |state: &str| status[state]["terminated"]["reason"] == "OOMKilled";
+                if ended("state") || ended("lastState") {
+                    Ok(())
+                } else {
+                    Err(status)
+                }
+            });
+        } else {
+            node.wait_ready("a");
+            let told = node.ok(&["describe", "pod", "a"]);
+            assert!(told.contains("LimitsNotEnforced") && told.contains("memory"), "{told}");
+            assert!(node.ok(&["describe", "node"]).contains("LimitsUnenforced"));
+        }
     });
 }
 
@@ -184,9 +263,19 @@ fn a_bad_manifest_keeps_what_it_said_before_and_leaves_the_others_alone() {
         let uids = ["good", "turns"].map(|name| node.wait_ready(name)["metadata"]["uid"].clone());
         node.manifest("turns.yaml", &pod("turns", "exec sleep 1000", "    flavour: sweet\n"));
         node.manifest("torn.yaml", "kind: [Pod\n");
-        eventually(PATIENCE, "both files are reported", || {
+        node.manifest("huge.yaml", &"#".repeat(11 << 20));
+        node.manifest("deep.json", &"[".repeat(100_000));
+        eventually(PATIENCE, "every file is reported", || {
             let list = node.ok(&["get", "manifests"]);
-            list.contains("flavour") && list.contains("torn.yaml:")
+            let is_told = |words: &&str| list.contains(*words);
+            if ["flavour", "torn.yaml:", "huge.yaml: ", "deep.json:"]
+                .iter()
+                .all(is_told)
+            {
+                Ok(())
+            } else {
+                Err(list)
+            }
         });
         assert!(node.ok(&["describe", "node"]).contains("flavour"));
         assert_eq!(
