@@ -36,6 +36,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use detach::{Arguments, DetachError};
 use serve::Shim;
 
+use crate::container::SingleThreaded;
+use crate::sys::seal::run_from_read_only_file;
+
 /// How many lines a shim writes to its own log in its life; later ones are dropped.
 const REPORT_LIMIT: u32 = 1000;
 
@@ -51,6 +54,8 @@ pub fn main() -> ExitCode {
 }
 
 fn become_shim() -> Result<Shim, DetachError> {
+    run_from_read_only_file(&SingleThreaded::prove()?)
+        .map_err(|error| DetachError::Host("execute this program once more, from a read-only mount", error))?;
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     let listener = detach::take_listener()?;
     detach::leave_parent(&arguments)?;

@@ -23,7 +23,7 @@ use super::thread::SingleThreaded;
 /// For the first line of a program: whatever it has opened without close-on-exec stays open.
 pub fn run_from_read_only_file(_token: &SingleThreaded) -> io::Result<()> {
     if statvfs("/proc/self/exe")?.flags().contains(FsFlags::ST_RDONLY) {
-        return Ok(());
+        return restore_name();
     }
     let program = open_tree_clone(AT_FDCWD.as_fd(), c"/proc/self/exe", false)?;
     let attributes = Attributes {
@@ -37,6 +37,16 @@ pub fn run_from_read_only_file(_token: &SingleThreaded) -> io::Result<()> {
         |(name, value): (std::ffi::OsString, std::ffi::OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
     let environment = StringArray::new(strings(std::env::vars_os().map(variable).collect())?);
     Err(execveat_empty(program.as_raw_fd(), &arguments, &environment).into())
+}
+
+/// Older kernels name a process that was executed without a path after the descriptor.
+fn restore_name() -> io::Result<()> {
+    let program = std::env::args_os()
+        .next()
+        .map(std::path::PathBuf::from)
+        .unwrap_or_default();
+    let name = program.file_name().unwrap_or_default().to_owned().into_vec();
+    Ok(nix::sys::prctl::set_name(&CString::new(name)?)?)
 }
 
 fn execveat_empty(program: libc::c_int, arguments: &StringArray, environment: &StringArray) -> Errno {

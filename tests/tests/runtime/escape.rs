@@ -1,7 +1,11 @@
 //! Images and specs that try to reach the host: refused or kept inside.
 
-use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::{fs, io};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tests::require_root;
 
@@ -80,6 +84,28 @@ fn a_linked_working_directory_stays_inside() {
         link(&bundle.rootfs(), "work", "../../../../etc");
         bundle.set("/process/cwd", json!("/work"));
         assert_eq!(bundle.say("readlink /proc/self/cwd; ls"), "/etc\n");
+    });
+}
+
+/// CVE-2019-5736: who gets hold of the file of the program that made the container may wait until it is not busy.
+#[test]
+fn the_runtimes_own_program_can_not_be_overwritten() {
+    require_root!();
+    with_bundle("overwrite", |bundle| {
+        let container = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let path = format!("/proc/{}/exe", container.runtime_pid());
+        let program = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_PATH)
+            .open(path)
+            .unwrap();
+        kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
+        assert_eq!(container.wait(), Some(0));
+        let error = fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
     });
 }
 
