@@ -265,3 +265,6 @@ fn oom_score_adj(process: &Process) -> Result<Option<i32>, FieldError> {
 fn required<'a, T>(part: Option<&'a T>, field: &str) -> Result<&'a T, FieldError> {
     part.ok_or_else(|| FieldError::new(field, "is missing"))
 }
+
+#[cfg(test)]
+mod tests;
