@@ -8,6 +8,8 @@ mod execs;
 mod limits;
 #[path = "shim/logs.rs"]
 mod logs;
+#[path = "shim/overlay.rs"]
+mod overlay;
 #[path = "shim/pod.rs"]
 mod pod;
 #[path = "shim/survival.rs"]

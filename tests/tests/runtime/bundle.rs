@@ -52,7 +52,16 @@ impl<'a> Bundle<'a> {
         };
         let bin = bundle.rootfs().join("bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        // By a program of its own: a process that another test starts meanwhile could keep our copy of the file open for
+        // writing, and then the kernel would not execute it.
+        assert!(
+            Command::new("cp")
+                .arg("/bin/busybox")
+                .arg(&bin)
+                .status()
+                .unwrap()
+                .success()
+        );
         for applet in APPLETS {
             symlink("busybox", bin.join(applet)).unwrap();
         }
@@ -82,10 +91,11 @@ impl<'a> Bundle<'a> {
     /// The place in the config that a JSON pointer names; its last part is made if it is missing.
     pub(crate) fn set(&mut self, pointer: &str, value: Value) -> &mut Self {
         let (parent, name) = pointer.rsplit_once('/').unwrap();
-        match self.config.pointer_mut(parent).unwrap() {
-            Value::Array(list) if name == "-" => list.push(value),
-            Value::Array(list) => list[name.parse::<usize>().unwrap()] = value,
-            parent => parent[name] = value,
+        let parent = self.config.pointer_mut(parent).unwrap();
+        match (parent.as_array_mut(), name) {
+            (Some(list), "-") => list.push(value),
+            (Some(list), index) => list[index.parse::<usize>().unwrap()] = value,
+            (None, name) => parent[name] = value,
         }
         self
     }

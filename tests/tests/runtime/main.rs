@@ -3,6 +3,7 @@
 //! `orlop-oci` is a debug build here: it aborts when anything is allocated between clone and exec, so that every
 //! container of these tests proves that nothing is.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests panic like the tests")]
 
 mod bundle;
 mod cgroup;
