@@ -1,5 +1,5 @@
-//! The bpf(2) calls that aya 0.14 has no function for: replacing the program of a pinned cgroup link in place, and asking
-//! such a link which cgroup it is on. See <https://man7.org/linux/man-pages/man2/bpf.2.html>.
+//! The bpf(2) calls that aya 0.14 has no function for: replacing the program of a pinned cgroup link in place, detaching
+//! it at once, and asking such a link which cgroup it is on. See <https://man7.org/linux/man-pages/man2/bpf.2.html>.
 
 use std::ffi::CString;
 use std::io;
@@ -10,6 +10,7 @@ use std::path::Path;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// Opens a pinned link.
 ///
@@ -56,6 +57,23 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     // SAFETY: the attributes have the layout of BPF_LINK_UPDATE; the kernel checks that the descriptors are what they
     // should be.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(|_| ())
+}
+
+/// Takes a link's program off its cgroup, now: when the last pin and descriptor of a link go, the kernel does that some
+/// time later.
+///
+/// # Errors
+/// What bpf(2) says; a link that is detached already is fine.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link_fd: u32,
+    }
+    let mut attributes = Attributes {
+        link_fd: link.as_raw_fd().cast_unsigned(),
+    };
+    // SAFETY: the attributes have the layout of BPF_LINK_DETACH; the kernel checks that the descriptor is a link.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attributes) }.map(|_| ())
 }
 
 /// Id of the cgroup that a cgroup link is on, which is the inode number of its directory; zero when it is gone.

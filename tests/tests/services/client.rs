@@ -29,6 +29,11 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    fn fail(&mut self, why: &str) {
+        self.failed += 1;
+        eprintln!("a connection failed: {why}");
+    }
+
     pub(crate) fn total(&self) -> u64 {
         self.failed + self.by_label.values().sum::<u64>()
     }
@@ -239,7 +244,8 @@ fn burst(address: SocketAddr, is_enough: impl Fn(u64) -> bool) -> Counts {
     while !is_enough(counts.total()) {
         match tcp(address) {
             Ok((label, peer)) if peer == address => *counts.by_label.entry(label).or_default() += 1,
-            Ok(_) | Err(_) => counts.failed += 1,
+            Ok((_, peer)) => counts.fail(&format!("peer-{peer}")),
+            Err(error) => counts.fail(&format!("{:?}", error.kind())),
         }
     }
     counts

@@ -14,7 +14,6 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
 use super::MapsError;
 
 /// Hooks and programs in the order of attaching: who translates replies comes before who makes them necessary.
-/// Removal goes backwards.
 pub(super) const HOOKS: [(&str, &str); 8] = [
     ("recvmsg4", "service_recvmsg4"),
     ("recvmsg6", "service_recvmsg6"),
@@ -46,6 +45,21 @@ pub(super) fn attach(programs: &mut Ebpf, cgroup: &Path, links: &Path) -> Result
         if !replaced {
             create(program, name, &opened, &pin)?;
         }
+    }
+    Ok(())
+}
+
+/// Detaches and unpins every hook in the directory, the opposite way of attaching, so that no socket is left with half of
+/// them. When this comes back, no new connection meets a Service.
+pub(super) fn remove(links: &Path) -> Result<(), MapsError> {
+    for (hook, _) in HOOKS.iter().rev() {
+        let pin = links.join(hook);
+        match ebpf_kernel::open_link(&pin) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(files("open the link", &pin)(error)),
+            Ok(link) => ebpf_kernel::detach_link(link.as_fd()).map_err(files("detach the link", &pin))?,
+        }
+        remove_if_there(&pin)?;
     }
     Ok(())
 }

@@ -8,8 +8,7 @@ use ebpf_common::maps::{LAYOUT, MAX_COUNTERS, MAX_FRONTENDS4, MAX_FRONTENDS6, MA
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::MapsError;
-use super::links::HOOKS;
+use super::{MapsError, links};
 
 /// Where Linux has its bpf file system.
 const USUAL: &str = "/sys/fs/bpf";
@@ -159,11 +158,8 @@ fn unmount_if_ours(target: &Path) -> Result<(), MapsError> {
     Ok(())
 }
 
-/// The links go first and in the opposite order of attaching, so that no socket is left with half of the hooks.
 fn remove_layout(layout: &Path) -> Result<(), MapsError> {
-    for (hook, _) in HOOKS.iter().rev() {
-        remove_file(&layout.join("links").join(hook))?;
-    }
+    links::remove(&layout.join("links"))?;
     remove_tree(layout)
 }
 
@@ -217,10 +213,6 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, MapsError> {
 
 fn create_dir(dir: &Path) -> Result<(), MapsError> {
     std::fs::create_dir_all(dir).map_err(files("make the directory", dir))
-}
-
-fn remove_file(path: &Path) -> Result<(), MapsError> {
-    absent_is_fine(std::fs::remove_file(path)).map_err(files("remove", path))
 }
 
 /// A directory that is somebody's mount point stays.
