@@ -11,7 +11,7 @@ use agent_core::pod::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::events::{Events, Kind, Subject};
 use crate::hands::shim::ShimLink;
@@ -111,6 +111,9 @@ impl PodTask {
 
     /// One look and what follows from it; false when the pod is gone.
     async fn turn(&mut self) -> bool {
+        while let Some(ended) = self.pulls.try_join_next() {
+            self.end_pull(ended);
+        }
         if let Err(error) = self.follow_record() {
             self.warn("FailedSync", format!("write the pod's record: {error}"));
             tokio::time::sleep(BLIND).await;
@@ -286,7 +289,12 @@ impl PodTask {
         });
     }
 
-    fn end_pull(&mut self, pull: Pull) {
+    fn end_pull(&mut self, ended: Result<Pull, JoinError>) {
+        let Ok(pull) = ended else {
+            // Aborted, or it panicked and the next look plans it again.
+            self.pulling.clear();
+            return;
+        };
         self.pulling.remove(&pull.container);
         if pull.result.is_ok() {
             self.memory.pulled.insert(pull.container, pull.attempt);
@@ -334,7 +342,7 @@ impl PodTask {
             changed = self.facts.changed() => if changed.is_ok() { self.retry_config() },
             changed = self.images.changed() => if changed.is_err() { std::future::pending::<()>().await },
             () = self.link.told() => {}
-            Some(Ok(pull)) = self.pulls.join_next() => self.end_pull(pull),
+            Some(ended) = self.pulls.join_next() => self.end_pull(ended),
             () = tokio::time::sleep(until) => {}
         }
     }

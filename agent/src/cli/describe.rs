@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
@@ -167,6 +168,11 @@ fn container_text(out: &mut String, container: &Container, status: Option<&Conta
         line(out, 4, "Ready", if status.ready { "True" } else { "False" });
         line(out, 4, "Restart Count", &status.restart_count.to_string());
     }
+    asked(out, container);
+}
+
+/// What the container asks for: resources and variables.
+fn asked(out: &mut String, container: &Container) {
     let resources = container.resources.clone().unwrap_or_default();
     for (key, amounts) in [("Limits", resources.limits), ("Requests", resources.requests)] {
         if let Some(amounts) = amounts {
@@ -186,51 +192,26 @@ fn container_text(out: &mut String, container: &Container, status: Option<&Conta
 
 fn state(out: &mut String, key: &str, state: Option<&ContainerState>) {
     let Some(state) = state else { return };
+    let time = |time: Option<&Time>| time.map(|time| time.0.to_string()).unwrap_or_default();
     if let Some(running) = &state.running {
         line(out, 4, key, "Running");
-        line(
-            out,
-            6,
-            "Started",
-            &running
-                .started_at
-                .as_ref()
-                .map(|time| time.0.to_string())
-                .unwrap_or_default(),
-        );
+        line(out, 6, "Started", &time(running.started_at.as_ref()));
     } else if let Some(ended) = &state.terminated {
         line(out, 4, key, "Terminated");
-        line(out, 6, "Reason", ended.reason.as_deref().unwrap_or_default());
-        if let Some(message) = &ended.message {
-            line(out, 6, "Message", message);
-        }
+        reason(out, ended.reason.as_deref(), ended.message.as_deref());
         line(out, 6, "Exit Code", &ended.exit_code.to_string());
-        line(
-            out,
-            6,
-            "Started",
-            &ended
-                .started_at
-                .as_ref()
-                .map(|time| time.0.to_string())
-                .unwrap_or_default(),
-        );
-        line(
-            out,
-            6,
-            "Finished",
-            &ended
-                .finished_at
-                .as_ref()
-                .map(|time| time.0.to_string())
-                .unwrap_or_default(),
-        );
+        line(out, 6, "Started", &time(ended.started_at.as_ref()));
+        line(out, 6, "Finished", &time(ended.finished_at.as_ref()));
     } else if let Some(waiting) = &state.waiting {
         line(out, 4, key, "Waiting");
-        line(out, 6, "Reason", waiting.reason.as_deref().unwrap_or_default());
-        if let Some(message) = &waiting.message {
-            line(out, 6, "Message", message);
-        }
+        reason(out, waiting.reason.as_deref(), waiting.message.as_deref());
+    }
+}
+
+fn reason(out: &mut String, reason: Option<&str>, message: Option<&str>) {
+    line(out, 6, "Reason", reason.unwrap_or_default());
+    if let Some(message) = message {
+        line(out, 6, "Message", message);
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use agent_core::pod::spec::{self, SpecFacts};
-use agent_core::pod::{ContainerName, DesiredPod, StopSignal, env};
+use agent_core::pod::{ContainerName, DesiredContainer, DesiredPod, StopSignal, env};
 use anyhow::{Context, anyhow};
 use nix::sys::signal::Signal;
+use oci_spec::runtime::Spec;
 use runtime::client::ClientError;
 use runtime::proto::{self, ContainerKey, Create, FailureKind as Refusal, Rootfs};
 use runtime::shim::record;
@@ -13,6 +14,7 @@ use runtime::shim::record;
 use super::namespaces::{Shared, pin_path};
 use super::shim::ShimLink;
 use super::{ANSWER, Scene, StepError, cgroup, devices, files, image, snapshot_id};
+use crate::image::{Image, Snapshot};
 use crate::paths::PodPaths;
 
 /// How long creating may take: mounts on a busy machine.
@@ -26,65 +28,84 @@ pub fn create(
     attempt: u32,
     crashes: u32,
 ) -> Result<Vec<String>, StepError> {
-    let (node, pod, paths) = (scene.node, scene.pod, scene.paths);
+    let (pod, paths) = (scene.pod, scene.paths);
     let container = pod
         .container(name)
         .ok_or_else(|| anyhow!("the pod has no container {name}"))?;
-    let image = node.images.resolve(&image::reference(&container.image)?);
+    let image = scene.node.images.resolve(&image::reference(&container.image)?);
     let image = image.with_context(|| format!("image {:?} is not in the store", container.image))?;
+    let spec = spec(scene, container, &image, attempt, crashes)?;
+    files::write(pod, paths, scene.addresses())?;
+    // A link to a log that is not there yet is harmless; a container without its link would stay so.
+    files::link_log(paths, name, attempt)?;
+    let request = Create {
+        container: shim_name(name)?,
+        attempt,
+        spec: Box::new(spec),
+        rootfs: rootfs(
+            scene
+                .node
+                .images
+                .create_snapshot(&snapshot_id(pod, name, attempt)?, &image)?,
+        ),
+        log_path: paths.log(name, attempt),
+        cgroup: Some(paths.container_cgroup(name, attempt)),
+    };
+    let created = link.ask(&paths.shim_socket(), |shim| shim.create(request, CREATE))?;
+    Ok(created.unenforced)
+}
+
+fn rootfs(snapshot: Snapshot) -> Rootfs {
+    Rootfs::Overlay {
+        lower: snapshot.lower,
+        upper: snapshot.upper,
+        work: snapshot.work,
+        target: snapshot.target,
+    }
+}
+
+/// The container's OCI spec: what the pod wants, what the image says and where things are on this node.
+fn spec(
+    scene: &Scene<'_>,
+    container: &DesiredContainer,
+    image: &Image,
+    attempt: u32,
+    crashes: u32,
+) -> Result<Spec, StepError> {
+    let (node, pod, paths) = (scene.node, scene.pod, scene.paths);
+    let accounts = image.accounts()?;
+    let namespaces = paths.namespaces();
+    let pin = |shared| pin_path(&namespaces, shared);
+    let (net, ipc, uts) = (pin(Shared::Net), pin(Shared::Ipc), pin(Shared::Uts));
+    let facts = SpecFacts {
+        attempt,
+        crashes,
+        image: &image.config,
+        image_reference: &image.repo_digest(),
+        passwd: &accounts.passwd,
+        group: &accounts.group,
+        env: &variables(scene, container)?,
+        network_namespace: (!pod.host_network).then_some(net.as_path()),
+        ipc_namespace: &ipc,
+        uts_namespace: (!pod.host_network).then_some(uts.as_path()),
+        hosts: &paths.hosts(),
+        hostname: &paths.hostname(),
+        resolv_conf: &paths.resolv_conf(),
+        shm: Some(&paths.shm()),
+        cgroup: &paths.container_cgroup_name(&container.name, attempt),
+        capabilities: &node.capabilities,
+        devices: &devices::of_host(),
+    };
+    spec::container(pod, container, &facts).map_err(StepError::config)
+}
+
+fn variables(scene: &Scene<'_>, container: &DesiredContainer) -> Result<Vec<(String, String)>, StepError> {
     let facts = env::EnvFacts {
         config_maps: scene.config_maps,
         addresses: scene.addresses(),
         services: scene.services,
     };
-    let variables = env::resolve(pod, container, &facts).map_err(StepError::config)?;
-    let accounts = image.accounts()?;
-    let namespaces = paths.namespaces();
-    let pin = |shared| pin_path(&namespaces, shared);
-    let (net, ipc, uts) = (pin(Shared::Net), pin(Shared::Ipc), pin(Shared::Uts));
-    let (hosts, hostname, resolv_conf) = (paths.hosts(), paths.hostname(), paths.resolv_conf());
-    let spec = spec::container(
-        pod,
-        container,
-        &SpecFacts {
-            attempt,
-            crashes,
-            image: &image.config,
-            image_reference: &image.repo_digest(),
-            passwd: &accounts.passwd,
-            group: &accounts.group,
-            env: &variables,
-            network_namespace: (!pod.host_network).then_some(net.as_path()),
-            ipc_namespace: &ipc,
-            uts_namespace: (!pod.host_network).then_some(uts.as_path()),
-            hosts: &hosts,
-            hostname: &hostname,
-            resolv_conf: &resolv_conf,
-            shm: Some(&paths.shm()),
-            cgroup: &paths.container_cgroup_name(name, attempt),
-            capabilities: &node.capabilities,
-            devices: &devices::of_host(),
-        },
-    )
-    .map_err(StepError::config)?;
-    files::write(pod, paths, scene.addresses())?;
-    let snapshot = node.images.create_snapshot(&snapshot_id(pod, name, attempt)?, &image)?;
-    let request = Create {
-        container: shim_name(name)?,
-        attempt,
-        spec: Box::new(spec),
-        rootfs: Rootfs::Overlay {
-            lower: snapshot.lower,
-            upper: snapshot.upper,
-            work: snapshot.work,
-            target: snapshot.target,
-        },
-        log_path: paths.log(name, attempt),
-        cgroup: Some(paths.container_cgroup(name, attempt)),
-    };
-    let created = link.ask(&paths.shim_socket(), |shim| shim.create(request, CREATE))?;
-    files::link_log(paths, name, attempt)?;
-    Ok(created.unenforced)
+    env::resolve(scene.pod, container, &facts).map_err(StepError::config)
 }
 
 /// Lets a created attempt run.

@@ -5,14 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use runtime::client::{ClientError, Connection, Events};
 use runtime::proto::Event;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::paths::PodPaths;
 
@@ -40,7 +40,7 @@ pub enum ShimError {
     #[error("podshim ended before it was ready ({status}): {log}")]
     Ended {
         /// Its exit status.
-        status: std::process::ExitStatus,
+        status: ExitStatus,
         /// The end of its log.
         log: String,
     },
@@ -51,21 +51,15 @@ pub enum ShimError {
 
 /// Binds the pod's socket and starts its shim, which detaches at once: the agent is never its parent.
 pub async fn start(podshim: &Path, paths: &PodPaths, cgroup: &Path) -> Result<(), ShimError> {
-    let socket = paths.shim_socket();
     fs::create_dir_all(cgroup).map_err(failed("create", cgroup))?;
-    fs::create_dir_all(&paths.run).map_err(failed("create", &paths.run))?;
-    match fs::remove_file(&socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &socket)(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&socket).map_err(failed("bind", &socket))?;
+    let listener = bind(paths)?;
     let log_path = paths.shim_log();
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&log_path)
         .map_err(failed("open", &log_path))?;
-    let mut child = Command::new(podshim)
+    let child = Command::new(podshim)
         .arg("--pod-dir")
         .arg(&paths.run)
         .arg("--cgroup")
@@ -76,26 +70,35 @@ pub async fn start(podshim: &Path, paths: &PodPaths, cgroup: &Path) -> Result<()
         .stderr(Stdio::from(log))
         .spawn()
         .map_err(failed("run", podshim))?;
-    let mut stdout = child.stdout.take();
-    let said = async {
-        let mut said = Vec::new();
-        if let Some(stdout) = &mut stdout {
-            stdout.take(64).read_to_end(&mut said).await?;
-        }
-        Ok::<_, io::Error>((said, child.wait().await?))
-    };
-    let (said, status) = tokio::time::timeout(READY, said)
+    let (said, status) = tokio::time::timeout(READY, answer(child))
         .await
         .map_err(|_| ShimError::Late)?
         .map_err(failed("wait for", podshim))?;
     if said == b"ready\n" {
         Ok(())
     } else {
-        Err(ShimError::Ended {
-            status,
-            log: tail(&log_path),
-        })
+        let log = tail(&log_path);
+        Err(ShimError::Ended { status, log })
     }
+}
+
+/// The socket is bound before the shim is there: who connects early waits in its queue.
+fn bind(paths: &PodPaths) -> Result<UnixListener, ShimError> {
+    let socket = paths.shim_socket();
+    fs::create_dir_all(&paths.run).map_err(failed("create", &paths.run))?;
+    match fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &socket)(error)),
+        Ok(()) | Err(_) => UnixListener::bind(&socket).map_err(failed("bind", &socket)),
+    }
+}
+
+/// What the shim says on its readiness pipe, and how the process that detaches from us ends.
+async fn answer(mut child: Child) -> io::Result<(Vec<u8>, ExitStatus)> {
+    let mut said = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(64).read_to_end(&mut said).await?;
+    }
+    Ok((said, child.wait().await?))
 }
 
 fn tail(path: &Path) -> String {
