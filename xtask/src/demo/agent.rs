@@ -28,7 +28,8 @@ pub(super) fn start() -> anyhow::Result<()> {
     command::run(command::as_root("mkdir").args(["-p", &format!("{DIR}/manifests")]))?;
     command::run(command::as_root("sh").args(["-c", START, DIR]).arg(program("orlop")))?;
     wait(START_LIMIT, "the agent to answer", || {
-        anyhow::ensure!(ours()?.is_some(), "the agent ended at once:\n{}", log_tail());
+        // Until it is an orlop it is the shell, and then setsid.
+        anyhow::ensure!(is_alive(), "the agent ended at once:\n{}", log_tail());
         Ok(command::output(&mut orlop(&["version"])).is_ok())
     })
 }
@@ -70,6 +71,11 @@ fn ours() -> anyhow::Result<Option<Agent>> {
         pid,
         is_current: executable == wanted,
     }))
+}
+
+fn is_alive() -> bool {
+    let pid = std::fs::read_to_string(Path::new(DIR).join("agent.pid")).unwrap_or_default();
+    Path::new("/proc").join(pid.trim()).join("stat").exists()
 }
 
 fn answers() -> bool {
