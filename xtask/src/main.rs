@@ -43,6 +43,10 @@ fn main() -> ExitCode {
 
 /// Runs the command; whether it came to a good end.
 fn dispatch() -> anyhow::Result<bool> {
+    if std::env::args().any(|argument| argument == "--help" || argument == "-h") {
+        print!("{USAGE}");
+        return Ok(true);
+    }
     let mut arguments = lexopt::Parser::from_env();
     let Some(Value(command)) = arguments.next()? else {
         bail!("no command\n\n{USAGE}")

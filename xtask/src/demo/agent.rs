@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::{DIR, orlop, program};
 use crate::command;
@@ -53,23 +53,28 @@ struct Agent {
     is_current: bool,
 }
 
-/// The process in the file of the last start, if it is still an orlop. A process id may be somebody else's by now.
+/// The process in the file of the last start, if it is still the demo's, whichever clone of the repository started it. A
+/// process id may be somebody else's by now.
 fn ours() -> anyhow::Result<Option<Agent>> {
     let Ok(pid) = std::fs::read_to_string(Path::new(DIR).join("agent.pid")) else {
         return Ok(None);
     };
     let pid = pid.trim().to_owned();
-    let link = command::raw_output(command::as_root("readlink").arg(format!("/proc/{pid}/exe")))?;
-    let executable = String::from_utf8_lossy(&link.stdout).trim().to_owned();
-    let wanted = program("orlop")
-        .canonicalize()
-        .context("find the orlop that was built")?
-        .display()
-        .to_string();
-    let is_ours = executable.trim_end_matches(" (deleted)") == wanted;
-    Ok(is_ours.then(|| Agent {
+    let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = command_line
+        .split(|byte| *byte == 0)
+        .map(String::from_utf8_lossy)
+        .collect();
+    let manifests = format!("{DIR}/manifests");
+    // While it is still the shell or setsid, the agent's words are not the second to the fourth.
+    if words.get(1..4) != Some(&["agent".into(), "--manifests".into(), manifests.into()]) {
+        return Ok(None);
+    }
+    let link = command::output(command::as_root("readlink").arg(format!("/proc/{pid}/exe")))?;
+    let built = program("orlop").canonicalize().unwrap_or_default();
+    Ok(Some(Agent {
         pid,
-        is_current: executable == wanted,
+        is_current: Path::new(link.trim()) == built,
     }))
 }
 
