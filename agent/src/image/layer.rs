@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::digest::{Digest, Hasher};
 use super::entry::{self, EntryError};
-use super::unpack::{UnpackError, Unpacker};
+use super::problem::UnpackError;
+use super::unpack::Unpacker;
 use super::view::View;
 
 /// How much of anything an image may have.

@@ -34,7 +34,9 @@ mod http;
 mod layer;
 mod load;
 mod manifest;
+mod parents;
 mod pax;
+mod problem;
 mod pull;
 mod record;
 mod reference;
@@ -58,12 +60,12 @@ pub use layer::{LayerError, Limits};
 pub use load::{LoadError, Source};
 pub use manifest::{ManifestError, Platform};
 pub use pax::PaxError;
+pub use problem::UnpackError;
 pub use pull::{Credentials, PullError, PullOptions};
 pub use reference::{Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use snapshot::{Snapshot, SnapshotId};
 pub use store::{Store, StoreError};
-pub use unpack::UnpackError;
 
 /// An image that is wholly on this node, its layers unpacked.
 #[derive(Debug, Clone, PartialEq)]

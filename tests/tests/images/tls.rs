@@ -139,12 +139,24 @@ fn a_registry_is_believed_by_its_certificate_alone() {
 fn plain_http_is_not_spoken_to_a_registry_that_was_not_said_to_speak_it() {
     let scratch = Scratch::new("tls-only");
     let store = open(&scratch);
-    let layout = tests::image::busybox(&scratch.path("layout")).unwrap();
-    let registry = super::registry::Registry::start(layout, |_| |_: &_| None);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = name(&format!("{}/app:1", listener.local_addr().unwrap()));
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut hello = [0; 3];
+        stream.read_exact(&mut hello).unwrap();
+        stream.write_all(b"HTTP/1.1 400 this is plain HTTP\r\n\r\n").unwrap();
+        hello
+    });
     let options = PullOptions {
         ca_certificates: Some(authority().pem().as_bytes().into()),
         ..PullOptions::default()
     };
-    let error = block_on(store.pull(&name(&format!("{}/app:1", registry.address)), &options)).unwrap_err();
-    assert!(chain(error).contains("InvalidContentType"), "it answers in the clear");
+    let error = chain(block_on(store.pull(&reference, &options)).unwrap_err());
+    assert!(error.contains("InvalidContentType"), "{error}");
+    assert_eq!(
+        server.join().unwrap(),
+        [0x16, 3, 1],
+        "a TLS handshake, and nothing in the clear"
+    );
 }
