@@ -116,20 +116,25 @@ fn is_directory(tree: &OwnedFd) -> nix::Result<bool> {
     Ok(SFlag::from_bits_truncate(fstat(tree)?.st_mode & libc::S_IFMT) == SFlag::S_IFDIR)
 }
 
-/// One option a layer, where the kernel has that (6.7); else everything in one page for mount(2).
+/// One option a layer, where the kernel has that (6.7); else everything in one page for mount(2). An older kernel takes
+/// the option and refuses the whole at the end, in the same words as for a layer that is none: mount(2) then tells.
 fn make_overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<MadeRoot> {
-    let overlay = fsopen(c"overlay")?;
-    fsconfig_set(overlay.as_fd(), c"source", Some(c"overlay"))?;
-    for layer in lower {
-        match fsconfig_set(overlay.as_fd(), c"lowerdir+", Some(&c_path(layer)?)) {
-            Err(Errno::EINVAL) => return classic_overlay(lower, upper, work),
-            result => result?,
-        }
+    match overlay_tree(lower, upper, work) {
+        Ok(tree) => Ok(MadeRoot::Tree(tree)),
+        Err(Errno::EINVAL) => classic_overlay(lower, upper, work),
+        Err(errno) => Err(errno),
     }
-    fsconfig_set(overlay.as_fd(), c"upperdir", Some(&c_path(upper)?))?;
-    fsconfig_set(overlay.as_fd(), c"workdir", Some(&c_path(work)?))?;
+}
+
+fn overlay_tree(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<OwnedFd> {
+    let overlay = fsopen(c"overlay")?;
+    let set = |key, path: &Path| fsconfig_set(overlay.as_fd(), key, Some(&c_path(path)?));
+    set(c"source", Path::new("overlay"))?;
+    lower.iter().try_for_each(|layer| set(c"lowerdir+", layer))?;
+    set(c"upperdir", upper)?;
+    set(c"workdir", work)?;
     fsconfig_create(overlay.as_fd())?;
-    Ok(MadeRoot::Tree(fsmount(overlay.as_fd(), 0)?))
+    fsmount(overlay.as_fd(), 0)
 }
 
 /// Names the layers from the directory that they share, so that fifty of them fit a page.

@@ -97,19 +97,24 @@ impl Cgroup {
         self.words("cgroup.controllers")
     }
 
-    /// Sets every limit whose controller is there. Returns a sentence for each that is not.
+    /// Sets every limit that this kernel can enforce here. Returns a sentence for each that it can't: its controller is
+    /// not turned on, or the kernel was built without the file (swap, for instance).
     pub fn limit(&self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
         let controllers = self.controllers()?;
         let mut unenforced = Vec::new();
-        for setting in limits.settings() {
-            match setting.controller {
-                Some(ref needed) if !controllers.contains(needed) => {
-                    unenforced.push(format!(
-                        "{}: this host has no {needed} controller to enforce it",
-                        setting.field
-                    ));
-                }
-                _ => self.write(&setting.file, &setting.value)?,
+        for Setting {
+            controller,
+            file,
+            value,
+            field,
+        } in limits.settings()
+        {
+            if let Some(needed) = controller.as_ref().filter(|needed| !controllers.contains(*needed)) {
+                unenforced.push(format!("{field}: this host has no {needed} controller to enforce it"));
+            } else if !self.path.join(file).exists() {
+                unenforced.push(format!("{field}: this kernel has no {file} to enforce it"));
+            } else {
+                self.write(file, value)?;
             }
         }
         Ok(unenforced)

@@ -20,11 +20,6 @@ impl OneProcessOnly {
         }
     }
 
-    /// Tells it that this process is a copy which goes on to allocate, as a daemon does after its fork.
-    pub fn change_owner(&self) {
-        self.owner.store(0, Ordering::Relaxed);
-    }
-
     fn check(&self) {
         // SAFETY: getpid(2) touches no memory and always succeeds.
         let process = unsafe { libc::getpid() };
