@@ -92,7 +92,7 @@ fn a_linked_working_directory_stays_inside() {
 fn the_runtimes_own_program_can_not_be_overwritten() {
     require_root!();
     with_bundle("overwrite", |bundle| {
-        let container = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         let path = format!("/proc/{}/exe", container.runtime_pid());
         let program = fs::OpenOptions::new()
             .read(true)

@@ -16,7 +16,7 @@ fn exec(bundle: &Bundle<'_>, arguments: &[&str]) -> Finished {
 fn with_running(name: &str, prepare: impl FnOnce(&mut Bundle<'_>), test: impl FnOnce(&Bundle<'_>, &Background)) {
     with_bundle(name, |bundle| {
         prepare(bundle);
-        let container = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         test(bundle, &container);
         kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
         assert_eq!(container.wait(), Some(0));

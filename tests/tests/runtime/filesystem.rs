@@ -154,8 +154,8 @@ fn a_mount_of_the_container_is_not_seen_by_the_host() {
             "/process/capabilities",
             json!({ "bounding": ["CAP_SYS_ADMIN"], "permitted": ["CAP_SYS_ADMIN"], "effective": ["CAP_SYS_ADMIN"] }),
         );
-        let container =
-            bundle.start("mount -t tmpfs none /data/sub && echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let container = bundle
+            .start("mount -t tmpfs none /data/sub || exit 1; trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         assert_eq!(seen(), before);
         nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(container.runtime_pid()),

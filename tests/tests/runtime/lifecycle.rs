@@ -69,7 +69,7 @@ fn a_program_that_is_not_there_is_127_and_one_that_is_none_126() {
 fn a_container_id_is_taken_once() {
     require_root!();
     with_bundle("same-id", |bundle| {
-        let container = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         let second = Finished::of(&mut bundle.command("c1"));
         assert_eq!(second.code, Some(1));
         assert!(second.err.contains("exists already"), "{second:?}");

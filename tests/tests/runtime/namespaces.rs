@@ -50,7 +50,7 @@ fn a_namespace_is_joined_by_its_path() {
 fn a_pid_namespace_is_joined_without_a_process_in_between() {
     require_root!();
     with_bundle("join-pid", |bundle| {
-        let first = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let first = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         let path = format!("/proc/{}/ns/pid", first.pid());
         let inode = fs::read_link(&path).unwrap();
         bundle.set("/linux/namespaces/0", json!({ "type": "pid", "path": path }));

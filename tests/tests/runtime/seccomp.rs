@@ -48,7 +48,7 @@ fn an_added_process_is_filtered_too() {
             "/linux/seccomp",
             json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules }),
         );
-        let container = bundle.start("echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         let script = "mkdir /x 2>&1; grep Seccomp: /proc/self/status";
         let finished = Finished::of(bundle.oci("exec").args(["c1", "sh", "-c", script]));
         assert!(
