@@ -1,5 +1,6 @@
 //! Where things are: the repository, its build output and the cache that clones share.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,7 +24,29 @@ pub(crate) fn cache_dir() -> PathBuf {
 
 /// The cargo that runs this program, in the root of the repository.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
+    let mut command = Command::new(cargo_program());
+    prepare(&mut command);
     command
+}
+
+/// The cargo that runs this program.
+pub(crate) fn cargo_program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Lets a command start in the root of the repository, without what `cargo run` tells this program about its package:
+/// build scripts that look at it would run again whenever cargo is called by hand in between.
+pub(crate) fn prepare(command: &mut Command) {
+    command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_of_package) {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// Whether cargo sets the variable anew for each package.
+fn is_of_package(name: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

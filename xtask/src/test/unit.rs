@@ -28,8 +28,8 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<Vec<Record>> {
     cargo
         .arg("--kill-after=5")
         .arg(LIMIT_SECONDS)
-        .arg(workspace::cargo().get_program())
-        .current_dir(workspace::root());
+        .arg(workspace::cargo_program());
+    workspace::prepare(&mut cargo);
     cargo.args(scope).arg("--color=never").args(filter).stdin(Stdio::null());
     let output = cargo.output().context("start cargo")?;
     let text = format!(
