@@ -2,6 +2,7 @@
 //! when the plan says so; what a step led to it learns by looking.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -148,15 +149,14 @@ impl PodTask {
     }
 
     /// Takes over what has changed in the record, after writing it down: a stop is remembered before it is begun.
-    fn follow_record(&mut self) -> std::io::Result<()> {
+    fn follow_record(&mut self) -> io::Result<()> {
         let record = self.record.borrow_and_update().clone();
         let goal = record.goal();
         if self.written.as_ref() != Some(&record) {
             record.write(&self.paths.run)?;
+            let pod = accept(&record, &self.node).map_err(io::Error::other)?;
+            self.pod = Arc::new(pod);
             self.written = Some(record);
-        }
-        if self.pod.goal != goal {
-            Arc::make_mut(&mut self.pod).goal = goal;
         }
         if matches!(goal, Goal::Stop { .. }) && !self.pulling.is_empty() {
             self.pulls.abort_all();

@@ -76,16 +76,14 @@ impl Set {
         }
     }
 
-    /// Starts what is newly wanted and stops what is not wanted any more. A pod waits until another one of its name, or
-    /// an earlier life of its own, is gone.
+    /// Starts what is newly wanted and stops what is not wanted any more, or not as it is. A pod waits until another one
+    /// of its name, or an earlier life of its own, is gone.
     fn follow(&mut self, wanted: &Wanted) {
         for (uid, task) in &self.tasks {
-            let wanted_uid = wanted
-                .pods
-                .get(&task.key)
-                .and_then(|pod| pod.object.metadata.uid.as_deref());
-            if wanted_uid != Some(uid.as_str()) {
-                stop(task);
+            let wanted = wanted.pods.get(&task.key).map(|sourced| &sourced.object);
+            match wanted.filter(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str())) {
+                Some(pod) if pod.spec == task.record.borrow().pod.spec => relabel(task, pod),
+                Some(_) | None => stop(task),
             }
         }
         for (key, sourced) in &wanted.pods {
@@ -151,6 +149,19 @@ impl Set {
             self.node.events.forget(&Subject::Pod(uid.as_str().into()));
         }
     }
+}
+
+/// Labels and annotations may change while a pod runs.
+fn relabel(task: &Task, wanted: &Pod) {
+    task.record.send_if_modified(|record| {
+        let (metadata, wanted) = (&mut record.pod.metadata, &wanted.metadata);
+        let is_new = metadata.labels != wanted.labels || metadata.annotations != wanted.annotations;
+        if is_new {
+            metadata.labels.clone_from(&wanted.labels);
+            metadata.annotations.clone_from(&wanted.annotations);
+        }
+        is_new
+    });
 }
 
 fn stop(task: &Task) {

@@ -328,6 +328,34 @@ fn applied_objects_are_kept_changed_and_deleted() {
 }
 
 #[test]
+fn a_pod_takes_new_labels_as_it_is_and_a_new_spec_as_a_new_pod() {
+    require_root!();
+    with_node("edited", |node| {
+        let manifest = |app: &str, word: &str| {
+            let text = pod("a", &format!("echo {word}; exec sleep 1000"), "");
+            text.replace(
+                "{name: a, labels: {app: a}}",
+                &format!("{{name: a, uid: fixed, labels: {{app: {app}}}}}"),
+            )
+        };
+        node.manifest("a.yaml", &manifest("one", "first"));
+        let before = node.wait_ready("a");
+        node.manifest("a.yaml", &manifest("two", "first"));
+        eventually(PATIENCE, "the label has changed", || {
+            node.pod("a")["metadata"]["labels"]["app"] == "two"
+        });
+        assert_eq!(node.shim_pid(&node.pod("a")), node.shim_pid(&before));
+        node.manifest("a.yaml", &manifest("two", "second"));
+        eventually(PATIENCE, "the new pod runs", || {
+            String::from_utf8_lossy(&node.orlop(&["logs", "a"]).stdout) == "second\n"
+        });
+        let after = node.wait_ready("a");
+        assert_eq!(after["metadata"]["uid"], "fixed");
+        assert_eq!(after["status"]["containerStatuses"][0]["restartCount"], 0, "{after}");
+    });
+}
+
+#[test]
 fn a_new_agent_adopts_pods_without_a_restart() {
     require_root!();
     with_node("adopt", |node| {
