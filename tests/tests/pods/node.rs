@@ -49,7 +49,8 @@ impl<'a> Node<'a> {
         for (flag, dir) in PLACES {
             places.extend([flag.to_owned(), scratch.path(dir).display().to_string()]);
         }
-        let bpf = scratch.bpf_dir().join("pins").display().to_string();
+        // Made by the agent and gone with the clean-up.
+        let bpf = format!("/sys/fs/bpf/{}", scratch.id());
         places.extend(["--bpf-dir".to_owned(), bpf]);
         places.extend(["--cgroup-parent".to_owned(), scratch.cgroup_parent().to_owned()]);
         places.extend(["--service-cgroup".to_owned(), scratch.cgroup_parent().to_owned()]);
