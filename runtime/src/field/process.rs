@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use nix::unistd::Gid;
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use super::{capabilities::Granted, program, rlimits, seccomp};
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
-use crate::step::{Identity, InitStep};
+use crate::step::{Identity, InitStep, Program};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
@@ -24,42 +25,20 @@ pub(crate) struct Surroundings<'a> {
 
 /// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
 pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
-    let user = process.user();
-    let granted = Granted::of(process.capabilities().as_ref(), around.available);
-    let mut unenforced = granted.unenforced;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let mut seccomp = None;
-    if let Some(profile) = around.seccomp {
-        let (filter, stricter) = seccomp::plan(profile)?;
-        unenforced.extend(stricter);
-        seccomp = Some(InitStep::InstallSeccomp(filter));
-    }
+    let (mut filter, mut unenforced) = filter(around.seccomp)?;
     rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), steps)?;
     if around.has_streams {
-        steps.push("process.user", InitStep::OwnStreams { owner: user.uid() });
+        let owner = process.user().uid();
+        steps.push("process.user", InitStep::OwnStreams { owner });
     }
     steps.push("process.cwd", InitStep::ChangeDirectory(cwd(process)?));
-    // Without no_new_privs a filter takes a capability that the next steps give up.
-    if let Some(filter) = seccomp.take_if(|_| !no_new_privileges) {
+    // Without no_new_privs a filter takes a capability that the next steps give up; with it the filter comes last, and
+    // has to allow hardly more than the program does.
+    if let Some(filter) = filter.take_if(|_| !no_new_privileges) {
         steps.push("linux.seccomp", filter);
     }
-    steps.push("process.capabilities", InitStep::LimitBoundingSet(granted.bounding));
-    let additional_gids = user
-        .additional_gids()
-        .iter()
-        .flatten()
-        .map(|gid| nix::unistd::Gid::from_raw(*gid))
-        .collect();
-    steps.push(
-        "process.user",
-        InitStep::SetUser(Identity {
-            uid: user.uid(),
-            gid: user.gid(),
-            additional_gids,
-        }),
-    );
-    steps.push("process.capabilities", InitStep::SetCapabilities(granted.sets));
-    steps.push("process.user.umask", InitStep::SetUmask(umask(user.umask())?));
+    unenforced.extend(give_privileges_up(process, around.available, steps)?);
     if no_new_privileges {
         steps.push("process.noNewPrivileges", InitStep::SetNoNewPrivileges);
     }
@@ -69,17 +48,47 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     }
     steps.push("process", InitStep::CloseDescriptors);
     steps.push("process", InitStep::WaitForStart);
-    // With it the filter comes last, and has to allow hardly more than the program does.
-    if let Some(filter) = seccomp {
+    if let Some(filter) = filter {
         steps.push("linux.seccomp", filter);
     }
+    steps.push("process.args", InitStep::Execute(program(process)?));
+    Ok(unenforced)
+}
+
+fn filter(profile: Option<&LinuxSeccomp>) -> Result<(Option<InitStep>, Vec<String>), FieldError> {
+    let Some(profile) = profile else {
+        return Ok((None, Vec::new()));
+    };
+    let (filter, stricter) = seccomp::plan(profile)?;
+    Ok((Some(InitStep::InstallSeccomp(filter)), stricter))
+}
+
+/// The bounding set goes while there is the capability to change it, then the user, then the rest of the capabilities.
+fn give_privileges_up(process: &Process, available: Mask, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
+    let user = process.user();
+    let granted = Granted::of(process.capabilities().as_ref(), available);
+    let additional_gids = user
+        .additional_gids()
+        .iter()
+        .flatten()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
+    let identity = Identity {
+        uid: user.uid(),
+        gid: user.gid(),
+        additional_gids,
+    };
+    steps.push("process.capabilities", InitStep::LimitBoundingSet(granted.bounding));
+    steps.push("process.user", InitStep::SetUser(identity));
+    steps.push("process.capabilities", InitStep::SetCapabilities(granted.sets));
+    steps.push("process.user.umask", InitStep::SetUmask(umask(user.umask())?));
+    Ok(granted.unenforced)
+}
+
+fn program(process: &Process) -> Result<Program, FieldError> {
     let arguments = process.args().as_deref().unwrap_or_default();
     let environment = process.env().as_deref().unwrap_or_default();
-    steps.push(
-        "process.args",
-        InitStep::Execute(program::of(arguments, environment, user.uid())?),
-    );
-    Ok(unenforced)
+    program::of(arguments, environment, process.user().uid())
 }
 
 /// The working directory.

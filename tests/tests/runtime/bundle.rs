@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tests::{LeakAudit, Scratch, binary, eventually};
+use tests::{LeakAudit, Scratch, binary_path, eventually};
 
 /// How long a container may take to come up or go.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,6 +24,8 @@ const APPLETS: [&str; 26] = [
 pub(crate) struct Bundle<'a> {
     pub(crate) config: Value,
     pub(crate) scratch: &'a Scratch,
+    /// The runtime under test.
+    pub(crate) program: PathBuf,
 }
 
 /// What a command of `orlop-oci` returned and said.
@@ -51,6 +53,7 @@ impl<'a> Bundle<'a> {
         let bundle = Self {
             config: config(scratch),
             scratch,
+            program: binary_path("orlop-oci"),
         };
         let bin = bundle.rootfs().join("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -135,7 +138,7 @@ impl<'a> Bundle<'a> {
     }
 
     pub(crate) fn oci(&self, verb: &str) -> Command {
-        let mut command = binary("orlop-oci");
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.state()).arg(verb).stdin(Stdio::null());
         command
     }
