@@ -85,7 +85,9 @@ impl Machine<'_> {
     }
 
     fn command(&self, initrd: &Path, socket: &Path, console: &Path) -> anyhow::Result<Command> {
-        let mut command = Command::new(QEMU);
+        // QEMU ends with us, however we end.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", QEMU]);
         command.args([
             "-nodefaults",
             "-no-user-config",
