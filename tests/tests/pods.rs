@@ -388,7 +388,11 @@ fn a_new_agent_adopts_pods_without_a_restart() {
 fn an_agent_that_is_killed_at_any_moment_leaves_work_that_the_next_completes() {
     require_root!();
     with_node("killed", |node| {
-        let kills = if std::env::var_os("ORLOP_ALONE").is_some() { 8 } else { 20 };
+        let kills = if std::env::var_os("ORLOP_ALONE").is_some() {
+            8
+        } else {
+            20
+        };
         let names: Vec<String> = (0..kills).map(|number| format!("p{number}")).collect();
         for (number, name) in (0_u64..).zip(&names) {
             node.manifest(&format!("{name}.yaml"), &pod(name, "exec sleep 1000", ""));
