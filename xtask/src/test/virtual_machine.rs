@@ -10,6 +10,7 @@ use super::executables::{Executables, Test};
 use super::job::{self, Progress};
 use super::root::silence;
 use super::summary::Record;
+use crate::vm::emulator::Emulator;
 use crate::vm::{initrd, kernel, qemu};
 use crate::{build, workspace};
 
@@ -21,6 +22,7 @@ const CRASH_LIMIT: usize = 5;
 pub(crate) struct Prepared {
     dir: PathBuf,
     base: PathBuf,
+    emulator: Emulator,
 }
 
 impl Prepared {
@@ -36,7 +38,11 @@ impl Prepared {
             tests: &executables.programs,
         };
         initrd::pack(&contents, &base)?;
-        Ok(Self { dir, base })
+        Ok(Self {
+            dir,
+            base,
+            emulator: Emulator::obtain()?,
+        })
     }
 
     /// Runs all tests on one kernel.
@@ -69,6 +75,7 @@ impl Prepared {
         initrd::pack_job(&job::describe(tests, VM_LIMIT, &environment(), place), &job_archive)?;
         let initrd = vec![self.base.as_path(), &kernel.modules, &job_archive];
         let machine = qemu::Machine {
+            emulator: &self.emulator,
             kernel,
             initrd,
             nics: Vec::new(),

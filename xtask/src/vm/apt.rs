@@ -50,7 +50,7 @@ impl AptDir {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Downloads packages and unpacks them below `target`.
+    /// Downloads packages, from the suite where it has them, and unpacks them below `target`.
     pub(crate) fn unpack(&self, packages: &[String], target: &Path) -> anyhow::Result<()> {
         let debs = self.dir.join("debs");
         std::fs::create_dir_all(&debs).context("make a directory for packages")?;
@@ -75,6 +75,7 @@ impl AptDir {
         option("Dir::Cache", &path("cache"));
         // Root's apt would drop to a user that may not write here.
         option("APT::Sandbox::User", "");
+        option("APT::Default-Release", &self.suite);
         option("Acquire::Retries", "3");
         option("Acquire::Languages", "none");
         option("APT::Update::Post-Invoke-Success::", "true");

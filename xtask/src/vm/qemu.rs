@@ -10,23 +10,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::emulator::Emulator;
 use super::kernel::Kernel;
 use crate::command;
 
-const QEMU: &str = "qemu-system-x86_64";
 /// `clocksource=hpet tsc=unstable`: an emulated TSC that is calibrated while the host is busy makes the guest's clock
 /// run up to 20 times too fast. `panic=-1` with `-no-reboot` ends QEMU on a crash. `slub_debug`: a 7.x kernel on a
 /// processor without `cmpxchg16b` refuses every allocation of BPF's socket storage and timers otherwise.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 oops=panic quiet audit=0 cryptomgr.notests no_timer_check \
     clocksource=hpet tsc=unstable random.trust_cpu=on rcupdate.rcu_expedited=1 \
     slub_debug=Z,kmalloc*";
-/// From this major version on, emulation of `cmpxchg16b` is sound.
-const SOUND_CX16: u32 = 10;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What to boot.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
+    /// What boots it.
+    pub(crate) emulator: &'a Emulator,
     /// The kernel and its modules.
     pub(crate) kernel: &'a Kernel,
     /// Archives that make the initial file system, in their order.
@@ -65,7 +65,7 @@ impl Machine<'_> {
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
         let console = self.dir.join("console");
-        let mut command = self.command(&initrd, &socket, &console)?;
+        let mut command = self.command(&initrd, &socket, &console);
         let mut qemu = command
             .spawn()
             .with_context(|| format!("start {}", command::describe(&command)))?;
@@ -84,10 +84,8 @@ impl Machine<'_> {
         })
     }
 
-    fn command(&self, initrd: &Path, socket: &Path, console: &Path) -> anyhow::Result<Command> {
-        // QEMU ends with us, however we end.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", QEMU]);
+    fn command(&self, initrd: &Path, socket: &Path, console: &Path) -> Command {
+        let mut command = self.emulator.command();
         command.args([
             "-nodefaults",
             "-no-user-config",
@@ -99,7 +97,7 @@ impl Machine<'_> {
             "-smp",
             "1",
         ]);
-        command.args(["-m", "2G"]).args(accelerator()?);
+        command.args(["-m", "2G"]);
         command
             .arg("-kernel")
             .arg(&self.kernel.image)
@@ -124,7 +122,7 @@ impl Machine<'_> {
                 .arg(format!("virtio-net-pci,netdev=n{index},mac={}", nic.mac));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(command)
+        command
     }
 }
 
@@ -156,31 +154,6 @@ impl Drop for Vm {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
-}
-
-/// KVM where the host's processor gives it to us in hardware, emulation everywhere else. A nested `/dev/kvm` without the
-/// modules can't run stock kernels.
-fn accelerator() -> anyhow::Result<[&'static str; 4]> {
-    let has_modules = ["/sys/module/kvm_intel", "/sys/module/kvm_amd"]
-        .iter()
-        .any(|path| Path::new(path).exists());
-    if has_modules && File::options().read(true).write(true).open("/dev/kvm").is_ok() {
-        return Ok(["-accel", "kvm", "-cpu", "host"]);
-    }
-    let cpu = if major_version()? < SOUND_CX16 {
-        "max,-cx16"
-    } else {
-        "max"
-    };
-    Ok(["-accel", "tcg", "-cpu", cpu])
-}
-
-fn major_version() -> anyhow::Result<u32> {
-    let text = command::output(Command::new(QEMU).arg("--version"))?;
-    let version = text.split("version ").nth(1).and_then(|rest| rest.split('.').next());
-    version
-        .and_then(|major| major.parse().ok())
-        .with_context(|| format!("no version in {text:?}"))
 }
 
 fn join(parts: &[&Path], target: &Path) -> anyhow::Result<()> {
