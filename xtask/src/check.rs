@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::{command, tidy, workspace};
+use crate::{command, setup, tidy, workspace};
 
 type Check = (&'static str, fn() -> anyhow::Result<()>);
 const CHECKS: [Check; 4] = [
@@ -12,8 +12,7 @@ const CHECKS: [Check; 4] = [
     ("deny", deny),
 ];
 
-/// Runs one check or all: formatting, lints, the house's own rules, and dependencies where cargo-deny is installed;
-/// whether all is well.
+/// Runs one check or all: formatting, lints, the house's own rules, and dependencies; whether all is well.
 pub(crate) fn run(only: Option<&str>) -> anyhow::Result<bool> {
     let names = CHECKS.map(|(name, _)| name);
     anyhow::ensure!(
@@ -56,22 +55,16 @@ fn clippy() -> anyhow::Result<()> {
     command::run(&mut cargo)
 }
 
-/// Building cargo-deny takes longer than all other set-up together, so it is used where it is, and missed aloud.
 fn deny() -> anyhow::Result<()> {
-    if command::find("cargo-deny").is_none() {
-        println!("check: cargo-deny is not here; `cargo install cargo-deny --version 0.20.2 --locked` brings it");
-        return Ok(());
-    }
-    let mut cargo = workspace::cargo();
-    cargo.args([
-        "deny",
+    let mut deny = std::process::Command::new(setup::deny::find_or_install()?);
+    workspace::prepare(&mut deny);
+    deny.args([
         "--log-level=warn",
+        "--config=.cargo/deny.toml",
         "check",
-        "--config",
-        ".cargo/deny.toml",
         "bans",
         "licenses",
         "sources",
     ]);
-    command::run(&mut cargo)
+    command::run(&mut deny)
 }

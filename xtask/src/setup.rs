@@ -1,10 +1,11 @@
 //! `cargo xtask setup`: installs what building, running and testing need, and says what and why before it does.
 //!
-//! It only adds: packages of the distribution, a bpf-linker of its own in the cache. What is there already is used as it
+//! It only adds: packages of the distribution, a bpf-linker and a cargo-deny of its own in the cache. What is there already is used as it
 //! is, so that a second run takes no time.
 
 use crate::command;
 
+pub(crate) mod deny;
 mod linker;
 mod packages;
 mod toolchain;
