@@ -22,6 +22,8 @@ const MANIFEST: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
 pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
     let bundle = runtime::bundle(&["/bin/sleep", "1000"])?;
     let mut shell = Shell::start(View::V2.where_hybrid())?;
+    // One that an interrupted run may have left.
+    shell.run("runc delete --force bench-pod")?;
     start_pod()?;
     let (ours, peer) = interleave(ROUNDS, MILLISECOND, start_pod, || start_container(&mut shell, &bundle))?;
     let peer = Some(("runc (bare)".to_owned(), peer));

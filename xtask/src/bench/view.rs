@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -58,35 +59,54 @@ impl View {
 pub(super) struct Shell {
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    answers: Receiver<String>,
 }
+
+/// Of one line of shell.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The answer is one line: the exit code, and what was said on standard error. That goes through a file, because a
+/// container that goes on would hold a pipe open.
+const SERVE: &str = r#"
+errors=$(mktemp)
+exec 3<>"$errors"
+rm "$errors"
+errors=/proc/self/fd/3
+while read -r line; do
+    ( eval "$line" ) >/dev/null 2>"$errors" </dev/null
+    echo $? $(cat "$errors")
+done
+"#;
 
 impl Shell {
     /// Starts a shell in a private mount namespace and prepares its view.
     pub(super) fn start(view: View) -> anyhow::Result<Self> {
         let mut unshare = command::as_root("unshare");
-        unshare.args(["--mount", "--propagation", "private", "sh"]);
+        unshare.args(["--mount", "--propagation", "private", "sh", "-c", SERVE]);
         let mut child = unshare
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("start unshare")?;
         let input = child.stdin.take().context("standard input is a pipe")?;
-        let output = BufReader::new(child.stdout.take().context("standard output is a pipe")?);
-        let mut shell = Self { child, input, output };
+        let output = child.stdout.take().context("standard output is a pipe")?;
+        let mut shell = Self {
+            child,
+            input,
+            answers: lines(output),
+        };
         shell.run(view.preparation())?;
         Ok(shell)
     }
 
     /// Runs a line of shell; what it prints on standard output is dropped.
     pub(super) fn run(&mut self, line: &str) -> anyhow::Result<()> {
-        // The answer is one line: the exit code, and behind it what was said on standard error.
-        let command = format!("error=$( ( {line} ) 2>&1 >/dev/null </dev/null ); echo $? $error");
-        writeln!(self.input, "{command}").context("write to the shell")?;
-        self.input.flush().context("write to the shell")?;
-        let mut answer = String::new();
-        self.output.read_line(&mut answer).context("read from the shell")?;
-        let (code, error) = answer.trim().split_once(' ').unwrap_or((answer.trim(), ""));
+        writeln!(self.input, "{line}").context("write to the shell")?;
+        let answer = self
+            .answers
+            .recv_timeout(LIMIT)
+            .with_context(|| format!("{line}: no end within {LIMIT:?}"))?;
+        let (code, error) = answer.split_once(' ').unwrap_or((&answer, ""));
         anyhow::ensure!(code == "0", "{line} ended with {code}: {error}");
         Ok(())
     }
@@ -102,4 +122,16 @@ impl Drop for Shell {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn lines(output: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
