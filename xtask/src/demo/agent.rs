@@ -70,7 +70,10 @@ fn ours() -> anyhow::Result<Option<Agent>> {
     if words.get(1..4) != Some(&["agent".into(), "--manifests".into(), manifests.into()]) {
         return Ok(None);
     }
-    let link = command::output(command::as_root("readlink").arg(format!("/proc/{pid}/exe")))?;
+    // A process that is about to be gone has no program any more.
+    let Ok(link) = command::output(command::as_root("readlink").arg(format!("/proc/{pid}/exe"))) else {
+        return Ok(None);
+    };
     let built = program("orlop").canonicalize().unwrap_or_default();
     Ok(Some(Agent {
         pid,
