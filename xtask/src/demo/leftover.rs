@@ -22,21 +22,25 @@ pub(super) fn find() -> Vec<String> {
     [processes(), mounts(), cgroups(), links(), routes(), files()].concat()
 }
 
+/// Our programs by the directories that they were told of, and containers by their cgroup. Other nodes on this machine,
+/// as tests make them, have directories and cgroups of their own.
 fn processes() -> Vec<String> {
-    let entries = list(Path::new("/proc"));
-    let described = entries
-        .iter()
-        .filter_map(|dir| Some((dir, std::fs::read(dir.join("cmdline")).ok()?)));
+    let read = |dir: &Path, file: &str| {
+        std::fs::read(dir.join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
     let is_ours = |dir: &Path, command: &str| {
         let program = command
             .split(' ')
             .next()
             .and_then(|path| path.rsplit('/').next())
             .unwrap_or_default();
-        let cgroup = std::fs::read_to_string(dir.join("cgroup")).unwrap_or_default();
-        PROGRAMS.contains(&program) || cgroup.contains("/kubepods")
+        let is_told = PROGRAMS.contains(&program) && command.contains(" /run/orlop");
+        is_told || read(dir, "cgroup").is_ok_and(|groups| groups.contains("0::/kubepods"))
     };
-    let commands = described.map(|(dir, bytes)| (dir, String::from_utf8_lossy(&bytes).replace('\0', " ")));
+    let commands = list(Path::new("/proc")).into_iter().filter_map(|dir| {
+        let command = read(&dir, "cmdline").ok()?.replace('\0', " ");
+        Some((dir, command))
+    });
     let ours = commands.filter(|(dir, command)| is_ours(dir, command));
     ours.map(|(dir, command)| format!("process {} {command}", dir.display()))
         .collect()
