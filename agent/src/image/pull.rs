@@ -298,12 +298,13 @@ async fn download(
     chain_id: &Digest,
 ) -> Result<Option<File>, Failure> {
     let _turn = inner.downloads.turn(&layer.digest).await;
-    if inner.has_layer(chain_id) {
-        return Ok(None);
-    }
     let path = inner.blob(&layer.digest);
     if let Ok(file) = File::open(&path) {
         return Ok(Some(file));
+    }
+    // Looked for after the blob: whoever unpacks it removes it once the layer is there.
+    if inner.has_layer(chain_id) {
+        return Ok(None);
     }
     let temporary = Temporary(inner.temporary());
     let failed = |source| StoreError::Io {
