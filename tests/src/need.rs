@@ -1,7 +1,7 @@
 //! What a test needs from the machine, and the loud skip when it is not there.
 //!
 //! A skip prints `SKIP: reason` on standard error, which `cargo xtask test` counts. With `ORLOP_NO_SKIP=1` (the VM) a
-//! skip is a failure: there everything can be had, but for a newer kernel and the largest of the peers.
+//! skip is a failure: there everything can be had.
 
 use std::path::Path;
 
@@ -10,14 +10,12 @@ use std::path::Path;
 pub enum Need<'a> {
     /// Effective user id 0.
     Root,
-    /// A kernel of at least this major and minor version. Missing it is a skip in the VM too: the other kernel has it.
+    /// A kernel of at least this major and minor version.
     Kernel(u32, u32),
     /// cgroup v2 controllers at the root of the hierarchy, for instance `memory`.
     Controllers(&'a [&'a str]),
     /// A program in `PATH`.
     Tool(&'a str),
-    /// A program in `PATH` that is too large for the VM. Missing it is a skip there.
-    Peer(&'a str),
     /// A file or directory that the kernel shows, for instance `/sys/kernel/security/apparmor`.
     Path(&'a str),
 }
@@ -40,13 +38,9 @@ impl Need<'_> {
                     .collect();
                 (!lacking.is_empty()).then(|| format!("needs the cgroup v2 controllers {lacking:?}"))
             }
-            Self::Tool(name) | Self::Peer(name) => (!is_in_path(name)).then(|| format!("needs the program {name}")),
+            Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs the program {name}")),
             Self::Path(path) => (!Path::new(path).exists()).then(|| format!("needs {path}")),
         }
-    }
-
-    fn may_skip_anywhere(&self) -> bool {
-        matches!(self, Self::Kernel(..) | Self::Peer(..))
     }
 }
 
@@ -57,10 +51,7 @@ pub fn is_met(test: &str, needs: &[Need<'_>]) -> bool {
     let strict = std::env::var_os("ORLOP_NO_SKIP").is_some_and(|value| value == "1");
     for need in needs {
         let Some(reason) = need.missing() else { continue };
-        assert!(
-            !strict || need.may_skip_anywhere(),
-            "{test} may not skip here, but it {reason}"
-        );
+        assert!(!strict, "{test} may not skip here, but it {reason}");
         eprintln!("SKIP: {test} {reason}");
         return false;
     }

@@ -382,18 +382,12 @@ fn a_new_agent_adopts_pods_without_a_restart() {
     });
 }
 
-/// Kills the agent at twenty moments while it makes one pod after the other, and at some more while it ends them all. In a
-/// VM, where each start of an agent takes seconds, eight moments are enough.
+/// Kills the agent at twenty moments while it makes one pod after the other, and at some more while it ends them all.
 #[test]
 fn an_agent_that_is_killed_at_any_moment_leaves_work_that_the_next_completes() {
     require_root!();
     with_node("killed", |node| {
-        let kills = if std::env::var_os("ORLOP_ALONE").is_some() {
-            8
-        } else {
-            20
-        };
-        let names: Vec<String> = (0..kills).map(|number| format!("p{number}")).collect();
+        let names: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
         for (number, name) in (0_u64..).zip(&names) {
             node.manifest(&format!("{name}.yaml"), &pod(name, "exec sleep 1000", ""));
             // Making a pod takes some 100 ms; the steps of 17 meet it everywhere.

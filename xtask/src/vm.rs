@@ -1,7 +1,8 @@
 //! Test VMs: Debian's cloud kernels under QEMU, with an initial file system made for one job.
 //!
 //! `kernel` fetches and unpacks kernels, `modules` picks what a kernel has as modules, `initrd` packs the machine's
-//! files, `emulator` chooses a QEMU, `qemu` starts it, `guest` reads what it reports. It knows nothing of tests but their programs and names.
+//! files, `peers` makes the disk of Debian's own programs, `emulator` chooses a QEMU, `qemu` starts it. It knows nothing
+//! of tests but their programs and names.
 
 pub(crate) mod apt;
 pub(crate) mod cpio;
@@ -10,4 +11,5 @@ pub(crate) mod image;
 pub(crate) mod initrd;
 pub(crate) mod kernel;
 pub(crate) mod modules;
+pub(crate) mod peers;
 pub(crate) mod qemu;

@@ -34,7 +34,7 @@ fn skopeo_copy(from: &str, to: &str) {
 
 #[test]
 fn layouts_and_archives_of_other_tools_are_loaded() {
-    tests::require!(Need::Root, Need::Peer("skopeo"), Need::Peer("umoci"));
+    tests::require!(Need::Root, Need::Tool("skopeo"), Need::Tool("umoci"));
     let scratch = Scratch::new("peer-archives");
     let store = open(&scratch);
     let made = tests::image::busybox(&scratch.path("layout")).unwrap();
@@ -49,7 +49,7 @@ fn layouts_and_archives_of_other_tools_are_loaded() {
         &from,
         &format!("docker-archive:{}:localhost/a:docker-archive", path("docker.tar")),
     );
-    run(Command::new("gzip").arg("--keep").arg(path("docker.tar")));
+    run(Command::new("gzip").arg("-k").arg(path("docker.tar")));
     skopeo_copy(&from, &format!("oci:{}:bare", path("bare")));
     let umoci = format!("{}:localhost/a:umoci", path("umoci"));
     run(Command::new("umoci").args(["init", "--layout", &path("umoci")]));
@@ -140,13 +140,15 @@ fn list(setup: &str, root: &Path) -> String {
         ])
         .env("ROOT", root);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A pipe's status is that of its end.
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
 fn overlay_over_our_layers_shows_what_umoci_unpacks() {
-    tests::require!(Need::Root, Need::Peer("umoci"));
+    tests::require!(Need::Root, Need::Tool("umoci"));
     let scratch = Scratch::new("peer-overlay");
     let store = open(&scratch);
     let layout = super::layout(&scratch.path("layout"), interacting_layers());
@@ -215,7 +217,7 @@ impl Drop for Distribution {
 
 #[test]
 fn an_image_pushed_to_the_reference_registry_is_pulled() {
-    tests::require!(Need::Root, Need::Peer("skopeo"), Need::Peer("docker-registry"));
+    tests::require!(Need::Root, Need::Tool("skopeo"), Need::Tool("docker-registry"));
     let scratch = Scratch::new("peer-registry");
     let store = open(&scratch);
     let registry = Distribution::start(scratch.dir());

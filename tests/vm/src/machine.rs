@@ -68,8 +68,35 @@ fn load_module(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Puts the disk of peers below our own files, ours first: its programs are found in `/usr`, their settings in `/etc`.
+fn mount_peers() -> anyhow::Result<()> {
+    let none = None::<&str>;
+    std::fs::create_dir_all("/peers").context("make /peers")?;
+    nix::mount::mount(Some("/dev/vda"), "/peers", Some("ext4"), MsFlags::MS_RDONLY, none)
+        .context("mount the disk of peers")?;
+    for dir in ["usr", "etc"] {
+        let changes = |kind: &str| format!("/run/peers/{dir}/{kind}");
+        for kind in ["upper", "work"] {
+            std::fs::create_dir_all(changes(kind)).with_context(|| format!("make {}", changes(kind)))?;
+        }
+        let (upper, work) = (changes("upper"), changes("work"));
+        let options = format!("lowerdir=/{dir}:/peers/{dir},upperdir={upper},workdir={work}");
+        let target = format!("/{dir}");
+        nix::mount::mount(
+            Some("overlay"),
+            target.as_str(),
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .with_context(|| format!("mount peers on {target}"))?;
+    }
+    Ok(())
+}
+
 /// What needs modules or `/proc`.
 pub(crate) fn finish() -> anyhow::Result<()> {
+    mount_peers()?;
     nix::unistd::sethostname("orlop-vm").context("set the host name")?;
     let status = Command::new("/bin/busybox")
         .args(["ip", "link", "set", "lo", "up"])

@@ -11,7 +11,7 @@ use super::job::{self, Progress};
 use super::root::silence;
 use super::summary::Record;
 use crate::vm::emulator::Emulator;
-use crate::vm::{initrd, kernel, qemu};
+use crate::vm::{initrd, kernel, peers, qemu};
 use crate::{build, workspace};
 
 /// So many crashes of the machine are borne before the rest of the tests is given up.
@@ -22,6 +22,7 @@ const CRASH_LIMIT: usize = 5;
 pub(crate) struct Prepared {
     dir: PathBuf,
     base: PathBuf,
+    peers: PathBuf,
     emulator: Emulator,
 }
 
@@ -41,6 +42,7 @@ impl Prepared {
         Ok(Self {
             dir,
             base,
+            peers: peers::obtain()?,
             emulator: Emulator::obtain()?,
         })
     }
@@ -78,6 +80,7 @@ impl Prepared {
             emulator: &self.emulator,
             kernel,
             initrd,
+            disk: &self.peers,
             nics: Vec::new(),
             dir: &dir,
         };

@@ -38,11 +38,13 @@ impl AptDir {
         Ok(apt)
     }
 
-    /// The packages that installing `package` would bring, by name.
-    pub(crate) fn closure(&self, package: &str) -> anyhow::Result<Vec<String>> {
-        let target = format!("{package}/{}", self.suite);
+    /// The packages that installing `packages` would bring, by name.
+    pub(crate) fn closure(&self, packages: &[&str]) -> anyhow::Result<Vec<String>> {
+        let targets = packages.iter().map(|package| format!("{package}/{}", self.suite));
         let mut command = self.apt_get();
-        command.args(["--simulate", "--no-install-recommends", "install", &target]);
+        command
+            .args(["--simulate", "--no-install-recommends", "install"])
+            .args(targets);
         let plan = command::output(&mut command)?;
         let names = plan
             .lines()

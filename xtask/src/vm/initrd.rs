@@ -10,9 +10,11 @@ use anyhow::Context;
 use super::cpio::Archive;
 use crate::{command, workspace};
 
-/// Tools of this machine that tests call, taken along when they are installed.
+/// Tools of this machine that tests call, taken along when they are installed. The shell among them: that of busybox
+/// would run busybox's own `find` and `unshare` whatever `PATH` says.
 const TOOLS: &[&str] = &[
-    "bash", "bpftool", "crun", "ip", "mount", "nft", "nsenter", "runc", "ss", "strace", "tc", "unshare", "umount",
+    "bash", "bpftool", "crun", "find", "ip", "mount", "nft", "nsenter", "runc", "setpriv", "sh", "ss", "strace", "tc",
+    "unshare", "umount",
 ];
 /// Programs outside of `PATH`, taken along likewise.
 const OTHER_TOOLS: [&str; 2] = ["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"];
@@ -40,6 +42,9 @@ pub(crate) fn pack(contents: &Contents<'_>, target: &Path) -> anyhow::Result<()>
     let others = OTHER_TOOLS.iter().map(PathBuf::from).filter(|path| path.is_file());
     for tool in TOOLS.iter().filter_map(|tool| command::find(tool)).chain(others) {
         add_program(&mut archive, &tool, &tool)?;
+    }
+    if archive.has(Path::new("/usr/bin/sh")) {
+        archive.link("/bin/sh", "/usr/bin/sh")?;
     }
     add_program(&mut archive, Path::new("/init"), &stripped(contents.init)?)?;
     for (dir, programs) in [(BIN_DIR, contents.binaries), (TEST_DIR, contents.tests)] {
@@ -78,9 +83,13 @@ fn add_base<W: Write>(archive: &mut Archive<W>) -> anyhow::Result<()> {
     }
     archive.file(
         "/etc/passwd",
-        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+        b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n\
+          nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     )?;
-    archive.file("/etc/group", b"root:x:0:\nnogroup:x:65534:\n")?;
+    archive.file("/etc/group", b"root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n")?;
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        archive.file(file, b"user:100000:65536\n")?;
+    }
     archive.file("/etc/hosts", b"127.0.0.1 localhost orlop-vm\n::1 localhost\n")?;
     archive.file("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")?;
     archive.file("/etc/resolv.conf", b"")?;

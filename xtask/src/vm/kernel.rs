@@ -52,7 +52,7 @@ fn names() -> Vec<&'static str> {
 fn fetch(suite: &str, dir: &Path, kernel: &Kernel) -> anyhow::Result<()> {
     let _ = std::fs::remove_dir_all(dir);
     let apt = AptDir::open(&dir.join("apt"), suite)?;
-    let packages = apt.closure("linux-image-cloud-amd64")?;
+    let packages = apt.closure(&["linux-image-cloud-amd64"])?;
     let wanted = ["linux-image-", "linux-binary-", "linux-modules-"];
     let is_wanted =
         |name: &String| wanted.iter().any(|prefix| name.starts_with(prefix)) && name.contains(char::is_numeric);

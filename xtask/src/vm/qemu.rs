@@ -31,6 +31,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Kernel,
     /// Archives that make the initial file system, in their order.
     pub(crate) initrd: Vec<&'a Path>,
+    /// A disk that it may read, the first of its kind.
+    pub(crate) disk: &'a Path,
     /// Cables to other machines; none for a machine on its own.
     pub(crate) nics: Vec<Nic>,
     /// For sockets and the console's log.
@@ -112,6 +114,13 @@ impl Machine<'_> {
             .arg("-chardev")
             .arg(format!("socket,id=results,path={}", socket.display()));
         command.args(["-device", "virtserialport,chardev=results,name=orlop.results"]);
+        command
+            .arg("-drive")
+            .arg(format!(
+                "if=none,id=disk,format=raw,readonly=on,file={}",
+                self.disk.display()
+            ))
+            .args(["-device", "virtio-blk-pci,drive=disk"]);
         for (index, nic) in self.nics.iter().enumerate() {
             let (local, remote) = (nic.local.display(), nic.remote.display());
             command.arg("-netdev").arg(format!(
