@@ -12,6 +12,9 @@
 //! | [`sys`] | thin wrappers of system calls, the only home of `unsafe` |
 #![deny(unsafe_code)]
 
+/// The newest version of the OCI runtime specification that is honoured.
+pub const SPEC_VERSION: &str = "1.3.0";
+
 pub mod cgroup;
 pub mod client;
 pub mod container;

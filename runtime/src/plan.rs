@@ -2,15 +2,16 @@
 //! whole of it is tested without root. [`crate::prepare`] opens what the steps name.
 
 use std::ffi::{CString, OsStr};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Hook, Linux, Process, Spec};
 
-use crate::container::Rootfs;
+use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;
 use crate::field::rootfs::Propagation;
-use crate::field::{devices, honoured, mounts, paths, process, rootfs, sysctl};
+use crate::field::{devices, honoured, mounts, paths, process, program, rootfs, sysctl};
 use crate::step::{InitStep, Planned};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
@@ -67,7 +68,7 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct ProcessFacts {
     pub(crate) terminal: Terminal,
     pub(crate) available: Mask,
-    pub(crate) dies_with_parent: bool,
+    pub(crate) manner: Manner,
 }
 
 /// What the caller has for standard streams.
@@ -94,6 +95,13 @@ impl Steps {
         });
     }
 
+    /// Adds a step if there is one.
+    pub(crate) fn extend(&mut self, field: &str, step: Option<InitStep>) {
+        if let Some(step) = step {
+            self.push(field, step);
+        }
+    }
+
     /// Adds a step to be performed when every mount is in place.
     pub(crate) fn push_late(&mut self, field: &str, step: InitStep) {
         self.late.push(Planned {
@@ -110,20 +118,22 @@ impl Steps {
 /// Plans a new container.
 pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, FieldError> {
     honoured::check(spec)?;
+    crate::container::hook::check(spec)?;
     let process = required(spec.process().as_ref(), "process")?;
     let linux = required(spec.linux().as_ref(), "linux")?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let propagation = Propagation::of(spec)?;
     let mut steps = Steps::default();
 
-    begin(&mut steps);
+    begin(facts.process.manner, &mut steps);
     namespaces.steps(&mut steps);
     host_names(spec, &namespaces, &mut steps)?;
     steps.push("linux.namespaces", InitStep::MakeMountsPrivate);
     if linux.masked_paths().as_ref().is_some_and(|paths| !paths.is_empty()) {
         steps.push("linux.maskedPaths", InitStep::OpenHostNull);
     }
-    rootfs::plan(facts.rootfs, propagation, &mut steps)?;
+    let change = rootfs::Change::of(spec, facts.process.manner);
+    rootfs::plan(facts.rootfs, propagation, change, &mut steps)?;
     let around = mounts::Surroundings {
         bundle: facts.bundle,
         namespaces: &namespaces,
@@ -142,6 +152,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     steps.push("process.cwd", InitStep::MakeDirectory(process::cwd(process)?));
     paths::plan(linux, &mut steps)?;
     steps.add_late();
+    change.after_hooks(&mut steps);
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps)?;
     finish(process, facts.process, linux, steps)
 }
@@ -157,7 +168,7 @@ pub(crate) fn exec(
     let linux = required(spec.linux().as_ref(), "linux")?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let mut steps = Steps::default();
-    begin(&mut steps);
+    begin(facts.manner, &mut steps);
     steps.push(
         "linux.namespaces",
         InitStep::JoinContainer {
@@ -173,6 +184,35 @@ pub(crate) fn exec(
     Ok(plan)
 }
 
+/// Plans a hook: as the runtime itself is, or in the namespaces of a container's process.
+pub(crate) fn hook(
+    hook: &Hook,
+    environment: &[String],
+    container: Option<(&Spec, BorrowedFd<'_>)>,
+) -> Result<InitPlan, FieldError> {
+    let mut steps = Steps::default();
+    steps.push("hooks", InitStep::ResetSignals);
+    steps.push("hooks", InitStep::NewSession);
+    if let Some((spec, init)) = container {
+        let linux = required(spec.linux().as_ref(), "linux")?;
+        let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
+        let process = init.try_clone_to_owned();
+        let process = process.map_err(|error| FieldError::new("hooks", format!("duplicate a pidfd: {error}")))?;
+        let namespaces = namespaces.to_enter();
+        steps.push("linux.namespaces", InitStep::JoinContainer { process, namespaces });
+    }
+    steps.push("hooks", InitStep::CloseDescriptors { preserved: 0 });
+    steps.push("hooks", InitStep::WaitForStart { gate: None });
+    steps.push("hooks", InitStep::Execute(program::of_hook(hook, environment)?));
+    Ok(InitPlan {
+        namespaces: 0,
+        pid_namespace: None,
+        steps: steps.list,
+        oom_score_adj: None,
+        unenforced: Vec::new(),
+    })
+}
+
 /// Whether the container of `spec` has a pid namespace apart from the host's.
 pub(crate) fn has_pid_namespace(spec: &Spec) -> bool {
     let linux = spec.linux().as_ref();
@@ -183,11 +223,13 @@ pub(crate) fn has_pid_namespace(spec: &Spec) -> bool {
         .any(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Pid)
 }
 
-fn begin(steps: &mut Steps) {
+fn begin(manner: Manner, steps: &mut Steps) {
     steps.push("process", InitStep::BecomeUndumpable);
     steps.push("process", InitStep::ResetSignals);
     steps.push("process", InitStep::NewSession);
-    steps.push("process", InitStep::NewSessionKeyring);
+    if !manner.keeps_keyring {
+        steps.push("process", InitStep::NewSessionKeyring);
+    }
 }
 
 fn finish(process: &Process, facts: ProcessFacts, linux: &Linux, mut steps: Steps) -> Result<InitPlan, FieldError> {
@@ -195,7 +237,7 @@ fn finish(process: &Process, facts: ProcessFacts, linux: &Linux, mut steps: Step
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let around = process::Surroundings {
         available: facts.available,
-        dies_with_parent: facts.dies_with_parent,
+        manner: facts.manner,
         has_streams: facts.terminal == Terminal::None,
         seccomp: linux.seccomp().as_ref(),
     };

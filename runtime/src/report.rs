@@ -10,6 +10,9 @@ pub(crate) const LENGTH: usize = 8;
 /// Says "go on" to a child that waits.
 pub(crate) const START: u8 = b's';
 
+/// Says "wait at the gate" to a child that its parent leaves behind.
+pub(crate) const LEAVE: u8 = b'l';
+
 /// One message of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -17,6 +20,8 @@ pub(crate) enum Report {
     Ready,
     /// The message carries the master of the terminal.
     Terminal,
+    /// Everything before the change of root is done; it waits for the start byte.
+    Hooks,
     /// This step of the plan failed, and the child has ended.
     Failed { step: u32, errno: Errno },
 }
@@ -26,6 +31,7 @@ impl Report {
         let (step, errno) = match self {
             Self::Ready => (0, 0),
             Self::Terminal => (1, 0),
+            Self::Hooks => (2, 0),
             Self::Failed { step, errno } => (step, errno as i32),
         };
         let mut bytes = [0; LENGTH];
@@ -42,6 +48,7 @@ impl Report {
         match (step, i32::from_ne_bytes(bytes[4..].try_into().ok()?)) {
             (0, 0) => Some(Self::Ready),
             (1, 0) => Some(Self::Terminal),
+            (2, 0) => Some(Self::Hooks),
             (_, 0) => None,
             (step, errno) => Some(Self::Failed {
                 step,
@@ -60,6 +67,7 @@ mod tests {
         for report in [
             Report::Ready,
             Report::Terminal,
+            Report::Hooks,
             Report::Failed {
                 step: 0,
                 errno: Errno::EPERM,

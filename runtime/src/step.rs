@@ -54,8 +54,14 @@ pub(crate) enum InitStep {
     OpenHostNull,
     /// Mount the root filesystem in this mount namespace.
     MountRoot(RootMount),
+    /// Go on below the mounted root, which becomes the root later.
+    OpenNewRoot,
+    /// Say that the hooks may run which come before the root is changed, and wait for them.
+    WaitForHooks,
     /// Make it the root and let go of the host's.
     PivotRoot,
+    /// The same for hosts whose own root can't be pivoted away from: mount it over the host's root (`--no-pivot`).
+    MoveRoot,
     /// Take the root as it is, after joining a container.
     OpenRoot,
     Mount(NewMount),
@@ -110,12 +116,32 @@ pub(crate) enum InitStep {
     ChangeDirectory(ContainerPath),
     /// Get SIGKILL when the parent ends.
     DieWithParent,
-    /// Close everything but 0, 1, 2 and the channel to the parent.
-    CloseDescriptors,
-    /// Say that all is ready and wait for the word to go on.
-    WaitForStart,
+    /// Look for the program now, while whoever creates the container listens.
+    FindProgram {
+        name: String,
+        candidates: Vec<CString>,
+    },
+    /// Close everything but 0, 1, 2, so many descriptors after them, and those that lead to the parent.
+    CloseDescriptors {
+        preserved: u32,
+    },
+    /// Say that all is ready and wait for the word to go on: the parent's, or, when the parent goes and leaves it
+    /// behind, that of whoever comes through the gate.
+    WaitForStart {
+        gate: Option<Gate>,
+    },
     /// Become the user's program.
     Execute(Program),
+}
+
+/// Where a process that nobody holds waits: two named pipes, both open for reading and writing, so that neither ever
+/// ends while the process waits. Exec closes them.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// The start byte comes through here.
+    pub(crate) start: OwnedFd,
+    /// The failure report goes through here.
+    pub(crate) report: OwnedFd,
 }
 
 /// A namespace to enter, by its file.
@@ -231,7 +257,24 @@ pub(crate) struct Program {
     pub(crate) home_of: Option<u32>,
 }
 
+impl Program {
+    /// What the user calls it.
+    pub(crate) fn name(&self) -> String {
+        let name = self.arguments.strings().first();
+        name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
 impl InitStep {
+    /// Where the process can be left behind, if this is the step that waits there.
+    pub(crate) fn gate(&self) -> Option<&Gate> {
+        if let Self::WaitForStart { gate } = self {
+            gate.as_ref()
+        } else {
+            None
+        }
+    }
+
     /// What the step does, for an error: an action and its object.
     pub(crate) fn describe(&self) -> String {
         match self {
@@ -249,7 +292,10 @@ impl InitStep {
             Self::MakeMountsPrivate => "make the host's mounts private".into(),
             Self::OpenHostNull => "open the host's /dev/null".into(),
             Self::MountRoot(root) => format!("mount the root filesystem on {}", root.target.to_string_lossy()),
+            Self::OpenNewRoot => "open the root filesystem".into(),
+            Self::WaitForHooks => "wait for the hooks before the change of root".into(),
             Self::PivotRoot => "pivot to the root filesystem".into(),
+            Self::MoveRoot => "move the root filesystem over the host's root".into(),
             Self::OpenRoot => "open the container's root".into(),
             Self::Mount(mount) => format!("mount {} on {}", mount.kind.to_string_lossy(), mount.target),
             Self::Bind(bind) => format!("bind {} on {}", bind.source.display(), bind.target),
@@ -272,16 +318,11 @@ impl InitStep {
             Self::SetUmask(mask) => format!("set the umask {mask:04o}"),
             Self::ChangeDirectory(path) => format!("change to the directory {path}"),
             Self::DieWithParent => "tie the process to its parent".into(),
-            Self::CloseDescriptors => "close inherited descriptors".into(),
-            Self::WaitForStart => "wait for the start".into(),
-            Self::Execute(program) => {
-                let name = program
-                    .arguments
-                    .strings()
-                    .first()
-                    .map(|name| name.to_string_lossy().into_owned());
-                format!("exec {:?}", name.unwrap_or_default())
-            }
+            Self::FindProgram { name, .. } => format!("find the program {name:?}"),
+            Self::CloseDescriptors { preserved: 0 } => "close inherited descriptors".into(),
+            Self::CloseDescriptors { preserved } => format!("close inherited descriptors from {} on", 3 + preserved),
+            Self::WaitForStart { .. } => "wait for the start".into(),
+            Self::Execute(program) => format!("exec {:?}", program.name()),
         }
     }
 }

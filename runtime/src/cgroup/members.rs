@@ -24,6 +24,11 @@ impl Cgroup {
         Ok(processes)
     }
 
+    /// Whether a process is in it or below it at this moment.
+    pub fn holds(&self, pid: u32) -> bool {
+        self.processes().is_ok_and(|processes| processes.contains(&pid))
+    }
+
     /// Kills what is in it and below it and removes the directories. Nothing happens when it does not exist; an error
     /// when processes do not end in time, and then it may be tried again.
     pub fn remove(&self) -> Result<(), CgroupError> {

@@ -6,6 +6,7 @@
 mod devices;
 mod limits;
 mod members;
+pub mod place;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -131,6 +132,18 @@ impl Cgroup {
     /// Stops every process in it and below it, or lets them go on (`cgroup.freeze`). Does not wait for the stop.
     pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
         self.write("cgroup.freeze", if frozen { "1" } else { "0" })
+    }
+
+    /// Whether it has been told to stop (`cgroup.freeze`).
+    pub fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Whether every process in it and below it has stopped.
+    pub fn stands_still(&self) -> Result<bool, CgroupError> {
+        let events = fs::read_to_string(self.path.join("cgroup.events"));
+        let events = events.map_err(|error| self.error("read cgroup.events of", error))?;
+        Ok(count(&events, "frozen") == Some(1))
     }
 
     /// Whether a process is in it or below it. False when it does not exist.

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use oci_spec::runtime::Spec;
 
 use super::error::{CreateError, host};
+use super::hook::{self, Hooks};
 use super::launch::{Launch, launch, streams};
 use super::{CreateRequest, SingleThreaded};
 use crate::cgroup::{Cgroup, DeviceRules, Limits};
 use crate::plan::{Facts, FieldError, ProcessFacts};
+use crate::step::Gate;
 use crate::{plan, sys};
 
 /// A container whose process has done all of its set-up and waits for [`Created::start`].
@@ -29,10 +31,35 @@ pub struct Created {
     pub(super) channel: OwnedFd,
     /// What is left to do, for an error: action and field of each step, numbered from the first.
     pub(super) steps: Vec<(String, String)>,
+    /// The step that waits for the start.
+    pub(super) waits_at: usize,
+}
+
+impl Created {
+    /// What is left to do when the process goes on from where it waits, by the number of the step.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (u32, (String, String))> {
+        let pending = self.steps.iter().enumerate().skip(self.waits_at + 1);
+        pending.filter_map(|(index, step)| Some((u32::try_from(index).ok()?, step.clone())))
+    }
 }
 
 /// Creates a container from `request`. Its process waits for [`Created::start`].
+///
+/// It has no name that a hook could be told, and nobody to run the later ones: a spec with hooks is refused.
 pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Created, CreateError> {
+    if hook::has_any(request.spec) {
+        return Err(FieldError::new("hooks", "are not supported for a container without a name").into());
+    }
+    create_with(token, request, None, None)
+}
+
+/// As [`create`]; runs the hooks that come before the start, and can be left behind at `gate`.
+pub(super) fn create_with(
+    token: &SingleThreaded,
+    request: CreateRequest<'_>,
+    hooks: Option<&Hooks<'_>>,
+    gate: Option<Gate>,
+) -> Result<Created, CreateError> {
     let (streams, terminal) = streams(request.stdio)?;
     let facts = Facts {
         bundle: request.bundle,
@@ -41,7 +68,7 @@ pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Crea
         process: ProcessFacts {
             terminal,
             available: sys::capability::bounding_set(),
-            dies_with_parent: request.dies_with_parent,
+            manner: request.manner,
         },
     };
     let plan = plan::container(request.spec, facts)?;
@@ -60,6 +87,8 @@ pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Crea
                 cgroup,
                 pid_namespace,
                 root: None,
+                hooks,
+                gate,
             },
         )?;
         created.unenforced.splice(0..0, unenforced);

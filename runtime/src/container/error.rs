@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::hook::HookError;
 use crate::cgroup::CgroupError;
 use crate::plan::FieldError;
 
@@ -38,6 +39,9 @@ pub enum CreateError {
     /// A step inside the container's process failed.
     #[error("set the container up")]
     Step(#[from] StepError),
+    /// A hook failed.
+    #[error("run the container's hooks")]
+    Hook(#[from] HookError),
     /// The process ended during set-up without a word; it was killed.
     #[error("the container's process was killed during set-up")]
     Died,
@@ -55,6 +59,16 @@ pub enum StartError {
     /// Talking to the waiting process failed.
     #[error("wake the created container's process")]
     Wake(#[source] io::Error),
+}
+
+impl CreateError {
+    /// The exit code for it: as of [`StartError::exit_code`] when the program was looked for in vain; else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Step(step) if step.field == "process.args" => exec_exit_code(&step.source),
+            Self::Step(_) | Self::Field(_) | Self::Cgroup(_) | Self::Host { .. } | Self::Hook(_) | Self::Died => 1,
+        }
+    }
 }
 
 impl StartError {
@@ -82,6 +96,7 @@ impl ExecError {
     /// As [`StartError::exit_code`]; 128 when the process could not even be created.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Create(CreateError::Step(step)) if step.field == "process.args" => exec_exit_code(&step.source),
             Self::Create(_) => 128,
             Self::Start(error) => error.exit_code(),
         }

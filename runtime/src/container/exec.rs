@@ -10,7 +10,7 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
-use super::{Created, Running, SingleThreaded, Stdio, kill};
+use super::{Created, Manner, Running, SingleThreaded, Stdio, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{self, ProcessFacts};
 use crate::sys::capability;
@@ -29,16 +29,28 @@ pub struct Target<'a> {
 /// Adds `process` to a running container and starts it.
 ///
 /// Capabilities, rlimits, user, cwd, environment and `noNewPrivileges` come from `process` alone. Its cwd must exist.
-pub fn exec(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: Stdio) -> Result<Running, ExecError> {
-    Ok(create(token, target, process, stdio)?.start()?)
+pub fn exec(
+    token: &SingleThreaded,
+    target: Target<'_>,
+    process: &Process,
+    stdio: Stdio,
+    manner: Manner,
+) -> Result<Running, ExecError> {
+    Ok(create_exec(token, target, process, stdio, manner)?.start()?)
 }
 
-fn create(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: Stdio) -> Result<Created, CreateError> {
+pub(super) fn create_exec(
+    token: &SingleThreaded,
+    target: Target<'_>,
+    process: &Process,
+    stdio: Stdio,
+    manner: Manner,
+) -> Result<Created, CreateError> {
     let (streams, terminal) = streams(stdio)?;
     let facts = ProcessFacts {
         terminal,
         available: capability::bounding_set(),
-        dies_with_parent: false,
+        manner,
     };
     let init = target
         .pidfd
@@ -55,6 +67,8 @@ fn create(token: &SingleThreaded, target: Target<'_>, process: &Process, stdio: 
             cgroup: cgroup.as_ref(),
             pid_namespace,
             root: root_of(target.pidfd),
+            hooks: None,
+            gate: None,
         },
     )
 }

@@ -5,14 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 use super::error::{CreateError, StepError, host};
+use super::hook::{HookError, Hooks};
 use super::{Created, Exit, SingleThreaded, Stdio, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{InitPlan, Terminal};
-use crate::report::{LENGTH, Report};
-use crate::step::{InitStep, Planned};
+use crate::report::{LENGTH, Report, START};
+use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::{Child, clone3};
 use crate::sys::fd::duplicate_from;
 use crate::sys::namespace::set_children_pid_namespace;
@@ -29,6 +30,10 @@ pub(super) struct Launch<'a> {
     pub(super) pid_namespace: Option<BorrowedFd<'a>>,
     /// The root of the running container that the process is added to.
     pub(super) root: Option<OwnedFd>,
+    /// What to run when the process says that its hooks may run.
+    pub(super) hooks: Option<&'a Hooks<'a>>,
+    /// Where it can be left behind.
+    pub(super) gate: Option<Gate>,
 }
 
 /// Makes the process and lets it do its steps up to the one that waits for the start. When that fails, the process has
@@ -40,7 +45,10 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         cgroup,
         pid_namespace,
         root,
+        hooks,
+        gate,
     } = launch;
+    put_gate(&mut plan, gate);
     if let Some(streams) = streams {
         plan.steps.insert(
             0,
@@ -62,7 +70,8 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         .map_err(|errno| host("clone the container's process", errno))
     })?;
     drop(theirs);
-    match set_up(&child, &ours, &mut plan) {
+    let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
+    match set_up(&child, &ours, &mut plan, &mut run_hooks) {
         Ok(terminal) => {
             let Child { pid, pidfd } = child;
             let steps = plan
@@ -70,7 +79,10 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
                 .iter()
                 .map(|planned| (planned.step.describe(), planned.field.clone()))
                 .collect();
+            let waits = |planned: &Planned| matches!(planned.step, InitStep::WaitForStart { .. });
+            let waits_at = plan.steps.iter().position(waits).unwrap_or(0);
             Ok(Created {
+                waits_at,
                 pid,
                 pidfd,
                 terminal,
@@ -120,8 +132,23 @@ fn in_pid_namespace<T>(
     made
 }
 
+fn put_gate(plan: &mut InitPlan, ours: Option<Gate>) {
+    let Some(ours) = ours else { return };
+    for planned in &mut plan.steps {
+        if let InitStep::WaitForStart { gate } = &mut planned.step {
+            *gate = Some(ours);
+            return;
+        }
+    }
+}
+
 /// Listens until the child is ready. Returns the master of its terminal, if it has made one.
-fn set_up(child: &Child, channel: &OwnedFd, plan: &mut InitPlan) -> Result<Option<OwnedFd>, CreateError> {
+fn set_up(
+    child: &Child,
+    channel: &OwnedFd,
+    plan: &mut InitPlan,
+    run_hooks: &mut dyn FnMut(&Child) -> Result<(), HookError>,
+) -> Result<Option<OwnedFd>, CreateError> {
     if let Some(value) = plan.oom_score_adj {
         plan.unenforced.extend(set_oom_score_adj(child.pid, value)?);
     }
@@ -131,10 +158,19 @@ fn set_up(child: &Child, channel: &OwnedFd, plan: &mut InitPlan) -> Result<Optio
         match report {
             Some(Report::Ready) => return Ok(terminal),
             Some(Report::Terminal) => terminal = passed.pop(),
+            Some(Report::Hooks) => {
+                run_hooks(child)?;
+                say(channel.as_fd(), START).map_err(|errno| host("let the container go on after its hooks", errno))?;
+            }
             Some(Report::Failed { step, errno }) => return Err(step_error(plan, step, errno).into()),
             None => return Err(CreateError::Died),
         }
     }
+}
+
+/// One word to a child that waits.
+pub(super) fn say(channel: BorrowedFd<'_>, word: u8) -> nix::Result<()> {
+    send(channel.as_raw_fd(), &[word], MsgFlags::MSG_NOSIGNAL).map(drop)
 }
 
 /// The next report of a child; none at the end of the stream.

@@ -8,8 +8,10 @@ mod create;
 mod error;
 mod exec;
 mod exit;
+pub(crate) mod hook;
 mod kill;
 mod launch;
+pub mod named;
 mod start;
 
 use std::os::fd::OwnedFd;
@@ -24,6 +26,7 @@ pub use create::{Created, create};
 pub use error::{CreateError, ExecError, StartError, StepError};
 pub use exec::{Target, exec};
 pub use exit::Exit;
+pub use hook::{HookEnd, HookError};
 pub use kill::kill;
 pub use start::Running;
 
@@ -41,8 +44,21 @@ pub struct CreateRequest<'a> {
     pub cgroup: Option<PathBuf>,
     /// The container's standard streams. `Terminal` exactly if `process.terminal` is true.
     pub stdio: Stdio,
-    /// Kill the container's init when the thread that created it ends (`PR_SET_PDEATHSIG`).
+    /// What the caller wants of it besides.
+    pub manner: Manner,
+}
+
+/// How a process is made, apart from what its spec says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Kill it when the thread that created it ends (`PR_SET_PDEATHSIG`).
     pub dies_with_parent: bool,
+    /// How many of the caller's descriptors it inherits, from number 3 on; they must be open and not close-on-exec.
+    pub preserved_fds: u32,
+    /// It stays in its caller's session keyring.
+    pub keeps_keyring: bool,
+    /// Its root is moved over the host's instead of pivoted to: for hosts that run from their initial ramfs.
+    pub no_pivot: bool,
 }
 
 /// Where a root filesystem comes from. It is mounted in the container's own mount namespace only.

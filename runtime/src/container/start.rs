@@ -1,14 +1,13 @@
 //! `start`: lets a created container execute the user's program.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, send};
 
 use super::create::Created;
 use super::error::{StartError, StepError};
-use super::launch::{end, receive};
-use crate::report::{Report, START};
+use super::launch::{end, receive, say};
+use crate::report::{LEAVE, Report, START};
 
 /// A container's process that runs the user's program.
 #[derive(Debug)]
@@ -38,8 +37,13 @@ impl Created {
         })
     }
 
+    /// Lets the process wait at its gate, where it stays when its parent goes. Only for one that was given a gate.
+    pub(super) fn leave(&self) -> Result<(), StartError> {
+        say(self.channel.as_fd(), LEAVE).map_err(|errno| StartError::Wake(errno.into()))
+    }
+
     fn wake(&self) -> Result<(), StartError> {
-        send(self.channel.as_raw_fd(), &[START], MsgFlags::MSG_NOSIGNAL).map_err(|errno| {
+        say(self.channel.as_fd(), START).map_err(|errno| {
             if errno == Errno::EPIPE {
                 StartError::Died
             } else {
@@ -51,7 +55,7 @@ impl Created {
             // good as one of the user's program.
             (None, _) => Ok(()),
             (Some(Report::Failed { step, errno }), _) => Err(StartError::Exec(self.step_error(step, errno))),
-            (Some(Report::Ready | Report::Terminal), _) => Err(StartError::Died),
+            (Some(Report::Ready | Report::Terminal | Report::Hooks), _) => Err(StartError::Died),
         }
     }
 

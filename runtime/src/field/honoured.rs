@@ -3,7 +3,7 @@
 //! Everything else of the specification is read by a file of this directory or by [`crate::cgroup`]. `annotations` are
 //! for others to read, and `ociVersion` only has to be 1.
 
-use oci_spec::runtime::{Hooks, Linux, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::plan::FieldError;
 
@@ -16,7 +16,6 @@ pub(crate) fn check(spec: &Spec) -> Result<(), FieldError> {
         ));
     }
     refuse(&[
-        ("hooks", spec.hooks().as_ref().is_some_and(has_hooks)),
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
         ("vm", spec.vm().is_some()),
@@ -77,17 +76,4 @@ fn refuse(fields: &[(&str, bool)]) -> Result<(), FieldError> {
 
 fn is_filled(text: Option<&str>) -> bool {
     text.is_some_and(|text| !text.is_empty())
-}
-
-fn has_hooks(hooks: &Hooks) -> bool {
-    [
-        hooks.prestart(),
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ]
-    .into_iter()
-    .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }

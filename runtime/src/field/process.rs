@@ -6,6 +6,7 @@ use nix::unistd::Gid;
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use super::{capabilities::Granted, program, rlimits, seccomp};
+use crate::container::Manner;
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
 use crate::step::{Identity, InitStep, Program};
@@ -16,7 +17,7 @@ use crate::sys::pty::WindowSize;
 pub(crate) struct Surroundings<'a> {
     /// The capabilities that there are to give.
     pub(crate) available: Mask,
-    pub(crate) dies_with_parent: bool,
+    pub(crate) manner: Manner,
     /// Its streams are the caller's, not a terminal of its own.
     pub(crate) has_streams: bool,
     /// The container's seccomp profile.
@@ -35,23 +36,33 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     steps.push("process.cwd", InitStep::ChangeDirectory(cwd(process)?));
     // Without no_new_privs a filter takes a capability that the next steps give up; with it the filter comes last, and
     // has to allow hardly more than the program does.
+    let program = program(process)?;
+    let find = InitStep::FindProgram {
+        name: program.name(),
+        candidates: program.candidates.clone(),
+    };
+    let mut find = Some(find);
     if let Some(filter) = filter.take_if(|_| !no_new_privileges) {
+        // The filter need not allow what looking takes.
+        steps.extend("process.args", find.take());
         steps.push("linux.seccomp", filter);
     }
     unenforced.extend(give_privileges_up(process, around.available, steps)?);
+    steps.extend("process.args", find);
     if no_new_privileges {
         steps.push("process.noNewPrivileges", InitStep::SetNoNewPrivileges);
     }
-    if around.dies_with_parent {
+    if around.manner.dies_with_parent {
         // After the user is set: a change of credentials forgets it (prctl(2), PR_SET_PDEATHSIG).
         steps.push("process", InitStep::DieWithParent);
     }
-    steps.push("process", InitStep::CloseDescriptors);
-    steps.push("process", InitStep::WaitForStart);
+    let preserved = around.manner.preserved_fds;
+    steps.push("process", InitStep::CloseDescriptors { preserved });
+    steps.push("process", InitStep::WaitForStart { gate: None });
     if let Some(filter) = filter {
         steps.push("linux.seccomp", filter);
     }
-    steps.push("process.args", InitStep::Execute(program(process)?));
+    steps.push("process.args", InitStep::Execute(program));
     Ok(unenforced)
 }
 

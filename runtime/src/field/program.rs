@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 
+use oci_spec::runtime::Hook;
+
 use crate::plan::{FieldError, c_string};
 use crate::step::Program;
 use crate::sys::exec::StringArray;
@@ -18,6 +20,21 @@ pub(crate) fn of(arguments: &[String], environment: &[String], uid: u32) -> Resu
         arguments: StringArray::new(c_strings("process.args", arguments)?),
         environment: StringArray::new(self::environment(environment)?),
         home_of: value(environment, "HOME").is_none().then_some(uid),
+    })
+}
+
+/// Makes the program of a hook ready: its path is executed as it is, whatever its first argument says.
+pub(crate) fn of_hook(hook: &Hook, environment: &[String]) -> Result<Program, FieldError> {
+    let path = c_string("hooks", hook.path().as_os_str())?;
+    let arguments = match hook.args().as_deref() {
+        None | Some([]) => vec![path.clone()],
+        Some(arguments) => c_strings("hooks", arguments)?,
+    };
+    Ok(Program {
+        candidates: vec![path],
+        arguments: StringArray::new(arguments),
+        environment: StringArray::new(c_strings("hooks", environment)?),
+        home_of: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Root, Spec};
 
-use crate::container::Rootfs;
+use crate::container::{Manner, Rootfs, hook};
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::step::{InitStep, MadeRoot, RootMount};
@@ -46,8 +46,50 @@ impl Propagation {
     }
 }
 
-/// Plans mounting the root and becoming it.
-pub(crate) fn plan(rootfs: Rootfs, propagation: Propagation, steps: &mut Steps) -> Result<(), FieldError> {
+/// How and when the mounted root becomes the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Hooks of the spec run when everything is mounted and the host's root is still there.
+    has_hooks_before: bool,
+    no_pivot: bool,
+}
+
+impl Change {
+    pub(crate) fn of(spec: &Spec, manner: Manner) -> Self {
+        let hooks = spec.hooks().as_ref();
+        Self {
+            has_hooks_before: hooks.is_some_and(|hooks| hook::before_root(hooks).next().is_some()),
+            no_pivot: manner.no_pivot,
+        }
+    }
+
+    /// What is left to do when everything is mounted.
+    pub(crate) fn after_hooks(self, steps: &mut Steps) {
+        if self.has_hooks_before {
+            steps.push("hooks", InitStep::WaitForHooks);
+            self.change(steps);
+        }
+    }
+
+    fn change(self, steps: &mut Steps) {
+        steps.push(
+            "root",
+            if self.no_pivot {
+                InitStep::MoveRoot
+            } else {
+                InitStep::PivotRoot
+            },
+        );
+    }
+}
+
+/// Plans mounting the root and becoming it; before anything is mounted in it, unless hooks want to see both.
+pub(crate) fn plan(
+    rootfs: Rootfs,
+    propagation: Propagation,
+    change: Change,
+    steps: &mut Steps,
+) -> Result<(), FieldError> {
     let target = match &rootfs {
         Rootfs::Directory(directory) => directory,
         Rootfs::Overlay { target, .. } => target,
@@ -66,7 +108,11 @@ pub(crate) fn plan(rootfs: Rootfs, propagation: Propagation, steps: &mut Steps) 
             made: MadeRoot::Planned,
         }),
     );
-    steps.push("root", InitStep::PivotRoot);
+    if change.has_hooks_before {
+        steps.push("root", InitStep::OpenNewRoot);
+    } else {
+        change.change(steps);
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
-use nix::unistd::{chdir, fchdir, pivot_root, symlinkat, write};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
 use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
@@ -78,6 +78,27 @@ impl Init<'_> {
         umount2(c".", MntFlags::MNT_DETACH)?;
         fchdir(&root)?;
         self.root = Some(root);
+        Ok(())
+    }
+
+    /// As [`Init::pivot_root`], where the host's root is the initial ramfs, which can't be pivoted away from. The host's
+    /// /proc and /sys go first: whoever finds a way back to the old root finds nothing there.
+    pub(super) fn move_root(&mut self) -> nix::Result<()> {
+        for directory in [c"/proc", c"/sys"] {
+            match umount2(directory, MntFlags::MNT_DETACH) {
+                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        mount(Some(c"."), c"/", None::<&CStr>, MsFlags::MS_MOVE, None::<&CStr>)?;
+        chroot(c".")?;
+        chdir(c"/")?;
+        self.open_root()
+    }
+
+    /// The working directory is the new root.
+    pub(super) fn open_new_root(&mut self) -> nix::Result<()> {
+        self.root = Some(open(c".", DIRECTORY, Mode::empty())?);
         Ok(())
     }
 

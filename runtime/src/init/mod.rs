@@ -8,17 +8,17 @@ pub(crate) mod inside;
 mod process;
 mod terminal;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 
-use crate::report::Report;
-use crate::step::{InitStep, Planned};
+use crate::report::{LEAVE, Report, START};
+use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::exit_now;
-use crate::sys::fd::{close_from, close_inherited, dup3_cloexec, fixed};
+use crate::sys::fd::{close_from, close_inherited, dup3_cloexec, duplicate_from, fixed};
 
-/// Number of the channel's descriptor once all others are closed.
+/// Number of the channel's descriptor once all others are closed, if the program inherits none but its streams.
 const CHANNEL: RawFd = 3;
 
 /// Exit code of a child that has reported why it failed.
@@ -37,6 +37,9 @@ struct Init<'a> {
     proc: Option<OwnedFd>,
     /// The container's side of its terminal.
     terminal: Option<OwnedFd>,
+    gate: Option<&'a Gate>,
+    /// The gate's ends for starting and for reporting, once they are the only ones that are open.
+    gate_ends: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
 }
 
 /// A mount that hides others. The kernel copies only mounts that are mounted somewhere: the first use mounts it.
@@ -57,6 +60,8 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
         empty: None,
         proc: None,
         terminal: None,
+        gate: steps.iter().find_map(|planned| planned.step.gate()),
+        gate_ends: None,
     };
     for (index, planned) in steps.iter().enumerate() {
         if let Err(errno) = init.perform(&planned.step) {
@@ -86,7 +91,10 @@ impl Init<'_> {
             InitStep::MakeMountsPrivate => filesystem::make_mounts_private(),
             InitStep::OpenHostNull => self.open_host_null(),
             InitStep::MountRoot(root) => filesystem::mount_root(root),
+            InitStep::OpenNewRoot => self.open_new_root(),
+            InitStep::WaitForHooks => process::wait_for_hooks(self.channel),
             InitStep::PivotRoot => self.pivot_root(),
+            InitStep::MoveRoot => self.move_root(),
             InitStep::OpenRoot => self.open_root(),
             InitStep::Mount(mount) => self.mount(mount),
             InitStep::Bind(bind) => self.bind(bind),
@@ -111,8 +119,9 @@ impl Init<'_> {
             InitStep::SetUmask(mask) => process::set_umask(*mask),
             InitStep::ChangeDirectory(path) => self.change_directory(path),
             InitStep::DieWithParent => nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
-            InitStep::CloseDescriptors => self.close_descriptors(),
-            InitStep::WaitForStart => process::wait_for_start(self.channel),
+            InitStep::FindProgram { candidates, .. } => process::find_program(candidates),
+            InitStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),
+            InitStep::WaitForStart { .. } => self.wait_for_start(),
             InitStep::Execute(program) => Err(process::execute(program)),
         }
     }
@@ -121,12 +130,44 @@ impl Init<'_> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::EBADF)
     }
 
-    /// Puts the channel at [`CHANNEL`] and closes everything above, the plan's own descriptors too.
-    fn close_descriptors(&mut self) -> nix::Result<()> {
-        if self.channel.as_raw_fd() != CHANNEL {
-            dup3_cloexec(self.channel, CHANNEL)?;
+    /// Puts the channel, and the gate's ends after it, right above what the program inherits, and closes everything
+    /// beyond, the plan's own descriptors too. By way of higher numbers: one may be where another is to be.
+    fn close_descriptors(&mut self, preserved: u32) -> nix::Result<()> {
+        let first = CHANNEL + RawFd::try_from(preserved).map_err(|_| Errno::EBADF)?;
+        let ends = [
+            Some(self.channel),
+            self.gate.map(|gate| gate.start.as_fd()),
+            self.gate.map(|gate| gate.report.as_fd()),
+        ];
+        let mut copies = [None, None, None];
+        for (copy, end) in copies.iter_mut().zip(ends) {
+            *copy = end.map(|end| duplicate_from(end, first + 3)).transpose()?;
         }
-        self.channel = fixed(CHANNEL);
-        close_from(CHANNEL + 1)
+        let mut number = first;
+        for copy in copies.iter().flatten() {
+            dup3_cloexec(copy.as_fd(), number)?;
+            number += 1;
+        }
+        self.channel = fixed(first);
+        self.gate_ends = self.gate.map(|_| (fixed(first + 1), fixed(first + 2)));
+        close_from(number)?;
+        // They are closed already, and what has their numbers next is not theirs to close.
+        for copy in copies.into_iter().flatten() {
+            let _ = copy.into_raw_fd();
+        }
+        Ok(())
+    }
+
+    fn wait_for_start(&mut self) -> nix::Result<()> {
+        match process::wait_for_word(self.channel, Report::Ready)? {
+            START => Ok(()),
+            LEAVE => {
+                let (start, report) = self.gate_ends.ok_or(Errno::EBADF)?;
+                process::wait_at_gate(start)?;
+                self.channel = report;
+                Ok(())
+            }
+            _ => exit_now(FAILED),
+        }
     }
 }

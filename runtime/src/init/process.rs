@@ -1,12 +1,15 @@
 //! Steps about the process itself.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::stat::{Mode, fstat, umask};
-use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, fchown, setgroups, setresgid, setresuid};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstat, stat, umask};
+use nix::unistd::{
+    AccessFlags, Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, faccessat, fchdir, fchown, read, setgroups, setresgid,
+    setresuid, write,
+};
 
 use super::{Init, inside};
 use crate::container_path::ContainerPath;
@@ -16,23 +19,62 @@ use crate::sys::clone::exit_now;
 use crate::sys::exec::execve;
 use crate::sys::{capability, namespace};
 
+/// By write(2), which the strictest seccomp filter allows. Nobody who listens: SIGPIPE ends the process, as it should.
 pub(super) fn send(channel: BorrowedFd<'_>, report: Report) -> nix::Result<()> {
-    use std::os::fd::AsRawFd;
-    nix::sys::socket::send(channel.as_raw_fd(), &report.encode(), MsgFlags::MSG_NOSIGNAL).map(drop)
+    write(channel, &report.encode()).map(drop)
 }
 
-/// Ends the process when the parent goes away instead of starting it.
-pub(super) fn wait_for_start(channel: BorrowedFd<'_>) -> nix::Result<()> {
-    use std::os::fd::AsRawFd;
-    send(channel, Report::Ready)?;
+/// Sends `report` and returns what the parent says to it. Ends the process when the parent goes away instead.
+pub(super) fn wait_for_word(channel: BorrowedFd<'_>, report: Report) -> nix::Result<u8> {
+    send(channel, report)?;
     let mut word = [0];
     loop {
-        match recv(channel.as_raw_fd(), &mut word, MsgFlags::empty()) {
-            Ok(1) if word == [START] => return Ok(()),
+        match read(channel, &mut word) {
+            Ok(1) => return Ok(word[0]),
             Ok(_) => exit_now(super::FAILED),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+pub(super) fn wait_for_hooks(channel: BorrowedFd<'_>) -> nix::Result<()> {
+    match wait_for_word(channel, Report::Hooks)? {
+        START => Ok(()),
+        _ => exit_now(super::FAILED),
+    }
+}
+
+/// Waits, for as long as it takes, for the start byte in a pipe that never ends. Other bytes are no start.
+pub(super) fn wait_at_gate(start: BorrowedFd<'_>) -> nix::Result<()> {
+    let mut word = [0];
+    loop {
+        match read(start, &mut word) {
+            Ok(1) if word == [START] => return Ok(()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Whether one of the candidates could be executed, in the words that exec would have for it.
+pub(super) fn find_program(candidates: &[CString]) -> nix::Result<()> {
+    let mut reason = Errno::ENOENT;
+    for candidate in candidates {
+        match executable(candidate) {
+            Ok(()) => return Ok(()),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => reason = errno,
+        }
+    }
+    Err(reason)
+}
+
+fn executable(path: &CStr) -> nix::Result<()> {
+    faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)?;
+    match stat(path)?.st_mode & libc::S_IFMT {
+        libc::S_IFREG => Ok(()),
+        _ => Err(Errno::EACCES),
     }
 }
 

@@ -43,7 +43,7 @@ fn plan_of(spec: Value, terminal: Terminal) -> Result<InitPlan, FieldError> {
         process: ProcessFacts {
             terminal,
             available: u64::MAX,
-            dies_with_parent: false,
+            manner: Manner::default(),
         },
     };
     container(&serde_json::from_value(spec).unwrap(), facts)
@@ -446,7 +446,7 @@ fn an_added_process_enters_the_container_and_mounts_nothing() {
     let facts = ProcessFacts {
         terminal: Terminal::None,
         available: u64::MAX,
-        dies_with_parent: false,
+        manner: Manner::default(),
     };
     let init = std::fs::File::open("/dev/null").unwrap().into();
     let plan = exec(&spec, process, init, facts).unwrap();

@@ -15,7 +15,7 @@ use super::output::Output;
 use super::poller::Source;
 use super::serve::{Shim, now};
 use super::{oom, record, report};
-use crate::container::{self, CreateError, CreateRequest, Created, SingleThreaded, Stdio};
+use crate::container::{self, CreateError, CreateRequest, Created, Manner, SingleThreaded, Stdio};
 use crate::proto::{
     ContainerKey, ContainerState, Create, ExitReason, ExitRecord, Failure, FailureKind, Reply, Rootfs, Status,
 };
@@ -79,7 +79,10 @@ impl Shim {
             rootfs: rootfs(create.rootfs),
             cgroup: create.cgroup,
             stdio,
-            dies_with_parent: true,
+            manner: Manner {
+                dies_with_parent: true,
+                ..Manner::default()
+            },
         };
         let mut created = container::create(&token, request).map_err(|error| create_failure(&error))?;
         let terminal = created.terminal.take();
@@ -241,9 +244,11 @@ pub(super) fn failed(error: impl std::error::Error) -> Failure {
 pub(super) fn create_failure(error: &CreateError) -> Failure {
     let kind = match error {
         CreateError::Field(_) => FailureKind::Malformed,
-        CreateError::Cgroup(_) | CreateError::Host { .. } | CreateError::Step(_) | CreateError::Died => {
-            FailureKind::Failed
-        }
+        CreateError::Cgroup(_)
+        | CreateError::Host { .. }
+        | CreateError::Step(_)
+        | CreateError::Hook(_)
+        | CreateError::Died => FailureKind::Failed,
     };
     failure(kind, error)
 }

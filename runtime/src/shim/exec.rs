@@ -16,7 +16,7 @@ use super::create::{StreamError, create_failure, failed, pipe};
 use super::poller::Token;
 use super::record;
 use super::serve::Shim;
-use crate::container::{self, ExecError, SingleThreaded, Stdio};
+use crate::container::{self, ExecError, Manner, SingleThreaded, Stdio};
 use crate::proto::{self, ContainerKey, ExecId, Failure, FailureKind, Reply, Stream};
 
 /// The child's ends, and ours with what they are.
@@ -47,7 +47,8 @@ impl Shim {
             cgroup: cgroup.as_deref(),
             spec: &spec,
         };
-        let running = container::exec(&token, target, &process, stdio).map_err(|error| exec_failure(&error))?;
+        let running = container::exec(&token, target, &process, stdio, Manner::default())
+            .map_err(|error| exec_failure(&error))?;
         let terminal = running.terminal.map(|master| (master.try_clone(), master));
         let terminal = match terminal {
             Some((copy, master)) => {

@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use detach::{Arguments, DetachError};
 use serve::Shim;
+pub(crate) use serve::now;
 
 use crate::container::SingleThreaded;
 use crate::sys::seal::run_from_read_only_file;

@@ -267,7 +267,7 @@ fn recorded(dir: &std::path::Path) -> BTreeMap<ContainerKey, Container> {
 }
 
 /// The time of day.
-pub(super) fn now() -> UnixNanos {
+pub(crate) fn now() -> UnixNanos {
     let since_epoch = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

@@ -45,3 +45,13 @@ pub(crate) fn fixed(number: RawFd) -> BorrowedFd<'static> {
     // SAFETY: the caller has just placed an open file at this number and never closes it.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
+
+/// Whether this process has inherited descriptor `number`: it is open and exec would not close it.
+pub fn is_inherited(number: u32) -> bool {
+    let Ok(number) = RawFd::try_from(number) else {
+        return false;
+    };
+    // SAFETY: touches no memory; a number that is not open is an error.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}

@@ -12,7 +12,9 @@ pub mod fd;
 pub mod pidfd;
 pub mod pty;
 pub mod seal;
+pub mod socket;
 pub mod thread;
+pub mod wait;
 
 pub(crate) mod bpf;
 pub(crate) mod capability;
@@ -25,8 +27,6 @@ pub(crate) mod namespace;
 pub(crate) mod rlimit;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
-pub(crate) mod socket;
-pub(crate) mod wait;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 

@@ -1,7 +1,8 @@
 //! Bytes and file descriptors over a connected unix stream socket.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
@@ -23,6 +24,11 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]
         flags,
         None,
     )?)
+}
+
+/// Sends bytes and one borrowed descriptor with them.
+pub fn pass(socket: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(super::channel::send_with_fd(socket.as_fd(), bytes, descriptor)?)
 }
 
 /// Receives bytes into `buffer` and appends the file descriptors that came with them, close-on-exec, to `descriptors`.
@@ -62,8 +68,6 @@ pub(crate) fn receive(
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
 
     use super::*;
 

@@ -30,6 +30,16 @@ pub(crate) fn ended_child() -> io::Result<Option<Ended>> {
     }
 }
 
+/// Reaps every child of this process that has ended, but for `kept`; ends at that one.
+pub fn reap_others(kept: u32) {
+    while let Ok(Some(ended)) = ended_child() {
+        if ended.pid == kept {
+            return;
+        }
+        reap(ended.pid);
+    }
+}
+
 /// Reaps a child that has ended; nothing happens when it has not, or is no child of ours.
 pub(crate) fn reap(pid: u32) {
     let _ = waitid(libc::P_PID, pid, libc::WNOHANG);

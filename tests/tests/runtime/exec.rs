@@ -117,7 +117,10 @@ fn what_is_not_there_is_127_and_a_directory_outside_is_refused() {
                 assert_eq!(refused.code, Some(128), "{refused:?}");
             }
             let gone = exec(bundle, &["c2", "true"]);
-            assert!(gone.err.contains("no container \"c2\""), "{gone:?}");
+            assert!(
+                gone.err.contains("container \"c2\": container does not exist"),
+                "{gone:?}"
+            );
         },
     );
 }

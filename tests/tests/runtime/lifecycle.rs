@@ -58,7 +58,9 @@ fn a_program_that_is_not_there_is_127_and_one_that_is_none_126() {
             let finished = bundle.run_as_it_is();
             assert_eq!(finished.code, Some(code), "{finished:?}");
             assert!(
-                finished.err.contains(&format!("exec {program:?}, for process.args")),
+                finished
+                    .err
+                    .contains(&format!("the program {program:?}, for process.args")),
                 "{finished:?}"
             );
         }
@@ -72,7 +74,7 @@ fn a_container_id_is_taken_once() {
         let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
         let second = Finished::of(&mut bundle.command("c1"));
         assert_eq!(second.code, Some(1));
-        assert!(second.err.contains("exists already"), "{second:?}");
+        assert!(second.err.contains("already exists"), "{second:?}");
         kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
         assert_eq!(container.wait(), Some(0));
     });

@@ -11,7 +11,16 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
     let namespace = |kind: &str| json!({ "type": kind });
     let cases: Vec<(&str, Value, &str)> = vec![
         ("/ociVersion", json!("2.0.0"), "ociVersion"),
-        ("/hooks", json!({ "poststop": [{ "path": "/bin/true" }] }), "hooks"),
+        (
+            "/hooks",
+            json!({ "poststop": [{ "path": "bin/true" }] }),
+            "hooks.poststop[0].path",
+        ),
+        (
+            "/hooks",
+            json!({ "prestart": [{ "path": "/bin/true", "timeout": 0 }] }),
+            "hooks.prestart[0].timeout",
+        ),
         ("/process/apparmorProfile", json!("x"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
         (

@@ -1,170 +1,204 @@
-//! The command line: flags may stand before or after the container's id.
+//! The command line: global flags, then a verb with its own. A verb's flags may stand before or after the id.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
 
+use crate::log::Log;
+use crate::verb::Verb;
+
 const HELP: &str = "\
-Usage: orlop-oci [--root DIR] COMMAND
+Usage: orlop-oci [GLOBAL FLAGS] VERB [FLAGS] ID
 
-  run [-b|--bundle DIR] [--pid-file FILE] [--keep] ID   create, start and wait for a container
-  run DIR                                               the same for the bundle in DIR, with a new id
-  exec [-e NAME=VALUE] [--cwd DIR] [-u UID[:GID]] [-t] [-p|--process FILE] ID COMMAND [ARGUMENT...]
-  --version, --help
+  create [-b|--bundle DIR] ID           make a container, which waits to be started
+  start ID                              start it
+  run [-d|--detach] ID | run DIR        create, start and, unless detached, wait for a container
+  exec ID COMMAND [ARGUMENT...]         run one more process in it
+  state ID                              say what is known of it, as JSON
+  kill [-a|--all] ID [SIGNAL]           send its init (or all of it) a signal, SIGTERM if none is named
+  delete [-f|--force] ID                remove it when it has ended
+  list [-f|--format table|json] [-q]    list the containers
+  ps [-f|--format table|json] ID        list its processes
+  pause ID, resume ID                   stop it for a while, and let it go on
 
-  --root DIR    where the state of containers is kept (default /run/orlop-oci)";
+  create, run: --config FILE --console-socket PATH --pidfd-socket PATH --pid-file FILE --preserve-fds N --no-pivot
+               --no-new-keyring; run also: --keep --no-subreaper
+  exec: --process FILE --cwd DIR --env NAME=VALUE --user UID[:GID] --additional-gids GID --cap CAP --cgroup PATH
+        --apparmor PROFILE --process-label LABEL --no-new-privs --tty --detach --pid-file FILE --console-socket PATH
+        --pidfd-socket PATH --preserve-fds N --ignore-paused
 
-/// Where the state of containers is kept unless `--root` says otherwise.
-const STATE_DIRECTORY: &str = "/run/orlop-oci";
+Global flags:
+  --root DIR                  where the state of containers is kept (default /run/orlop-oci, or orlop-oci in
+                              XDG_RUNTIME_DIR for who is not root)
+  --log FILE                  write errors and warnings there, too
+  --log-format text|json      how (default text)
+  --debug                     say more
+  --systemd-cgroup            let systemd make the cgroups: the same as --cgroup-manager systemd
+  --cgroup-manager cgroupfs|systemd|disabled
+  --rootless true|false|auto  whether what takes root may be lacking (default auto)
+  --version, --help";
 
-/// Longest container id.
-const ID_LIMIT: usize = 128;
+/// What holds for every verb.
+#[derive(Debug)]
+pub(crate) struct Globals {
+    pub(crate) root: PathBuf,
+    pub(crate) log: Log,
+    pub(crate) manager: Manager,
+    pub(crate) rootless: bool,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manager {
+    /// This program.
+    Cgroupfs,
+    /// Nobody: containers stay in the caller's.
+    Disabled,
+}
 
 /// What to do.
 pub(crate) enum Command {
-    Run(Run),
-    Exec(Exec),
+    Verb(Box<Verb>),
     /// Say this and end.
     Print(String),
 }
 
-/// `run`
-pub(crate) struct Run {
-    pub(crate) root: PathBuf,
-    pub(crate) id: String,
-    pub(crate) bundle: PathBuf,
-    pub(crate) pid_file: Option<PathBuf>,
-    /// Leave state and cgroup behind when the container ends.
-    pub(crate) keep: bool,
-}
-
-/// `exec`
-pub(crate) struct Exec {
-    pub(crate) root: PathBuf,
-    pub(crate) id: String,
-    /// A file with an OCI process; else the container's own with the changes below.
-    pub(crate) process: Option<PathBuf>,
-    pub(crate) command: Vec<String>,
-    pub(crate) environment: Vec<String>,
-    pub(crate) cwd: Option<PathBuf>,
-    pub(crate) user: Option<(u32, Option<u32>)>,
-    pub(crate) terminal: bool,
-}
-
-pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Command> {
-    let mut root = PathBuf::from(STATE_DIRECTORY);
+/// Reads the whole line. The globals are filled in as they come, so that an error later in the line reaches the log.
+pub(crate) fn parse(mut parser: lexopt::Parser, globals: &mut Globals) -> Result<Command> {
+    let (mut root, mut rootless) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("root") => root = parser.value()?.into(),
-            Long("version") | Short('v') => {
-                let version = env!("CARGO_PKG_VERSION");
-                return Ok(Command::Print(format!(
-                    "orlop-oci version {version}\nspec: {}",
-                    oci_spec::runtime::VERSION
-                )));
+            Long("root") => root = Some(PathBuf::from(parser.value()?)),
+            Long("log") => globals.log.file = Some(parser.value()?.into()),
+            Long("log-format") => globals.log.format = parser.value()?.string()?.parse()?,
+            Long("debug") => globals.log.debug = is_on(&mut parser)?,
+            Long("log-level") => globals.log.debug = parser.value()?.string()? == "debug",
+            Long("systemd-cgroup") => {
+                if is_on(&mut parser)? {
+                    globals.manager = manager("systemd")?;
+                }
             }
+            Long("cgroup-manager") => globals.manager = manager(&parser.value()?.string()?)?,
+            Long("rootless") => rootless = parse_rootless(&parser.value()?.string()?)?,
+            Long("version") | Short('v') => return Ok(Command::Print(version())),
             Long("help") | Short('h') => return Ok(Command::Print(HELP.into())),
-            Value(command) if command == "run" => return parse_run(parser, root).map(Command::Run),
-            Value(command) if command == "exec" => return parse_exec(parser, root).map(Command::Exec),
-            Value(command) => bail!("{command:?} is not a command; see orlop-oci --help"),
+            Value(verb) => {
+                globals.rootless = rootless.unwrap_or_else(crate::rootless::is_rootless);
+                globals.root = match root {
+                    Some(root) => root,
+                    None => crate::rootless::state_directory(globals.rootless)?,
+                };
+                return Verb::parse(&verb.string()?, parser).map(|verb| Command::Verb(verb.into()));
+            }
             Short(_) | Long(_) => return Err(argument.unexpected().into()),
         }
     }
     bail!("no command given; see orlop-oci --help")
 }
 
-fn parse_run(mut parser: lexopt::Parser, root: PathBuf) -> Result<Run> {
-    let mut run = Run {
-        root,
-        id: String::new(),
-        bundle: PathBuf::new(),
-        pid_file: None,
-        keep: false,
-    };
-    let (mut bundle, mut positional) = (None, None);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('b') | Long("bundle") => bundle = Some(PathBuf::from(parser.value()?)),
-            Long("pid-file") => run.pid_file = Some(parser.value()?.into()),
-            Long("keep") => run.keep = true,
-            Value(value) if positional.is_none() => positional = Some(value.string()?),
-            Value(_) | Short(_) | Long(_) => return Err(argument.unexpected().into()),
-        }
-    }
-    let positional = positional.context("run needs the id of the new container, or a bundle directory")?;
-    if bundle.is_none() && Path::new(&positional).join("config.json").is_file() {
-        (run.id, run.bundle) = (format!("orlop-{}", std::process::id()), positional.into());
-    } else {
-        (run.id, run.bundle) = (check_id(positional)?, bundle.unwrap_or_else(|| ".".into()));
-    }
-    Ok(run)
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("orlop-oci version {version}\nspec: {}", runtime::SPEC_VERSION)
 }
 
-fn parse_exec(mut parser: lexopt::Parser, root: PathBuf) -> Result<Exec> {
-    let mut exec = Exec {
-        root,
-        id: String::new(),
-        process: None,
-        command: Vec::new(),
-        environment: Vec::new(),
-        cwd: None,
-        user: None,
-        terminal: false,
-    };
+fn manager(name: &str) -> Result<Manager> {
+    match name {
+        "cgroupfs" => Ok(Manager::Cgroupfs),
+        "disabled" => Ok(Manager::Disabled),
+        "systemd" => bail!("--cgroup-manager systemd is not supported yet; use cgroupfs"),
+        _ => bail!("{name:?} is not a cgroup manager: cgroupfs, systemd or disabled"),
+    }
+}
+
+fn parse_rootless(value: &str) -> Result<Option<bool>> {
+    match value {
+        "true" => Ok(Some(true)),
+        "false" => Ok(Some(false)),
+        "auto" => Ok(None),
+        _ => bail!("--rootless is true, false or auto, not {value:?}"),
+    }
+}
+
+/// A flag that is on by being there, and may say so: `--flag`, `--flag=true`, `--flag=false`.
+pub(crate) fn is_on(parser: &mut lexopt::Parser) -> Result<bool> {
+    match parser.optional_value() {
+        None => Ok(true),
+        Some(value) => match value.to_str() {
+            Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            _ => bail!("a flag is true or false, not {value:?}"),
+        },
+    }
+}
+
+/// One word of a verb's line.
+pub(crate) enum Word {
+    /// A flag's name, without its dashes.
+    Flag(String),
+    Value(OsString),
+}
+
+/// The next word.
+pub(crate) fn next(parser: &mut lexopt::Parser) -> Result<Option<Word>> {
+    Ok(match parser.next()? {
+        None => None,
+        Some(Long(name)) => Some(Word::Flag(name.into())),
+        Some(Short(name)) => Some(Word::Flag(name.into())),
+        Some(Value(value)) => Some(Word::Value(value)),
+    })
+}
+
+/// The error for a word that has no meaning where it stands.
+pub(crate) fn unexpected(word: &Word) -> anyhow::Error {
+    match word {
+        Word::Flag(name) => anyhow::anyhow!("there is no flag {name:?} here; see orlop-oci --help"),
+        Word::Value(value) => anyhow::anyhow!("unexpected argument {value:?}"),
+    }
+}
+
+/// The words of a verb without flags of its own: exactly one id.
+pub(crate) fn only_id(verb: &str, mut parser: lexopt::Parser) -> Result<String> {
     let mut id = None;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('p') | Long("process") => exec.process = Some(parser.value()?.into()),
-            Short('e') | Long("env") => exec.environment.push(parser.value()?.string()?),
-            Long("cwd") => exec.cwd = Some(parser.value()?.into()),
-            Short('u') | Long("user") => exec.user = Some(parse_user(&parser.value()?.string()?)?),
-            Short('t') | Long("tty") => exec.terminal = true,
-            Value(value) if id.is_none() => {
-                id = Some(check_id(value.string()?)?);
-                if exec.process.is_none() {
-                    exec.command = parser.raw_args()?.map(|word| word.string()).collect::<Result<_, _>>()?;
-                }
-            }
-            Value(_) | Short(_) | Long(_) => return Err(argument.unexpected().into()),
+    while let Some(word) = next(&mut parser)? {
+        match word {
+            Word::Value(value) if id.is_none() => id = Some(value),
+            word @ (Word::Flag(_) | Word::Value(_)) => return Err(unexpected(&word)),
         }
     }
-    exec.id = id.context("exec needs the id of a container")?;
-    ensure!(
-        exec.process.is_some() || !exec.command.is_empty(),
-        "exec needs a command or --process FILE"
-    );
-    Ok(exec)
+    required_id(verb, id)
 }
 
-/// Numbers only: a name would have to be looked up in files that the container controls (CVE-2026-30892).
-fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
-    let number = |text: &str| {
-        text.parse::<u32>()
-            .with_context(|| format!("{text:?} is not a user or group number"))
-    };
-    match text.split_once(':') {
-        Some((user, group)) => Ok((number(user)?, Some(number(group)?))),
-        None => Ok((number(text)?, None)),
-    }
+/// The id that a verb needs.
+pub(crate) fn required_id(verb: &str, id: Option<OsString>) -> Result<String> {
+    let id = id.with_context(|| format!("{verb} needs the id of a container"))?;
+    Ok(id.string()?)
 }
 
-fn check_id(id: String) -> Result<String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
-    let is_name = !id.is_empty() && id.len() <= ID_LIMIT && id.chars().all(allowed) && !id.starts_with('.');
-    ensure!(
-        is_name,
-        "{id:?} is not a container id: up to {ID_LIMIT} letters, digits, '_', '+', '-' and '.'"
-    );
-    Ok(id)
+/// The number that follows a flag.
+pub(crate) fn number<T: std::str::FromStr>(parser: &mut lexopt::Parser, flag: &str) -> Result<T> {
+    let text = parser.value()?.string()?;
+    text.parse()
+        .ok()
+        .with_context(|| format!("--{flag}: {text:?} is not a number that it takes"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_words(line: &str) -> Result<Command> {
-        parse(lexopt::Parser::from_args(line.split_whitespace()))
+    fn parse_words(line: &str) -> Result<(Command, Globals)> {
+        let mut globals = Globals::default();
+        let command = parse(lexopt::Parser::from_args(line.split_whitespace()), &mut globals)?;
+        Ok((command, globals))
+    }
+
+    fn verb(line: &str) -> (Verb, Globals) {
+        match parse_words(line).unwrap() {
+            (Command::Verb(verb), globals) => (*verb, globals),
+            (Command::Print(_), _) => panic!("{line}"),
+        }
     }
 
     #[test]
@@ -172,14 +206,13 @@ mod tests {
         for line in [
             "run -b /b --keep c1",
             "run c1 --bundle /b --keep",
-            "run c1 --keep -b /b",
+            "run c1 --keep=true -b=/b",
         ] {
-            let Command::Run(run) = parse_words(line).unwrap() else {
-                panic!("{line}")
-            };
+            let Verb::Run(run) = verb(line).0 else { panic!("{line}") };
+            let made = &run.making;
             assert_eq!(
-                (run.id.as_str(), run.bundle.as_path(), run.keep),
-                ("c1", Path::new("/b"), true),
+                (made.id.as_str(), made.bundle.to_str(), run.keep),
+                ("c1", Some("/b"), true),
                 "{line}"
             );
         }
@@ -187,11 +220,40 @@ mod tests {
 
     #[test]
     fn what_follows_the_id_of_an_exec_is_the_command() {
-        let Command::Exec(exec) = parse_words("--root /r exec -u 5:6 c1 ls -l --cwd").unwrap() else {
-            panic!()
-        };
-        assert_eq!(exec.command, ["ls", "-l", "--cwd"]);
-        assert_eq!((exec.root.as_path(), exec.user), (Path::new("/r"), Some((5, Some(6)))));
+        for line in [
+            "--root /r exec -u 5:6 c1 ls -l --cwd",
+            "--root=/r exec -u 5:6 c1 -- ls -l --cwd",
+        ] {
+            let (Verb::Exec(exec), globals) = verb(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(exec.command, ["ls", "-l", "--cwd"]);
+            assert_eq!((globals.root.to_str(), exec.user), (Some("/r"), Some((5, Some(6)))));
+        }
+    }
+
+    #[test]
+    fn the_lines_of_known_callers_are_understood() {
+        for line in [
+            // containerd's go-runc
+            "--root /r --log /l --log-format json --systemd-cgroup=false --rootless=false create --bundle /b --pid-file /p c",
+            "create --bundle /b --pid-file /p --console-socket /s --no-pivot --no-new-keyring --preserve-fds 2 c",
+            "exec --process /p --console-socket /s --detach --pid-file /f c",
+            "kill --all c 9",
+            "delete --force c",
+            "ps --format json c",
+            "list --format=json",
+            // conmon and podman
+            "create --bundle /b --pid-file /p --console-socket /s c",
+            "--cgroup-manager disabled exec --pid-file /p --process /f --detach c",
+            "--log-format=json --log=/l start c",
+            "kill c 15",
+            // the suites
+            "create c --bundle /b",
+            "state c",
+        ] {
+            assert!(parse_words(line).is_ok(), "{line}: {:?}", parse_words(line).err());
+        }
     }
 
     #[test]
@@ -200,12 +262,17 @@ mod tests {
             "",
             "fly",
             "run",
-            "run ../c1",
-            "run .c1",
             "run a b",
             "run --fast c1",
             "exec c1",
             "exec -u root c1 ls",
+            "kill c1 SIGNOTHING",
+            "kill c1 0",
+            "list --format yaml",
+            "--log-format xml list",
+            "--rootless maybe list",
+            "state a b",
+            "create --preserve-fds -1 c",
         ] {
             assert!(parse_words(line).is_err(), "{line:?}");
         }

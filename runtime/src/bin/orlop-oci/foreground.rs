@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use runtime::container::{Exit, Running, Stdio, kill, set_window_size, window_size};
 use runtime::sys::fd::duplicate_from;
+use runtime::sys::wait::reap_others;
 
 /// Bytes that are passed on at a time.
 const CHUNK: usize = 8192;
@@ -22,7 +23,12 @@ pub(crate) struct Foreground {
 
 impl Foreground {
     /// Takes all signals, before there is a container: one that comes early is passed on late, not lost.
-    pub(crate) fn take() -> Result<Self> {
+    ///
+    /// With `adopts` the processes that the container's processes leave behind become this one's to reap.
+    pub(crate) fn take(adopts: bool) -> Result<Self> {
+        if adopts {
+            nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
+        }
         let all = SigSet::all();
         all.thread_block().context("block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -80,7 +86,8 @@ impl Foreground {
         while let Some(signal) = self.signals.read_signal().context("read a signal")? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
             match (number, terminal) {
-                (libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE, _) => {}
+                (libc::SIGCHLD, _) => reap_others(running.pid),
+                (libc::SIGURG | libc::SIGPIPE, _) => {}
                 (libc::SIGWINCH, Some(terminal)) => copy_size(terminal),
                 // The container may have ended just now.
                 _ => drop(kill(running.pidfd.as_fd(), number)),

@@ -1,92 +1,88 @@
-//! `run`: create, start, wait, clean up.
+//! `run`: create, start and, unless detached, wait and clean up.
 
-use std::fs;
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use oci_spec::runtime::Spec;
-use runtime::cgroup::{self, Cgroup};
-use runtime::container::{self, CreateRequest, Rootfs, SingleThreaded};
+use anyhow::{Context, Result};
+use runtime::container::named::{Named, Status};
 
-use crate::arguments::Run;
-use crate::foreground::{Foreground, stdio};
-use crate::state::{StateDirectory, read_spec};
+use crate::arguments::{Globals, Word, is_on, next, unexpected};
+use crate::foreground::Foreground;
+use crate::making::Making;
 
-/// How long the last processes of a killed container may take to go away.
-const END_LIMIT: Duration = Duration::from_secs(10);
-
-pub(crate) fn run(run: &Run) -> Result<u8> {
-    let bundle = fs::canonicalize(&run.bundle).with_context(|| format!("find the bundle {}", run.bundle.display()))?;
-    let spec = read_spec(&bundle)?;
-    let state = StateDirectory::take(&run.root, &run.id, run.keep)?;
-    let cgroup = CgroupOfRun {
-        cgroup: Cgroup::at(cgroup_path(&spec, &run.id)?),
-        keep: run.keep,
-    };
-    let foreground = Foreground::take()?;
-    let request = CreateRequest {
-        spec: &spec,
-        bundle: &bundle,
-        rootfs: Rootfs::Directory(rootfs(&spec, &bundle)?),
-        cgroup: Some(cgroup.cgroup.path().to_owned()),
-        stdio: stdio(is_terminal(&spec))?,
-        dies_with_parent: false,
-    };
-    let created = container::create(&SingleThreaded::prove()?, request)?;
-    for sentence in &created.unenforced {
-        eprintln!("orlop-oci: warning: {sentence}");
-    }
-    state.write(created.pid, &bundle, cgroup.cgroup.path())?;
-    if let Some(file) = &run.pid_file {
-        fs::write(file, created.pid.to_string()).with_context(|| format!("write {}", file.display()))?;
-    }
-    let exit = foreground.wait(created.start()?)?;
-    Ok(exit.shell_code())
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) making: Making,
+    detach: bool,
+    /// Leave the container's record and cgroup behind when it ends.
+    pub(crate) keep: bool,
+    no_subreaper: bool,
 }
 
-/// The container's cgroup: whatever is left in it ends with the container.
-struct CgroupOfRun {
-    cgroup: Cgroup,
-    keep: bool,
-}
-
-impl Drop for CgroupOfRun {
-    fn drop(&mut self) {
-        let end = || {
-            self.cgroup.kill()?;
-            self.cgroup.wait_until_empty(END_LIMIT)?;
-            if self.keep { Ok(()) } else { self.cgroup.remove() }
+impl Run {
+    pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Self> {
+        let mut run = Self {
+            making: Making::default(),
+            detach: false,
+            keep: false,
+            no_subreaper: false,
         };
-        if let Err(error) = end() {
-            let error = anyhow::Error::from(error);
-            eprintln!("orlop-oci: {error:#}");
+        let mut positional = None;
+        while let Some(word) = next(&mut parser)? {
+            match word {
+                Word::Value(value) if positional.is_none() => positional = Some(value),
+                Word::Flag(flag) if flag == "d" || flag == "detach" => run.detach = is_on(&mut parser)?,
+                Word::Flag(flag) if flag == "keep" => run.keep = is_on(&mut parser)?,
+                Word::Flag(flag) if flag == "no-subreaper" => run.no_subreaper = is_on(&mut parser)?,
+                Word::Value(_) => return Err(unexpected(&word)),
+                Word::Flag(_) => run.making.take(&word, &mut parser)?,
+            }
+        }
+        let positional = positional.context("run needs the id of the new container, or a bundle directory")?;
+        run.name(&PathBuf::from(positional))?;
+        Ok(run)
+    }
+
+    /// A directory with a config.json, and no bundle named besides, is the bundle of a container with a new id.
+    fn name(&mut self, positional: &Path) -> Result<()> {
+        let making = &mut self.making;
+        if making.bundle.as_os_str().is_empty() && positional.join("config.json").is_file() {
+            making.id = format!("orlop-{}", std::process::id());
+            making.bundle = positional.into();
+            return Ok(());
+        }
+        making.id = positional.to_str().context("the id is not text")?.into();
+        if making.bundle.as_os_str().is_empty() {
+            making.bundle = ".".into();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
+        if self.detach {
+            let (_, _, complaints) = self.making.make(globals, true)?.start()?;
+            globals.warn(&complaints);
+            return Ok(0);
+        }
+        let foreground = Foreground::take(!self.no_subreaper)?;
+        let (running, named, complaints) = self.making.make(globals, false)?.start()?;
+        globals.warn(&complaints);
+        let exit = foreground.wait(running);
+        self.end(globals, &named);
+        Ok(exit?.shell_code())
+    }
+
+    /// Whatever of the container is left ends with it. Its exit code is worth more than what goes wrong here.
+    fn end(&self, globals: &Globals, named: &Named) {
+        let ended = if self.keep {
+            named.end()
+        } else {
+            named.delete(true).map(|complaints| globals.warn(&complaints))
+        };
+        // Somebody else may have deleted it meanwhile.
+        if let Err(error) = ended
+            && named.status() != Status::Stopped
+        {
+            globals.log.warning(&format!("{:#}", anyhow::Error::from(error)));
         }
     }
-}
-
-fn is_terminal(spec: &Spec) -> bool {
-    spec.process()
-        .as_ref()
-        .and_then(|process| process.terminal())
-        .unwrap_or(false)
-}
-
-fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
-    let root = spec.root().as_ref().context("config.json: root: is missing")?;
-    let path = bundle.join(root.path());
-    fs::canonicalize(&path).with_context(|| format!("find the root filesystem {}", path.display()))
-}
-
-/// `linux.cgroupsPath` below the cgroup2 root; without it a place of our own.
-fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf> {
-    let root = cgroup::root()?;
-    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let Some(asked) = asked.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(root.join(format!("orlop-oci-{id}")));
-    };
-    if asked.components().any(|component| component == Component::ParentDir) {
-        bail!("config.json: linux.cgroupsPath: must not contain \"..\"");
-    }
-    Ok(root.join(asked.strip_prefix("/").unwrap_or(asked)))
 }

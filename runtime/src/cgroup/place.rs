@@ -1,0 +1,62 @@
+//! Where a container's cgroup is to be. Pure, but for where the tree is mounted.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::{CgroupError, root};
+use crate::plan::FieldError;
+
+/// Why a place could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The path of the spec is none.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// There is no cgroup2 tree.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+/// The directory for `linux.cgroupsPath`, absolute or not, below the root of the tree; without one a place of our own.
+pub fn below_root(asked: Option<&Path>, id: &str) -> Result<PathBuf, PlaceError> {
+    Ok(root()?.join(path(asked, id)?))
+}
+
+fn path(asked: Option<&Path>, id: &str) -> Result<PathBuf, FieldError> {
+    let Some(asked) = asked.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(format!("orlop-oci-{id}").into());
+    };
+    let refuse = |reason| Err(FieldError::new("linux.cgroupsPath", reason));
+    let below: PathBuf = asked
+        .components()
+        .filter(|part| !matches!(part, Component::RootDir | Component::CurDir))
+        .collect();
+    if below.components().any(|part| part == Component::ParentDir) {
+        return refuse("must not contain \"..\"");
+    }
+    if below.as_os_str().is_empty() {
+        return refuse("must not be the root of the tree");
+    }
+    Ok(below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_below_the_root() {
+        for (asked, place) in [
+            (None, Some("orlop-oci-c")),
+            (Some(""), Some("orlop-oci-c")),
+            (Some("/a/b"), Some("a/b")),
+            (Some("a/b"), Some("a/b")),
+            (Some("//a/./b/"), Some("a/b")),
+            (Some("/"), None),
+            (Some("../a"), None),
+            (Some("/a/../../b"), None),
+        ] {
+            let found = path(asked.map(Path::new), "c").ok();
+            assert_eq!(found.as_deref(), place.map(Path::new), "{asked:?}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `create`: makes a container and its record. Half of one is never left behind.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use oci_spec::runtime::Spec;
+
+use super::delete::put_away;
+use super::error::{VerbError, file};
+use super::record::{Init, Record};
+use super::store::{Named, Store, parse_spec};
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::container::create::create_with;
+use crate::container::{CreateRequest, Created, FieldError, Manner, Rootfs, Running, SingleThreaded, Stdio};
+use crate::report::START;
+use crate::step::Gate;
+
+/// What to make, and how.
+#[derive(Debug)]
+pub struct CreateOrder<'a> {
+    /// The new name.
+    pub id: &'a str,
+    /// Where its cgroup is to be; none for the one of this process.
+    pub cgroup: Option<PathBuf>,
+    /// Go on without a cgroup of its own where this process may not make one.
+    pub is_rootless: bool,
+    /// Its standard streams.
+    pub stdio: Stdio,
+    /// What the caller wants besides.
+    pub manner: Manner,
+}
+
+/// A container that has just been made and waits. Dropping it puts everything away again.
+#[derive(Debug)]
+pub struct Fresh {
+    named: Named,
+    spec: Spec,
+    created: Option<Created>,
+}
+
+/// A bundle's configuration, and where it comes from.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Its absolute directory.
+    pub directory: PathBuf,
+    /// The configuration.
+    pub spec: Spec,
+    text: Vec<u8>,
+}
+
+impl Bundle {
+    /// Reads the configuration of a bundle.
+    pub fn read(directory: &Path, config: Option<&Path>) -> Result<Self, VerbError> {
+        let absolute = fs::canonicalize(directory).map_err(file("find the bundle", directory))?;
+        let config = config.map_or_else(|| absolute.join("config.json"), Path::to_owned);
+        let text = fs::read(&config).map_err(file("read", &config))?;
+        let spec = parse_spec(&config, &text)?;
+        Ok(Self {
+            directory: absolute,
+            spec,
+            text,
+        })
+    }
+
+    /// The absolute directory of its root filesystem.
+    pub fn rootfs(&self) -> Result<PathBuf, VerbError> {
+        let root = self.spec.root().as_ref();
+        let root = root.ok_or_else(|| FieldError::new("root", "is missing"))?;
+        let path = self.directory.join(root.path());
+        fs::canonicalize(&path).map_err(file("find the root filesystem", &path))
+    }
+}
+
+impl Store {
+    /// Makes a container of `bundle`, which waits to be started or left.
+    pub fn create(&self, bundle: Bundle, order: CreateOrder<'_>) -> Result<Fresh, VerbError> {
+        let token = SingleThreaded::prove()?;
+        let rootfs = bundle.rootfs()?;
+        let named = Named {
+            directory: self.take(order.id)?,
+            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup),
+        };
+        let had_cgroup = named.cgroup().is_some_and(|cgroup| cgroup.exists());
+        let mut fresh = Fresh {
+            named,
+            spec: bundle.spec,
+            created: None,
+        };
+        if order.is_rootless {
+            fresh.named.do_without_cgroup();
+        }
+        let made = fresh.make(&token, &bundle.text, rootfs, order.stdio, order.manner);
+        if made.is_err() && had_cgroup {
+            // It is somebody else's, with what is in it.
+            fresh.named.record.cgroup = None;
+        }
+        made.map(|()| fresh)
+    }
+}
+
+impl Fresh {
+    fn make(
+        &mut self,
+        token: &SingleThreaded,
+        config: &[u8],
+        rootfs: PathBuf,
+        stdio: Stdio,
+        manner: Manner,
+    ) -> Result<(), VerbError> {
+        let named = &mut self.named;
+        named.write_config(config)?;
+        // Before the process is there: whoever finds the creator dead must know which cgroup to empty.
+        named.write()?;
+        let gate = named.make_gate()?;
+        let hooks = named.hooks(&self.spec);
+        let request = CreateRequest {
+            spec: &self.spec,
+            bundle: &named.record.bundle,
+            rootfs: Rootfs::Directory(rootfs),
+            cgroup: named.record.cgroup.clone(),
+            stdio,
+            manner,
+        };
+        let created = create_with(token, request, Some(&hooks), Some(gate))?;
+        let init = Init::of(created.pid).map_err(|error| VerbError::Kernel("look at the new process", error))?;
+        named.record.init = Some(init);
+        named.record.steps = created.pending().collect();
+        self.created = Some(created);
+        self.named.write()
+    }
+
+    /// The process id of its init.
+    pub fn pid(&self) -> u32 {
+        self.created.as_ref().map_or(0, |created| created.pid)
+    }
+
+    /// What it asks for and this host can't enforce.
+    pub fn unenforced(&self) -> &[String] {
+        self.created.as_ref().map_or(&[], |created| &created.unenforced)
+    }
+
+    /// Takes the master of its terminal.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.created.as_mut().and_then(|created| created.terminal.take())
+    }
+
+    /// A pidfd of its init.
+    pub fn pidfd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        self.created.as_ref().map(|created| created.pidfd.as_fd())
+    }
+
+    /// Leaves it waiting for `start`, when this process has gone, too.
+    pub fn leave(mut self) -> Result<(), VerbError> {
+        if let Some(created) = self.created.as_ref() {
+            created.leave()?;
+        }
+        self.created = None;
+        Ok(())
+    }
+
+    /// Starts it. What its hooks complain about after the start is returned beside it.
+    pub fn start(mut self) -> Result<(Running, Named, Vec<String>), VerbError> {
+        let token = SingleThreaded::prove()?;
+        let (init, pidfd) = self.named.init()?;
+        let target = self.named.target(&pidfd, &self.spec);
+        self.named.hooks(&self.spec).in_container(&token, target, init.pid)?;
+        let Some(created) = self.created.take() else {
+            return Err(VerbError::NotRunning);
+        };
+        match created.start() {
+            Ok(running) => {
+                let complaints = self.named.after_start(&token, &self.spec, init.pid);
+                Ok((running, self.named.clone(), complaints))
+            }
+            Err(error) => {
+                self.put_away();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn put_away(&mut self) {
+        // The error that the caller returns says more than what could not be put away either.
+        if let Ok(token) = SingleThreaded::prove() {
+            let _ = put_away(&token, &self.named, Some(&self.spec));
+        }
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // One that has been left or started is on its own.
+        let is_on_its_own = self.created.is_none() && self.named.record.init.is_some();
+        if !is_on_its_own {
+            self.created = None;
+            self.put_away();
+        }
+    }
+}
+
+impl Named {
+    /// Gives the cgroup up that this process may not make. What it should have enforced is then reported.
+    fn do_without_cgroup(&mut self) {
+        let may_not = |error: &CgroupError| {
+            use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+            matches!(error.source.kind(), PermissionDenied | ReadOnlyFilesystem | NotFound)
+        };
+        let made = self.cgroup().map_or(Ok(()), |cgroup| cgroup.create(&[]));
+        if made.is_err_and(|error| may_not(&error)) {
+            self.record.cgroup = None;
+        }
+    }
+
+    pub(super) fn cgroup(&self) -> Option<Cgroup> {
+        self.record.cgroup.as_ref().map(Cgroup::at)
+    }
+
+    fn make_gate(&self) -> Result<Gate, VerbError> {
+        Ok(Gate {
+            start: pipe(&self.start_pipe())?,
+            report: pipe(&self.report_pipe())?,
+        })
+    }
+}
+
+/// Open for reading and writing, it never comes to an end for who waits at it.
+fn pipe(path: &Path) -> Result<OwnedFd, VerbError> {
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    mkfifo(path, mode).map_err(|errno| file("make the pipe", path)(errno.into()))?;
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    open(path, flags, Mode::empty()).map_err(|errno| file("open the pipe", path)(errno.into()))
+}
+
+/// The byte that starts it.
+pub(super) const START_BYTE: [u8; 1] = [START];

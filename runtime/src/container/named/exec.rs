@@ -1,0 +1,48 @@
+//! `exec`: one more process in a container.
+
+use oci_spec::runtime::Process;
+use std::path::PathBuf;
+
+use super::{Named, Status, VerbError};
+use crate::container::{Manner, Running, SingleThreaded, Stdio, Target, exec};
+
+/// The process to add.
+#[derive(Debug)]
+pub struct ExecOrder<'a> {
+    /// What to run, and as whom.
+    pub process: &'a Process,
+    /// Its standard streams.
+    pub stdio: Stdio,
+    /// What the caller wants besides.
+    pub manner: Manner,
+    /// A cgroup below the container's to be born in.
+    pub cgroup: Option<PathBuf>,
+    /// Add it to a paused container, too; it runs when that is resumed.
+    pub ignore_paused: bool,
+}
+
+impl Named {
+    /// Adds a process to a created or running container.
+    pub fn exec(&self, order: ExecOrder<'_>) -> Result<Running, VerbError> {
+        match self.status() {
+            Status::Created | Status::Running => {}
+            Status::Paused if order.ignore_paused => {}
+            status @ (Status::Creating | Status::Paused) => {
+                return Err(VerbError::Status {
+                    verb: "exec in",
+                    status,
+                });
+            }
+            Status::Stopped => return Err(VerbError::NotRunning),
+        }
+        let spec = self.spec()?;
+        let (_, pidfd) = self.init()?;
+        let whole = self.target(&pidfd, &spec);
+        let target = Target {
+            cgroup: order.cgroup.as_deref().or(whole.cgroup),
+            ..whole
+        };
+        let token = SingleThreaded::prove()?;
+        Ok(exec(&token, target, order.process, order.stdio, order.manner)?)
+    }
+}

@@ -1,0 +1,28 @@
+//! Containers that are known by name, and outlive who made them: the verbs of the OCI command line, one file each.
+//!
+//! What is known of a container is `<state directory>/<id>/`: `state.json`, the `config.json` that it was made from, and,
+//! while it waits to be started, the two pipes of its gate. Nothing else is remembered: whether it runs, waits or has
+//! ended is asked of the kernel every time ([`Status`]).
+
+mod create;
+mod delete;
+mod error;
+mod exec;
+mod kill;
+mod list;
+mod pause;
+mod ps;
+mod record;
+mod resume;
+mod start;
+mod state;
+mod status;
+mod store;
+
+pub use create::{Bundle, CreateOrder, Fresh};
+pub use error::VerbError;
+pub use exec::ExecOrder;
+pub use record::{Init, Record, stamp_of_now};
+pub use state::State;
+pub use status::Status;
+pub use store::{Named, Store};

@@ -1,0 +1,167 @@
+//! What is written down of a container.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{VerbError, file};
+use crate::shim::cri::Stamp;
+use crate::shim::now;
+use crate::sys::pidfd::pidfd_open;
+
+/// The version of the file that this code writes, and the only one that it reads.
+const VERSION: u32 = 1;
+
+/// `state.json` of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    version: u32,
+    /// Its id.
+    pub id: String,
+    /// Absolute directory that it was made from.
+    pub bundle: PathBuf,
+    /// Absolute directory of its root filesystem.
+    pub rootfs: PathBuf,
+    /// When it was made: RFC 3339 in UTC, with nanoseconds.
+    pub created: String,
+    /// Its directory in the cgroup2 tree, if it has one of its own.
+    pub cgroup: Option<PathBuf>,
+    /// Its first process; none before that is ready.
+    pub init: Option<Init>,
+    /// What the process has still to do when it is started, for an error: action and field by the number of the step.
+    pub(super) steps: BTreeMap<u32, (String, String)>,
+}
+
+/// A process that can't be taken for another one that gets its number later.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Record {
+    pub(super) fn new(id: &str, bundle: &Path, rootfs: &Path, cgroup: Option<PathBuf>) -> Self {
+        Self {
+            version: VERSION,
+            id: id.into(),
+            bundle: bundle.into(),
+            rootfs: rootfs.into(),
+            created: stamp_of_now(),
+            cgroup,
+            init: None,
+            steps: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Self, VerbError> {
+        let invalid = |error: String| file("read", path)(io::Error::new(io::ErrorKind::InvalidData, error));
+        let text = fs::read(path).map_err(file("read", path))?;
+        let record: Self = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+        if record.version == VERSION {
+            Ok(record)
+        } else {
+            Err(invalid(format!("it is of version {}, not {VERSION}", record.version)))
+        }
+    }
+
+    /// Replaces the file as a whole: nobody ever sees half of it. The state directory does not outlive a reboot, and
+    /// neither does a container, so that nothing is forced to disk.
+    pub(super) fn write(&self, path: &Path) -> Result<(), VerbError> {
+        let beside = path.with_extension("json.new");
+        let write = || {
+            fs::write(&beside, serde_json::to_vec(self)?)?;
+            fs::rename(&beside, path)
+        };
+        write().map_err(file("write", path))
+    }
+}
+
+impl Init {
+    /// The process with this number as it is now.
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
+        let start_time = Stat::read(pid)?.start_time;
+        Ok(Self { pid, start_time })
+    }
+
+    /// Holds on to the process, if it is still there and has not ended.
+    pub(super) fn open(self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(self.pid).ok()?;
+        // Looked at after it is held: so it is this one that the descriptor stands for.
+        self.is_alive().then_some(pidfd)
+    }
+
+    pub(super) fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+    }
+}
+
+/// The time of day in RFC 3339, in UTC with nanoseconds.
+pub fn stamp_of_now() -> String {
+    Stamp::from(now()).as_str().into()
+}
+
+/// What is of interest in `/proc/PID/stat` (proc_pid_stat(5)).
+struct Stat {
+    state: char,
+    start_time: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a stat file"))
+    }
+
+    /// The second field, the command, may hold spaces and brackets; the 22nd is the 20th behind its end.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, fields) = text.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let start_time = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_time })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_with_brackets_and_spaces_does_not_confuse() {
+        let text = "7 (a) Z (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.start_time), ('S', 4242));
+        assert!(Stat::parse("7 (sh").is_none());
+    }
+
+    #[test]
+    fn another_process_of_the_same_number_is_not_believed() {
+        let own = Init::of(std::process::id()).unwrap();
+        assert!(own.is_alive() && own.open().is_some());
+        let other = Init {
+            start_time: own.start_time + 1,
+            ..own
+        };
+        assert!(!other.is_alive() && other.open().is_none());
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused() {
+        let path = std::env::temp_dir().join(format!("record-{}.json", std::process::id()));
+        let mut record = Record::new("c", Path::new("/b"), Path::new("/b/r"), None);
+        record.write(&path).unwrap();
+        assert_eq!(Record::read(&path).unwrap().id, "c");
+        record.version = 2;
+        record.write(&path).unwrap();
+        assert!(Record::read(&path).is_err());
+        fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! `start`: the word through the gate to a container that was left waiting.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::Spec;
+
+use super::create::START_BYTE;
+use super::error::{VerbError, file};
+use super::store::Named;
+use super::{Status, delete};
+use crate::container::hook::Moment;
+use crate::container::{SingleThreaded, StartError, StepError};
+use crate::report::{LENGTH, Report};
+
+impl Named {
+    /// Lets a created container execute its program; returns once it has, or with the reason why it could not. What the
+    /// hooks after the start complain about is returned: the container runs all the same.
+    pub fn start(&self) -> Result<Vec<String>, VerbError> {
+        match self.status() {
+            Status::Created => {}
+            Status::Stopped => {
+                return Err(VerbError::Status {
+                    verb: "start",
+                    status: Status::Stopped,
+                });
+            }
+            Status::Running => {
+                return Err(VerbError::Status {
+                    verb: "start",
+                    status: Status::Running,
+                });
+            }
+            status @ (Status::Creating | Status::Paused) => return Err(VerbError::Status { verb: "start", status }),
+        }
+        let token = SingleThreaded::prove()?;
+        let spec = self.spec()?;
+        let (init, pidfd) = self.init()?;
+        if let Err(error) = self
+            .hooks(&spec)
+            .in_container(&token, self.target(&pidfd, &spec), init.pid)
+        {
+            delete::end(self, &pidfd)?;
+            return Err(error.into());
+        }
+        self.wake()?;
+        Ok(self.after_start(&token, &spec, init.pid))
+    }
+
+    /// What follows a start.
+    pub(super) fn after_start(&self, token: &SingleThreaded, spec: &Spec, pid: u32) -> Vec<String> {
+        // Not needed any more: a pipe that nobody reads says the same as none.
+        for pipe in [self.start_pipe(), self.report_pipe()] {
+            let _ = fs::remove_file(pipe);
+        }
+        let failed = self.hooks(spec).each_on_host(token, Moment::Poststart, Some(pid));
+        failed.iter().map(delete::sentence).collect()
+    }
+
+    fn wake(&self) -> Result<(), VerbError> {
+        let open = |path, flags| {
+            let flags = flags | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+            let opened = open(&path, flags, Mode::empty()).map(File::from);
+            opened.map_err(|errno| file("open the pipe", path)(errno.into()))
+        };
+        // Before the word is said: the report may come at once.
+        let mut report = open(self.report_pipe(), OFlag::O_RDONLY)?;
+        let mut start = open(self.start_pipe(), OFlag::O_WRONLY)?;
+        start.write_all(&START_BYTE).map_err(StartError::Wake)?;
+        fcntl(report.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| StartError::Wake(errno.into()))?;
+        let mut bytes = Vec::new();
+        (&mut report)
+            .take(LENGTH as u64)
+            .read_to_end(&mut bytes)
+            .map_err(StartError::Wake)?;
+        match Report::decode(&bytes) {
+            // Exec closed the other end.
+            None if bytes.is_empty() => Ok(()),
+            Some(Report::Failed { step, errno }) => Err(StartError::Exec(self.step_error(step, errno.into())).into()),
+            _ => Err(StartError::Died.into()),
+        }
+    }
+
+    fn step_error(&self, step: u32, source: io::Error) -> StepError {
+        let unknown = || ("start".into(), "process".into());
+        let (action, field) = self.record.steps.get(&step).cloned().unwrap_or_else(unknown);
+        StepError { action, field, source }
+    }
+}
