@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cni::cidr::Cidr;
 
+use crate::services::ServiceFlags;
+
 /// Where the agent keeps things. Each is an option, so that many agents can run side by side.
 #[derive(Args, Clone, Debug)]
 pub struct Places {
@@ -53,6 +55,9 @@ pub struct AgentFlags {
     /// The podshim executable; by default the one beside orlop
     #[arg(long, value_name = "FILE")]
     pub podshim: Option<PathBuf>,
+    /// How Services are answered
+    #[command(flatten)]
+    pub services: ServiceFlags,
     /// Where things are kept
     #[command(flatten)]
     pub places: Places,
@@ -67,6 +72,8 @@ pub struct Config {
     pub node_name: String,
     /// The podshim executable.
     pub podshim: PathBuf,
+    /// How Services are answered.
+    pub services: ServiceFlags,
     /// Where things are kept.
     pub places: Places,
 }
@@ -122,6 +129,7 @@ impl AgentFlags {
             manifests: absolute("manifests", &self.manifests)?,
             node_name: node_name(self.node_name)?,
             podshim: podshim(self.podshim)?,
+            services: self.services,
             places: self.places.resolve()?,
         })
     }

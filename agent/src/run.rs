@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agent_core::pod::DesiredPod;
 use agent_core::service::{AddressRange, ServicesStatus};
 use anyhow::{Context, bail};
 use cni::pod_network;
@@ -18,9 +19,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, Places};
 use crate::events::Subject;
+use crate::hands::namespaces::{Shared, pin_path};
 use crate::node::Node;
+use crate::paths::PodPaths;
 use crate::pod_task::Facts;
 use crate::server::{self, Api};
+use crate::services::node::{Cookies, facts as facts_of_node};
 use crate::services::{self, ServiceFacts, ServicesConfig};
 use crate::sources::{self, WantedReceiver};
 use crate::{pods, service_env, status};
@@ -197,22 +201,24 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
     let (publish, facts) = watch::channel(None);
     let mut pods = node.board.watch();
     let adopted = adopted_uids(&node.config.places);
+    let node = Arc::clone(node);
     tokio::spawn(async move {
         let all_seen = pods.wait_for(|pods| adopted.iter().all(|uid| pods.keys().any(|seen| seen.as_str() == uid)));
         if tokio::time::timeout(ADOPTION, all_seen).await.is_err() {
             tracing::warn!("not every pod of the agent before could be looked at");
         }
+        let mut cookies = Cookies::default();
         loop {
-            let services = wanted.borrow_and_update().as_ref().map(|wanted| {
-                wanted
-                    .services
-                    .values()
-                    .map(|service| service.object.clone())
-                    .collect::<Vec<_>>()
-            });
-            let ready = status::ready_pods(&pods.borrow_and_update());
-            if let Some(services) = services {
-                let now = Some(ServiceFacts { services, pods: ready });
+            let wanted_now = wanted.borrow_and_update().clone();
+            let shown = pods.borrow_and_update().clone();
+            cookies.retain(|pod| shown.contains_key(pod));
+            if let Some(wanted) = wanted_now {
+                let now = Some(ServiceFacts {
+                    services: wanted.services.values().map(|service| service.object.clone()).collect(),
+                    slices: wanted.slices.values().map(|slice| slice.object.clone()).collect(),
+                    pods: status::ready_pods(&shown, |pod| pod_cookie(&node, pod, &mut cookies)),
+                    node: facts_of_node(&node),
+                });
                 publish.send_if_modified(|told| {
                     let is_news = *told != now;
                     *told = now;
@@ -226,6 +232,12 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
         }
     });
     facts
+}
+
+/// Pods in the host's network have none of their own.
+fn pod_cookie(node: &Node, pod: &DesiredPod, cookies: &mut Cookies) -> Option<u64> {
+    let paths = PodPaths::new(&node.config.places, &node.cgroup_root, pod);
+    cookies.of(&pod.uid, &pin_path(&paths.namespaces(), Shared::Net))
 }
 
 fn adopted_uids(places: &Places) -> Vec<String> {

@@ -75,6 +75,7 @@ mod tests {
     #[test]
     fn a_service_is_told_as_a_kubelet_tells_it() {
         let port = PortStatus {
+            node_port: None,
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
@@ -82,6 +83,7 @@ mod tests {
             counters: Counters::default(),
         };
         let service = ServiceStatus {
+            external: Vec::new(),
             addresses: vec!["10.96.0.9".parse().unwrap()],
             ports: vec![port],
             problems: Vec::new(),

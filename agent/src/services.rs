@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 use agent_core::service::address::{Addresses, assign};
 use agent_core::service::diff::{apply, diff};
 use agent_core::service::ids::REST;
-use agent_core::service::image::{Image, Ledger, Problems};
-use agent_core::service::table::table;
+use agent_core::service::image::{Image, Ledger, Problems, clients};
+use agent_core::service::table::{NodeFacts, Objects, table};
 use agent_core::service::{AddressRange, ReadyPod, ServicePort, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use crate::hands::maps::{KernelMaps, MapsError};
 
+pub(crate) mod node;
 mod record;
 
 pub use crate::hands::maps::remove_all;
+pub use node::{NodePortAddresses, ServiceFlags};
 pub use record::RecordError;
 
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
@@ -34,8 +37,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub struct ServiceFacts {
     /// All Services, as given; cluster addresses that they lack are allocated here.
     pub services: Vec<Service>,
+    /// All EndpointSlices, as given.
+    pub slices: Vec<EndpointSlice>,
     /// All pods of this node that have an address.
     pub pods: Vec<ReadyPod>,
+    /// The node itself.
+    pub node: NodeFacts,
 }
 
 /// Where things are, and which addresses may be given to Services.
@@ -198,8 +205,14 @@ impl Keeper {
             record::write(&self.config.record, &assignment.addresses)?;
             self.addresses = assignment.addresses.clone();
         }
-        let table = table(&facts.services, &assignment, &facts.pods);
-        let (want, problems) = self.ledger.image(&table, &self.have, self.start.elapsed());
+        let objects = Objects {
+            services: &facts.services,
+            slices: &facts.slices,
+            pods: &facts.pods,
+        };
+        let table = table(objects, &assignment, &facts.node);
+        let (mut want, problems) = self.ledger.image(&table, &self.have, self.start.elapsed());
+        want.clients = clients(&facts.node, &facts.pods);
         for step in diff(&self.have, &want) {
             self.maps.perform(&step)?;
             apply(&mut self.have, &step);

@@ -67,12 +67,12 @@ impl Board {
     }
 }
 
-/// The pods that may be backends of Services.
-pub fn ready_pods(pods: &Pods) -> Vec<ReadyPod> {
-    pods.values().filter_map(|view| ready_pod(view)).collect()
+/// The pods that may be backends of Services; `cookie` tells that of a pod's network namespace.
+pub fn ready_pods(pods: &Pods, mut cookie: impl FnMut(&DesiredPod) -> Option<u64>) -> Vec<ReadyPod> {
+    pods.values().filter_map(|view| ready_pod(view, &mut cookie)).collect()
 }
 
-fn ready_pod(view: &PodView) -> Option<ReadyPod> {
+fn ready_pod(view: &PodView, cookie: &mut impl FnMut(&DesiredPod) -> Option<u64>) -> Option<ReadyPod> {
     let status = view.pod.status.as_ref()?;
     let phase = status.phase.as_deref().unwrap_or_default();
     let addresses = addresses(status);
@@ -87,7 +87,9 @@ fn ready_pod(view: &PodView) -> Option<ReadyPod> {
         labels: view.desired.labels.clone(),
         addresses,
         ports: ports(&view.desired),
-        ready: is_ready(status) && !is_leaving,
+        ready: is_ready(status),
+        terminating: is_leaving,
+        namespace_cookie: cookie(&view.desired),
     })
 }
 

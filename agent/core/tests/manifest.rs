@@ -47,7 +47,7 @@ fn pod(text: &str) -> Pod {
         .remove(0)
     {
         Object::Pod(pod) => *pod,
-        Object::Service(_) | Object::ConfigMap(_) => panic!("not a pod"),
+        Object::Service(_) | Object::ConfigMap(_) | Object::EndpointSlice(_) => panic!("not a pod"),
     }
 }
 
@@ -178,7 +178,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ),
         (
             "apiVersion: apps/v1\nkind: Deployment\n".to_owned(),
-            "a.yaml:2:7: kind: kind \"Deployment\" is not honoured yet: only Pod, Service and ConfigMap are",
+            "a.yaml:2:7: kind: kind \"Deployment\" is not honoured yet: only Pod, Service, ConfigMap and EndpointSlice are",
         ),
         (
             format!("{head}metadata: {{name: a}}\n"),
@@ -337,7 +337,7 @@ fn services_and_config_maps_are_checked() {
         (service("ports: []"), "a.yaml:5:10: spec.ports: Required value"),
         (
             service("type: NodePort\n  ports: [{port: 1}]"),
-            "a.yaml:5:9: spec.type: Unsupported value: \"NodePort\": supported values: \"ClusterIP\"",
+            "a.yaml:6:11: spec.ports[0].nodePort: Required value: choose one of 30000-32767; this node hands out none",
         ),
         (
             service("ports: [{port: 0}]"),
@@ -345,7 +345,41 @@ fn services_and_config_maps_are_checked() {
         ),
         (
             service("ports: [{port: 80, nodePort: 30000}]"),
-            "a.yaml:5:22: spec.ports[0].nodePort: not honoured yet",
+            "a.yaml:5:32: spec.ports[0].nodePort: Invalid value: 30000: may not be used when `type` is 'ClusterIP'",
+        ),
+        (
+            service("type: NodePort\n  ports: [{port: 80, nodePort: 80}]"),
+            "a.yaml:6:32: spec.ports[0].nodePort: Invalid value: 80: must be in the range 30000-32767",
+        ),
+        (
+            service("type: ExternalName\n  ports: [{port: 80}]"),
+            "a.yaml:5:9: spec.type: Unsupported value: \"ExternalName\"",
+        ),
+        (
+            service("externalTrafficPolicy: Local\n  ports: [{port: 80}]"),
+            "a.yaml:5:26: spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally",
+        ),
+        (
+            service("sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}\n  ports: [{port: 80}]"),
+            "a.yaml:5:26: spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None",
+        ),
+        (
+            service(
+                "sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}\n  ports: [{port: 80}]",
+            ),
+            "a.yaml:6:54: spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be between 1 and 86400",
+        ),
+        (
+            service("externalIPs: [127.0.0.1]\n  ports: [{port: 80}]"),
+            "a.yaml:5:17: spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be an unspecified, loopback",
+        ),
+        (
+            service("type: LoadBalancer\n  loadBalancerSourceRanges: [10.0.0.0/33]\n  ports: [{port: 80}]"),
+            "a.yaml:6:30: spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR",
+        ),
+        (
+            service("trafficDistribution: Near\n  ports: [{port: 80}]"),
+            "a.yaml:5:24: spec.trafficDistribution: Unsupported value: \"Near\"",
         ),
         (
             service("ports: [{port: 1}, {port: 2, name: b}]"),
@@ -364,10 +398,6 @@ fn services_and_config_maps_are_checked() {
             "a.yaml:5:33: spec.ports[0].targetPort: Invalid value",
         ),
         (
-            service("clusterIP: None\n  ports: [{port: 1}]"),
-            "a.yaml:5:14: spec.clusterIP: headless Services are not",
-        ),
-        (
             service("clusterIP: 1.2.3\n  ports: [{port: 1}]"),
             "a.yaml:5:14: spec.clusterIP: Invalid value: \"1.2.3\": must be a valid IP",
         ),
@@ -383,6 +413,60 @@ fn services_and_config_maps_are_checked() {
         (
             map("data: {a: b}\nbinaryData: {a: aGk=}"),
             "a.yaml:5:17: binaryData[a]: Duplicate value: \"a\"",
+        ),
+    ];
+    let wrong: Vec<String> = table
+        .iter()
+        .filter_map(|(text, expected)| difference(text, expected))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_service_may_have_everything_that_is_honoured() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  type: LoadBalancer\n  clusterIP: 10.96.0.9\n  \
+                sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}\n  \
+                externalIPs: [203.0.113.9]\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Cluster\n  \
+                loadBalancerSourceRanges: [10.0.0.0/8, \"fd00::/8\"]\n  publishNotReadyAddresses: true\n  \
+                trafficDistribution: PreferSameNode\n  ports: [{port: 80, nodePort: 30080, appProtocol: http}]\n\
+                status: {loadBalancer: {ingress: [{ip: 203.0.113.7, ipMode: VIP}, {hostname: a.example}]}}\n";
+    let objects = parse("a.yaml", text.as_bytes()).unwrap();
+    assert_eq!(objects[0].identity(), "Service default/a");
+    let headless = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: None, ports: [{port: 80}]}\n";
+    assert!(parse("a.yaml", headless.as_bytes()).is_ok());
+}
+
+#[test]
+fn endpoint_slices_are_checked() {
+    let slice = |label: &str, body: &str| {
+        format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a{label}}}\n{body}\n")
+    };
+    const OWNED: &str = ", labels: {kubernetes.io/service-name: web}";
+    let good = "addressType: IPv4\nports: [{name: http, port: 80}]\nendpoints:\n- {addresses: [192.0.2.7], nodeName: n, \
+                zone: z, conditions: {ready: true, serving: true, terminating: false}, hints: {forZones: [{name: z}]}}";
+    let objects = parse("a.yaml", slice(OWNED, good).as_bytes()).unwrap();
+    assert_eq!(objects[0].identity(), "EndpointSlice default/a");
+    let table = [
+        (
+            slice("", "addressType: IPv4"),
+            "a.yaml:3:11: metadata.labels[kubernetes.io/service-name]: Required value: names the Service",
+        ),
+        (slice(OWNED, "endpoints: []"), "a.yaml:1:1: addressType: Required value"),
+        (
+            slice(OWNED, "addressType: FQDN"),
+            "a.yaml:4:14: addressType: Unsupported value: \"FQDN\"",
+        ),
+        (
+            slice(OWNED, "addressType: IPv6\nendpoints: [{addresses: [192.0.2.7]}]"),
+            "a.yaml:5:26: endpoints[0].addresses[0]: Invalid value: \"192.0.2.7\": must be an address of the slice's",
+        ),
+        (
+            slice(OWNED, "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]"),
+            "a.yaml:5:26: endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be an unspecified, loopback",
+        ),
+        (
+            slice(OWNED, "addressType: IPv4\nports: [{name: a}]"),
+            "a.yaml:5:9: ports[0].port: Required value",
         ),
     ];
     let wrong: Vec<String> = table

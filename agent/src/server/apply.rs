@@ -53,6 +53,7 @@ pub(super) async fn delete(api: &Api, resource: &str, namespace: &str, name: &st
         "pods" => "Pod",
         "services" => "Service",
         "configmaps" => "ConfigMap",
+        "endpointslices" => "EndpointSlice",
         other => return Err(Problem::invalid(format!("{other} can't be deleted"))),
     };
     let deleted = remove(api, kind, &(namespace.into(), name.into()))?;
@@ -92,6 +93,7 @@ fn check_origin(api: &Api, wanted: &Wanted, kind: &str, key: &Key) -> Result<(),
     let origin: Option<&Path> = match kind {
         "Pod" => wanted.pods.get(key).map(|sourced| sourced.file.as_path()),
         "Service" => wanted.services.get(key).map(|sourced| sourced.file.as_path()),
+        "EndpointSlice" => wanted.slices.get(key).map(|sourced| sourced.file.as_path()),
         _ => wanted.config_maps.get(key).map(|sourced| sourced.file.as_path()),
     };
     match origin {

@@ -169,9 +169,10 @@ fn with_status(service: &Service, status: &ServicesStatus) -> Service {
         .chain(&status.problem)
         .map(|problem| problem_condition(problem))
         .collect();
+    let given: Option<LoadBalancerStatus> = service.status.take().and_then(|status| status.load_balancer);
     service.status = Some(ServiceObjectStatus {
         conditions: Some(conditions).filter(|conditions: &Vec<_>| !conditions.is_empty()),
-        load_balancer: Some(LoadBalancerStatus::default()),
+        load_balancer: Some(given.unwrap_or_default()),
     });
     service
 }
@@ -208,6 +209,8 @@ fn port(port: &PortStatus) -> ServicePortView {
         counters: BTreeMap::from([
             ("forwarded".into(), port.counters.forwarded),
             ("refused".into(), port.counters.refused),
+            ("dropped, no local backend".into(), port.counters.no_local),
+            ("dropped, source not allowed".into(), port.counters.not_allowed),
         ]),
     }
 }

@@ -46,6 +46,7 @@ fn document(object: &Object) -> io::Result<Value> {
         Object::Pod(pod) => serde_json::to_value(pod)?,
         Object::Service(service) => serde_json::to_value(service)?,
         Object::ConfigMap(map) => serde_json::to_value(map)?,
+        Object::EndpointSlice(slice) => serde_json::to_value(slice)?,
     };
     let mut value = value;
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use agent_core::manifest::Object;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::manifests::{Directory, ManifestFile};
@@ -32,6 +33,8 @@ pub struct Wanted {
     pub services: BTreeMap<Key, Sourced<Service>>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<Key, Sourced<ConfigMap>>,
+    /// EndpointSlices.
+    pub slices: BTreeMap<Key, Sourced<EndpointSlice>>,
     /// The files and what is wrong with them.
     pub files: Vec<ManifestView>,
 }
@@ -94,6 +97,11 @@ impl Wanted {
                 stamp(&mut map.metadata, created);
                 insert(&mut self.config_maps, key(&map.metadata), map, path)
             }
+            Object::EndpointSlice(slice) => {
+                let mut slice = slice.as_ref().clone();
+                stamp(&mut slice.metadata, created);
+                insert(&mut self.slices, key(&slice.metadata), slice, path)
+            }
         }
     }
 }
@@ -117,6 +125,7 @@ pub fn kind_and_metadata(object: &Object) -> (&'static str, &ObjectMeta) {
         Object::Pod(pod) => ("Pod", &pod.metadata),
         Object::Service(service) => ("Service", &service.metadata),
         Object::ConfigMap(map) => ("ConfigMap", &map.metadata),
+        Object::EndpointSlice(slice) => ("EndpointSlice", &slice.metadata),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the agent and the eBPF programs agree on: keys and values of the Service maps, and how a backend is chosen.
-//! No `std`, and no map is touched in here: the programs and the tests bring their own behind [`lookup::Maps`].
+//! No `std`, and no map is touched in here: the programs and the tests bring their own behind [`lookup::World`].
 //!
 //! Addresses and ports are kept as they stand on the wire. Constructors and getters translate; nobody else swaps bytes.
 #![no_std]
 
 pub mod lookup;
 pub mod maps;
+pub mod record;

@@ -1,18 +1,46 @@
 //! The choice of a backend. The eBPF programs run this function on the kernel's maps; tests, fuzzing and `trace` run it on
-//! theirs. It decides only: rewriting the socket's address and remembering it is the programs'.
+//! theirs. It decides only: rewriting an address and remembering it is the programs'.
 
-use crate::maps::{Frontend4, Frontend6, Region, Service};
+use crate::maps::{Affinity, AffinityKey, Frontend4, Frontend6, Member, Region, Service, Slot4, Slot6, Traits};
+use crate::record::Peer;
 
 /// How often a lookup is repeated when the value changes under it. Each time takes two updates of other Services within
 /// the same few nanoseconds, so that once is rare and four times does not happen.
 const ATTEMPTS: u32 = 4;
 
-/// The maps of one family: frontends of type `K`, slots of type `S`.
-pub trait Maps<K, S> {
-    /// The value of a frontend. Its region has to be read as one word.
+/// The maps of one family, frontends of type `K` and slots of type `S`, and what is known of who connects.
+pub trait World<K, S> {
+    /// The value of a frontend. Its region has to be read as one word, before and after the rest; where the two differ,
+    /// the check of the one that is returned must be wrong.
     fn service(&self, frontend: &K) -> Option<Service>;
     /// One slot; `None` beyond the end.
     fn slot(&self, index: u32) -> Option<S>;
+    /// Who connects. Asked for only where a frontend makes a difference between clients.
+    fn caller(&self) -> Caller;
+    /// An evenly spread number: random for a fresh choice each time, [`stable`] for the same choice as long as the
+    /// backends stay, a hash of the flow for a Maglev table.
+    fn draw(&self, traits: Traits) -> u32;
+    /// Seconds since the machine started.
+    fn now(&self) -> u32;
+    /// The backend that a client keeps to.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Lets a client keep to a backend from now on.
+    fn keep(&self, key: &AffinityKey, affinity: &Affinity);
+    /// Whether a client may keep to a backend.
+    fn is_member(&self, member: &Member) -> bool;
+    /// Whether an address, IPv4 ones mapped, is in one of the source ranges of the Service port `id`.
+    fn allows(&self, id: u32, source: &[u32; 4]) -> bool;
+}
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whether it is in the node's own network namespace.
+    pub is_node: bool,
+    /// The address that it is heard from, IPv4 ones mapped, if that is known.
+    pub address: Option<[u32; 4]>,
+    /// What tells it from other clients: its address, or the cookie of its network namespace.
+    pub identity: [u32; 4],
 }
 
 /// A key of `svc4` or `svc6`.
@@ -21,9 +49,15 @@ pub trait Frontend {
     fn check(&self) -> u16;
 }
 
+/// A value of `slots4` or `slots6`.
+pub trait Slot {
+    /// The backend that it holds.
+    fn peer(&self) -> Peer;
+}
+
 /// What becomes of a new connection or datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice<S> {
+pub enum Choice {
     /// The address is no Service's: it goes where it wants to go.
     NotAService,
     /// A Service without a backend.
@@ -31,37 +65,42 @@ pub enum Choice<S> {
         /// Id of the Service port.
         id: u32,
     },
+    /// A Service that has backends, but not for this client.
+    Dropped {
+        /// Id of the Service port.
+        id: u32,
+        /// Why not.
+        why: Drop,
+    },
     /// A backend.
     Backend {
         /// Id of the Service port.
         id: u32,
         /// The chosen backend.
-        slot: S,
+        backend: Peer,
+        /// Traits of the frontend.
+        traits: Traits,
     },
 }
 
-impl<S> Choice<S> {
-    /// The same choice with its backend in another form.
-    #[inline(always)]
-    pub fn map<T>(self, form: impl FnOnce(S) -> T) -> Choice<T> {
-        match self {
-            Choice::NotAService => Choice::NotAService,
-            Choice::Refused { id } => Choice::Refused { id },
-            Choice::Backend { id, slot } => Choice::Backend { id, slot: form(slot) },
-        }
-    }
+/// Why a client gets none of the backends that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// The policy is `Local` and no backend is on this node.
+    NoLocalBackend,
+    /// Its address is in none of the Service's source ranges.
+    NotAllowed,
 }
 
-/// Chooses a backend. `draw` gives an evenly spread number: random for a fresh choice each time, [`stable`] for the same
-/// choice as long as the backends stay.
+/// Chooses a backend.
 #[inline(always)]
-pub fn choose<K: Frontend, S>(maps: &impl Maps<K, S>, frontend: &K, draw: impl Fn() -> u32) -> Choice<S> {
+pub fn choose<K: Frontend, S: Slot>(world: &impl World<K, S>, frontend: &K) -> Choice {
     for _ in 0..ATTEMPTS {
-        let Some(service) = maps.service(frontend) else {
+        let Some(service) = world.service(frontend) else {
             return Choice::NotAService;
         };
         if service.region.check() == frontend.check() {
-            return pick(maps, service, draw());
+            return pick(world, service);
         }
     }
     // The frontend is a Service's all right, though not one that can be read. A client that is refused tries again.
@@ -69,10 +108,67 @@ pub fn choose<K: Frontend, S>(maps: &impl Maps<K, S>, frontend: &K, draw: impl F
 }
 
 #[inline(always)]
-fn pick<K, S>(maps: &impl Maps<K, S>, service: Service, draw: u32) -> Choice<S> {
-    let id = service.id;
-    match index(service.region, draw).and_then(|index| maps.slot(index)) {
-        Some(slot) => Choice::Backend { id, slot },
+fn pick<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Choice {
+    let (id, traits) = (service.id, service.region.traits());
+    if traits.has(Traits::NODE_ONLY.and(Traits::GUARDED).and(Traits::STICKY)) {
+        let caller = world.caller();
+        if traits.has(Traits::NODE_ONLY) && !caller.is_node {
+            return Choice::NotAService;
+        }
+        if traits.has(Traits::GUARDED) && !caller.address.is_some_and(|source| world.allows(id, &source)) {
+            return Choice::Dropped {
+                id,
+                why: Drop::NotAllowed,
+            };
+        }
+        if traits.has(Traits::STICKY) {
+            return stick(world, service, &caller);
+        }
+    }
+    drawn(world, service)
+}
+
+/// The backend that the client had before, if that is still one and the client was heard of lately; or another one, which
+/// it keeps to from now on.
+#[inline(always)]
+fn stick<K, S: Slot>(world: &impl World<K, S>, service: Service, caller: &Caller) -> Choice {
+    let (id, traits) = (service.id, service.region.traits());
+    let (key, now) = (AffinityKey::new(caller.identity, id), world.now());
+    if let Some(known) = world.affinity(&key)
+        && now.wrapping_sub(known.last) <= service.affinity
+    {
+        let backend = known.backend();
+        if world.is_member(&Member::new(id, &backend, traits)) {
+            if known.last != now {
+                world.keep(&key, &Affinity::new(&backend, now));
+            }
+            return Choice::Backend { id, backend, traits };
+        }
+    }
+    let choice = drawn(world, service);
+    if let Choice::Backend { backend, .. } = &choice {
+        world.keep(&key, &Affinity::new(backend, now));
+    }
+    choice
+}
+
+#[inline(always)]
+fn drawn<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Choice {
+    let (id, traits) = (service.id, service.region.traits());
+    let slot = match service.region.count() {
+        0 => None,
+        _ => index(service.region, world.draw(traits)).and_then(|index| world.slot(index)),
+    };
+    match slot {
+        Some(slot) => Choice::Backend {
+            id,
+            backend: slot.peer(),
+            traits,
+        },
+        None if traits.has(Traits::DROPS) => Choice::Dropped {
+            id,
+            why: Drop::NoLocalBackend,
+        },
         None => Choice::Refused { id },
     }
 }
@@ -111,128 +207,26 @@ impl Frontend for Frontend6 {
         let [a, b, c, d] = self.wire_address();
         let upper = u64::from(a) << 32 | u64::from(b);
         let lower = u64::from(c) << 32 | u64::from(d);
-        let rest = u64::from(self.port()) << 8 | u64::from(self.protocol());
+        let scope = u64::from(self.is_from_outside()) << 24;
+        let rest = scope | u64::from(self.port()) << 8 | u64::from(self.protocol());
         let mixed = (upper.wrapping_mul(GOLDEN) ^ lower).wrapping_mul(GOLDEN) ^ rest;
         (mixed.wrapping_mul(GOLDEN) >> 48) as u16
     }
 }
 
-#[cfg(test)]
-mod tests {
-    extern crate std;
-
-    use core::cell::Cell;
-    use core::net::Ipv4Addr;
-    use std::collections::BTreeMap;
-    use std::vec::Vec;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::maps::{Slot4, TCP};
-
-    /// Maps in memory; the first `torn` lookups of any frontend see the value of another.
-    #[derive(Default)]
-    struct Table {
-        services: BTreeMap<Frontend4, Service>,
-        slots: Vec<Slot4>,
-        torn: Cell<u32>,
-    }
-
-    impl Maps<Frontend4, Slot4> for Table {
-        fn service(&self, frontend: &Frontend4) -> Option<Service> {
-            let service = self.services.get(frontend)?;
-            if self.torn.get() == 0 {
-                return Some(*service);
-            }
-            self.torn.set(self.torn.get() - 1);
-            Some(Service::new(Region::new(0, 1, !frontend.check()), 99))
-        }
-
-        fn slot(&self, index: u32) -> Option<Slot4> {
-            self.slots.get(index as usize).copied()
-        }
-    }
-
-    fn frontend(last: u8) -> Frontend4 {
-        Frontend4::new(Ipv4Addr::new(10, 96, 0, last), 80, TCP)
-    }
-
-    fn table(base: u32, count: u16) -> Table {
-        let key = frontend(1);
-        let service = Service::new(Region::new(base, count, key.check()), 7);
-        let slots = (0..1024_u16)
-            .map(|port| Slot4::new(Ipv4Addr::new(10, 244, 0, 1), port))
-            .collect();
-        Table {
-            services: [(key, service)].into(),
-            slots,
-            torn: Cell::new(0),
-        }
-    }
-
-    #[test]
-    fn an_address_that_is_no_service_is_left_alone() {
-        assert_eq!(choose(&table(0, 3), &frontend(2), || 0), Choice::NotAService);
-    }
-
-    #[test]
-    fn a_service_without_backends_refuses() {
-        assert_eq!(
-            choose(&table(0, 0), &frontend(1), || u32::MAX),
-            Choice::Refused { id: 7 }
-        );
-    }
-
-    #[test]
-    fn a_region_beyond_the_map_refuses() {
-        assert_eq!(choose(&table(1024, 1), &frontend(1), || 0), Choice::Refused { id: 7 });
-    }
-
-    #[test]
-    fn a_value_of_another_frontend_is_not_used() {
-        let table = table(100, 1);
-        table.torn.set(3);
-        let slot = Slot4::new(Ipv4Addr::new(10, 244, 0, 1), 100);
-        assert_eq!(choose(&table, &frontend(1), || 0), Choice::Backend { id: 7, slot });
-        table.torn.set(ATTEMPTS);
-        assert_eq!(choose(&table, &frontend(1), || 0), Choice::Refused { id: 0 });
-    }
-
-    #[test]
-    fn consecutive_cookies_use_all_backends_alike() {
-        let mut hits = [0_u32; 5];
-        for cookie in 1000..2000 {
-            let index = index(Region::new(0, 5, 0), stable(cookie)).unwrap();
-            hits[index as usize] += 1;
-        }
-        assert!(hits.iter().all(|hits| (190..=210).contains(hits)), "{hits:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn every_number_falls_inside_the_region(base in 0..u32::MAX / 2, count in 1..=u16::MAX, draw: u32) {
-            let index = index(Region::new(base, count, 0), draw).unwrap();
-            prop_assert!(index >= base && index - base < u32::from(count));
-        }
-
-        #[test]
-        fn every_slot_of_a_region_is_reached(base in 0_u32..500, count in 1_u16..500) {
-            let region = Region::new(base, count, 0);
-            let width = u32::MAX / u32::from(count);
-            let hit: Vec<u32> = (0..u32::from(count))
-                .map(|slot| index(region, slot * width + width / 2 + slot).unwrap() - base)
-                .collect();
-            prop_assert_eq!(hit, (0..u32::from(count)).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn a_chosen_backend_is_one_of_the_region(base in 0_u32..900, count in 1_u16..100, draw: u32) {
-            let Choice::Backend { id: 7, slot } = choose(&table(base, count), &frontend(1), || draw) else {
-                return Err(TestCaseError::fail("no backend"));
-            };
-            let port = u32::from(slot.endpoint().1);
-            prop_assert!((base..base + u32::from(count)).contains(&port));
-        }
+impl Slot for Slot4 {
+    #[inline(always)]
+    fn peer(&self) -> Peer {
+        Peer::v4(self.address, self.port)
     }
 }
+
+impl Slot for Slot6 {
+    #[inline(always)]
+    fn peer(&self) -> Peer {
+        Peer::v6(self.address, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests;

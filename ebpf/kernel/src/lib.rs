@@ -1,4 +1,4 @@
-//! The bpf(2) calls that aya 0.14 has no function for: replacing the program of a pinned cgroup link in place, detaching
+//! The kernel interfaces of eBPF that aya 0.14 has no function for: replacing the program of a pinned cgroup link in place, detaching
 //! it at once, and asking such a link which cgroup it is on. See <https://man7.org/linux/man-pages/man2/bpf.2.html>.
 
 use std::ffi::CString;
@@ -113,6 +113,37 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(info.cgroup)
+}
+
+/// Cookie of the calling thread's network namespace: unique among all namespaces since boot, and what programs know a
+/// namespace by.
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 5.14.
+pub fn network_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).or_else(|_| {
+        // A namespace whose loopback is down has no address to bind to.
+        std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))
+    })?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("eight bytes");
+    let value: *mut u64 = &raw mut cookie;
+    // SAFETY: the socket is open, and `value` and `length` point to what the kernel may fill.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            value.cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// # Safety

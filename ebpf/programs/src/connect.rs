@@ -1,14 +1,14 @@
 //! connect(2): a Service address becomes a backend, and the socket's record keeps both.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use ebpf_common::lookup::{Choice, choose};
-use ebpf_common::maps::{Frontend4, Frontend6, Peer, SocketRecord};
+use ebpf_common::lookup::Choice;
+use ebpf_common::record::SocketRecord;
 
+use crate::choice::{Draw, choice, turn_away};
 use crate::datagram::forget_reply;
-use crate::maps::{Kernel, count};
-use crate::socket::{self, Address, Family, PROCEED};
+use crate::maps::count;
+use crate::socket::{self, Family, PROCEED};
 
 #[cgroup_sock_addr(connect4)]
 fn service_connect4(context: SockAddrContext) -> i32 {
@@ -25,48 +25,20 @@ fn connect(context: &SockAddrContext, family: Family) -> i32 {
     let Some(protocol) = socket::protocol(context) else {
         return PROCEED;
     };
-    match choice(
-        socket::address(context, family),
-        socket::port(context),
-        protocol,
-        random,
-    ) {
+    match choice(context, socket::address(context, family), protocol, Draw::Random) {
         Choice::NotAService => {
             forget_service(context, family);
             PROCEED
         }
-        Choice::Refused { id } => {
-            count(id, |counters| counters.refused += 1);
-            socket::refuse()
-        }
-        Choice::Backend { id, slot } => {
-            remember(context, SocketRecord::connected(socket::peer(context, family), slot));
-            socket::replace(context, family, &slot);
+        Choice::Refused { id } => turn_away(id, None),
+        Choice::Dropped { id, why } => turn_away(id, Some(why)),
+        Choice::Backend { id, backend, .. } => {
+            remember(context, SocketRecord::connected(socket::peer(context, family), backend));
+            socket::replace(context, family, &backend);
             count(id, |counters| counters.forwarded += 1);
             PROCEED
         }
     }
-}
-
-/// The choice for an address of either family.
-#[inline(always)]
-pub(crate) fn choice(address: Address, port: u16, protocol: u8, draw: impl Fn() -> u32) -> Choice<Peer> {
-    match address {
-        Address::V4(word) => {
-            let choice = choose(&Kernel, &Frontend4::from_wire(word, port, protocol), draw);
-            choice.map(|slot| Peer::v4(slot.address, slot.port))
-        }
-        Address::V6(words) => {
-            let choice = choose(&Kernel, &Frontend6::from_wire(words, port, protocol), draw);
-            choice.map(|slot| Peer::v6(slot.address, slot.port))
-        }
-    }
-}
-
-#[inline(always)]
-fn random() -> u32 {
-    // SAFETY: the helper takes nothing and always answers.
-    unsafe { bpf_get_prandom_u32() }
 }
 
 #[inline(always)]

@@ -3,10 +3,11 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use ebpf_common::lookup::{Choice, stable};
-use ebpf_common::maps::{Peer, ReplyKey, ReplyValue, SocketRecord, UDP};
+use ebpf_common::lookup::Choice;
+use ebpf_common::maps::UDP;
+use ebpf_common::record::{Peer, ReplyKey, ReplyValue, SocketRecord};
 
-use crate::connect::choice;
+use crate::choice::{Draw, choice, turn_away};
 use crate::maps::{REPLIES, count};
 use crate::socket::{self, Family, PROCEED};
 
@@ -32,25 +33,22 @@ fn service_recvmsg6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn send(context: &SockAddrContext, family: Family) -> i32 {
-    let (address, port) = (socket::address(context, family), socket::port(context));
-    match choice(address, port, UDP, || stable(socket::cookie(context))) {
+    match choice(context, socket::address(context, family), UDP, Draw::Stable) {
         Choice::NotAService => {
             if socket::record(context).is_some_and(|record| record.sends()) {
                 forget_reply(context, &socket::peer(context, family));
             }
             PROCEED
         }
-        Choice::Refused { id } => {
-            count(id, |counters| counters.refused += 1);
-            socket::refuse()
-        }
-        Choice::Backend { id, slot } => {
+        Choice::Refused { id } => turn_away(id, None),
+        Choice::Dropped { id, why } => turn_away(id, Some(why)),
+        Choice::Backend { id, backend, .. } => {
             let service = socket::peer(context, family);
             match connected_backend(context, &service) {
-                Some(backend) => socket::replace(context, family, &backend),
+                Some(first) => socket::replace(context, family, &first),
                 None => {
-                    expect_reply(context, &service, &slot, id);
-                    socket::replace(context, family, &slot);
+                    expect_reply(context, &service, &backend, id);
+                    socket::replace(context, family, &backend);
                 }
             }
             PROCEED

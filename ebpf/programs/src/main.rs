@@ -6,6 +6,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod choice;
+#[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
 mod datagram;
@@ -13,6 +15,8 @@ mod datagram;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod name;
+#[cfg(target_arch = "bpf")]
+mod reserve;
 #[cfg(target_arch = "bpf")]
 mod socket;
 

@@ -2,26 +2,47 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
-use ebpf_common::maps::{MAPPED, Peer, SocketRecord, TCP, UDP};
+use ebpf_common::maps::{MAPPED, TCP, UDP};
+use ebpf_common::record::{Peer, SocketRecord};
 
 use crate::maps::SOCKETS;
 
 /// Verdict of a hook: go on.
 pub(crate) const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
+const EADDRINUSE: i32 = 98;
+const ETIMEDOUT: i32 = 110;
 const ECONNREFUSED: i32 = 111;
 const MPTCP: u32 = 262;
 /// `TCP_ESTABLISHED` of the kernel, which is also the state of a connected UDP socket.
 const ESTABLISHED: u32 = 1;
 
-/// Fails the caller's system call with ECONNREFUSED.
+/// Fails the caller's system call with ECONNREFUSED: nobody is there.
 #[inline(always)]
 pub(crate) fn refuse() -> i32 {
+    fail(ECONNREFUSED)
+}
+
+/// Fails the caller's system call with ETIMEDOUT, which is what a connection ends with whose packets are dropped; there
+/// is no need to wait for it.
+#[inline(always)]
+pub(crate) fn time_out() -> i32 {
+    fail(ETIMEDOUT)
+}
+
+/// Fails the caller's system call with EADDRINUSE.
+#[inline(always)]
+pub(crate) fn in_use() -> i32 {
+    fail(EADDRINUSE)
+}
+
+#[inline(always)]
+fn fail(errno: i32) -> i32 {
     // SAFETY: the helper takes a plain number and is allowed in this kind of program since Linux 5.18. If it fails, the
     // kernel answers EPERM.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    unsafe { bpf_set_retval(-errno) };
     REFUSE
 }
 
@@ -126,6 +147,13 @@ fn write6(call: *mut bpf_sock_addr, address: [u32; 4]) {
 pub(crate) fn cookie(context: &SockAddrContext) -> u64 {
     // SAFETY: the helper takes the context of this kind of program.
     unsafe { bpf_get_socket_cookie(context.as_ptr()) }
+}
+
+/// The cookie of the socket's network namespace: unique among all namespaces since boot.
+#[inline(always)]
+pub(crate) fn namespace(context: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the context of this kind of program.
+    unsafe { bpf_get_netns_cookie(context.as_ptr()) }
 }
 
 /// Whether a datagram socket is connected.

@@ -155,6 +155,8 @@ fn perform(words: &[&str]) -> io::Result<String> {
         "udp-sent-then-connected" => udp_sent_then_connected(addresses[0], addresses[1]),
         "udp-failed" => udp_failed(addresses[0], addresses[1]),
         "udp-reconnect" => udp_reconnect(&addresses),
+        "bind-tcp" => std::net::TcpListener::bind(addresses[0]).map(|_| "bound".into()),
+        "bind-udp" => UdpSocket::bind(addresses[0]).map(|_| "bound".into()),
         other => panic!("what is {other}?"),
     }
 }

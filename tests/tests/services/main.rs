@@ -8,10 +8,6 @@ use agent::hands::maps::KernelMaps;
 use agent::services::remove_all;
 use tests::{LeakAudit, Need, require, require_root};
 
-mod client;
-mod node;
-mod server;
-
 use node::Node;
 use server::{Backend, tcp, udp};
 
@@ -19,13 +15,20 @@ const SOON: Duration = Duration::from_secs(10);
 
 macro_rules! node {
     ($name:literal, $node:ident) => {
-        require_root!();
-        require!(Need::Kernel(5, 18));
+        tests::require_root!();
+        tests::require!(tests::Need::Kernel(5, 18));
         let scratch = tests::Scratch::new($name);
         let namespace = tests::NetworkNamespace::new();
-        let mut $node = Node::new(&scratch, &namespace);
+        let mut $node = crate::node::Node::new(&scratch, &namespace);
     };
 }
+
+pub(crate) use node as node_of_test;
+
+mod client;
+mod features;
+mod node;
+mod server;
 
 /// Not a test of its own: the clients' process, see [`client`].
 #[test]
@@ -283,7 +286,7 @@ fn a_directory_elsewhere_gets_a_bpf_file_system_for_as_long_as_it_is_needed() {
     let mut maps = KernelMaps::open(&dir, &cgroup).unwrap();
     maps.attach().unwrap();
     drop(maps);
-    assert!(dir.join("v1/links/connect4").exists());
+    assert!(dir.join("v2/links/connect4").exists());
     remove_all(&dir).unwrap();
     audit.finish();
 }
@@ -301,7 +304,7 @@ fn maps_of_another_shape_are_replaced() {
         node.client().ask("tcp 10.96.0.1:80"),
         format!("{} 10.96.0.1:80", backend.label)
     );
-    assert!(!node.bpf_dir().join("v1/maps_new").exists());
+    assert!(!node.bpf_dir().join("v2/maps_new").exists());
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! A node with the agent's Service task in it, and one Service `web`.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use agent::services::{Query, ServiceFacts, ServicesConfig, run};
+use agent_core::manifest::Object;
+use agent_core::service::table::NodeFacts;
+use agent_core::service::topology::Place;
 use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServicesStatus};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,6 +24,7 @@ pub(crate) struct Node<'a> {
     scratch: &'a Scratch,
     namespace: &'a NetworkNamespace,
     agent: Option<Agent>,
+    facts: ServiceFacts,
 }
 
 struct Agent {
@@ -35,6 +40,10 @@ impl<'a> Node<'a> {
             scratch,
             namespace,
             agent: None,
+            facts: ServiceFacts {
+                node: facts(namespace),
+                ..ServiceFacts::default()
+            },
         };
         node.start_agent();
         node
@@ -82,24 +91,54 @@ impl<'a> Node<'a> {
         self.namespace.run(|| Client::start(&cgroup))
     }
 
+    /// A client in the node's cgroup and another namespace, as one of a pod.
+    pub(crate) fn client_in(&self, namespace: &NetworkNamespace) -> Client {
+        let cgroup = self.scratch.cgroup();
+        namespace.run(|| Client::start(&cgroup))
+    }
+
     /// Makes `web` the one Service, `address[,address] PROTOCOL port`, and waits until the kernel has it.
     #[track_caller]
     pub(crate) fn set(&mut self, service: &str, backends: &[&Backend]) {
         let pods = backends.iter().map(|backend| pod(backend)).collect();
-        self.send(ServiceFacts {
-            services: vec![web(service)],
-            pods,
-        });
+        self.facts.services = vec![web(service)];
+        self.facts.pods = pods;
+        self.send();
+    }
+
+    /// Makes the manifests' Services all there are, with these pods as their backends.
+    #[track_caller]
+    pub(crate) fn apply(&mut self, manifests: &str, backends: &[&Backend]) {
+        self.apply_with(manifests, backends, |_| ());
+    }
+
+    /// The same, with facts that no manifest has.
+    #[track_caller]
+    pub(crate) fn apply_with(&mut self, manifests: &str, backends: &[&Backend], edit: impl FnOnce(&mut ServiceFacts)) {
+        let objects = agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap();
+        self.facts.services.clear();
+        for object in objects {
+            match object {
+                Object::Service(service) => self.facts.services.push(*service),
+                Object::EndpointSlice(slice) => self.facts.slices.push(*slice),
+                Object::Pod(_) | Object::ConfigMap(_) => panic!("a pod is given as a backend"),
+            }
+        }
+        self.facts.pods = backends.iter().map(|backend| pod(backend)).collect();
+        edit(&mut self.facts);
+        self.send();
     }
 
     /// Takes all Services away.
     #[track_caller]
     pub(crate) fn clear(&mut self) {
-        self.send(ServiceFacts::default());
+        self.facts.services.clear();
+        self.send();
     }
 
     #[track_caller]
-    fn send(&mut self, facts: ServiceFacts) {
+    fn send(&mut self) {
+        let facts = self.facts.clone();
         let agent = self.agent.as_mut().unwrap();
         agent.status.mark_unchanged();
         agent.facts.send_replace(Some(facts));
@@ -112,6 +151,13 @@ impl<'a> Node<'a> {
                 Err(status.problem.clone())
             }
         });
+    }
+
+    /// What keeps a Service from working as written.
+    pub(crate) fn problems(&self, service: &str) -> Vec<String> {
+        let status = self.agent.as_ref().unwrap().status.borrow().clone();
+        let found = status.services.iter().find(|(name, _)| name.name == service);
+        found.unwrap().1.problems.clone()
     }
 
     /// The counters of the first port.
@@ -136,7 +182,7 @@ impl<'a> Node<'a> {
 
     /// Puts a map of another kind in the place of one of ours.
     pub(crate) fn pin_a_foreign_map_as(&self, name: &str) {
-        let maps = self.bpf_dir().join("v1/maps");
+        let maps = self.bpf_dir().join("v2/maps");
         std::fs::remove_file(maps.join(name)).unwrap();
         let slots = aya::maps::MapData::from_pin(maps.join("slots4")).unwrap();
         slots.pin(maps.join(name)).unwrap();
@@ -154,6 +200,41 @@ impl Drop for Node<'_> {
     fn drop(&mut self) {
         self.stop_agent();
         agent::services::remove_all(&self.scratch.bpf_dir()).unwrap();
+    }
+}
+
+/// The node `here` with 192.0.2.1 and 2001:db8::1, which need not be on any link: a socket never gets that far.
+fn facts(namespace: &NetworkNamespace) -> NodeFacts {
+    let addresses = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap());
+    let mut node_port_addresses = addresses.to_vec();
+    node_port_addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+    NodeFacts {
+        place: Place {
+            node: "here".into(),
+            zone: "a".into(),
+        },
+        node_port_addresses,
+        external_ips: true,
+        own: Some((cookie(namespace), addresses.to_vec())),
+    }
+}
+
+/// The cookie of a namespace.
+pub(crate) fn cookie(namespace: &NetworkNamespace) -> u64 {
+    namespace.run(ebpf_kernel::network_cookie).unwrap()
+}
+
+/// A pod in a namespace that serves nothing.
+pub(crate) fn client_pod(namespace: &NetworkNamespace, addresses: &[&str]) -> ReadyPod {
+    ReadyPod {
+        namespace: "default".into(),
+        name: "client".into(),
+        labels: BTreeMap::new(),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        ports: Vec::new(),
+        ready: true,
+        terminating: false,
+        namespace_cookie: Some(cookie(namespace)),
     }
 }
 
@@ -206,5 +287,7 @@ fn pod(backend: &Backend) -> ReadyPod {
             protocol,
         }],
         ready: true,
+        terminating: false,
+        namespace_cookie: None,
     }
 }

@@ -11,6 +11,7 @@ pub(super) const KINDS: &[(&str, &str, Shape)] = &[
     ("v1", "Pod", Object(&POD)),
     ("v1", "Service", Object(&SERVICE)),
     ("v1", "ConfigMap", Object(&CONFIG_MAP)),
+    ("discovery.k8s.io/v1", "EndpointSlice", Object(&ENDPOINT_SLICE)),
 ];
 
 const NONE: &[&str] = &[];
@@ -229,8 +230,18 @@ const SERVICE: Fields = Fields {
 };
 
 const SERVICE_STATUS: Fields = Fields {
-    honoured: &[("loadBalancer", Empty)],
+    honoured: &[("loadBalancer", Object(&LOAD_BALANCER))],
     later: &["conditions"],
+};
+
+const LOAD_BALANCER: Fields = Fields {
+    honoured: &[("ingress", List(&Object(&INGRESS)))],
+    later: NONE,
+};
+
+const INGRESS: Fields = Fields {
+    honoured: &[("ip", Text), ("hostname", Text), ("ipMode", Text)],
+    later: &["ports"],
 };
 
 const SERVICE_SPEC: Fields = Fields {
@@ -243,21 +254,31 @@ const SERVICE_SPEC: Fields = Fields {
         ("ipFamilies", List(&Text)),
         ("ipFamilyPolicy", Text),
         ("sessionAffinity", Text),
+        ("sessionAffinityConfig", Object(&AFFINITY)),
+        ("externalIPs", List(&Text)),
+        ("externalTrafficPolicy", Text),
+        ("internalTrafficPolicy", Text),
+        ("loadBalancerSourceRanges", List(&Text)),
+        ("publishNotReadyAddresses", Flag),
+        ("trafficDistribution", Text),
     ],
     later: &[
         "allocateLoadBalancerNodePorts",
-        "externalIPs",
         "externalName",
-        "externalTrafficPolicy",
         "healthCheckNodePort",
-        "internalTrafficPolicy",
         "loadBalancerClass",
         "loadBalancerIP",
-        "loadBalancerSourceRanges",
-        "publishNotReadyAddresses",
-        "sessionAffinityConfig",
-        "trafficDistribution",
     ],
+};
+
+const AFFINITY: Fields = Fields {
+    honoured: &[("clientIP", Object(&CLIENT_IP))],
+    later: NONE,
+};
+
+const CLIENT_IP: Fields = Fields {
+    honoured: &[("timeoutSeconds", Integer)],
+    later: NONE,
 };
 
 const SERVICE_PORT: Fields = Fields {
@@ -266,8 +287,59 @@ const SERVICE_PORT: Fields = Fields {
         ("port", Integer),
         ("targetPort", IntegerOrText),
         ("protocol", Text),
+        ("nodePort", Integer),
+        ("appProtocol", Text),
     ],
-    later: &["appProtocol", "nodePort"],
+    later: NONE,
+};
+
+const ENDPOINT_SLICE: Fields = Fields {
+    honoured: &[
+        ("apiVersion", Text),
+        ("kind", Text),
+        ("metadata", Object(&METADATA)),
+        ("addressType", Text),
+        ("endpoints", List(&Object(&ENDPOINT))),
+        ("ports", List(&Object(&ENDPOINT_PORT))),
+    ],
+    later: NONE,
+};
+
+const ENDPOINT: Fields = Fields {
+    honoured: &[
+        ("addresses", List(&Text)),
+        ("conditions", Object(&CONDITIONS)),
+        ("hints", Object(&HINTS)),
+        ("hostname", Text),
+        ("nodeName", Text),
+        ("zone", Text),
+    ],
+    later: &["deprecatedTopology", "targetRef"],
+};
+
+const CONDITIONS: Fields = Fields {
+    honoured: &[("ready", Flag), ("serving", Flag), ("terminating", Flag)],
+    later: NONE,
+};
+
+const HINTS: Fields = Fields {
+    honoured: &[("forZones", List(&Object(&NAMED))), ("forNodes", List(&Object(&NAMED)))],
+    later: NONE,
+};
+
+const NAMED: Fields = Fields {
+    honoured: &[("name", Text)],
+    later: NONE,
+};
+
+const ENDPOINT_PORT: Fields = Fields {
+    honoured: &[
+        ("name", Text),
+        ("port", Integer),
+        ("protocol", Text),
+        ("appProtocol", Text),
+    ],
+    later: NONE,
 };
 
 const CONFIG_MAP: Fields = Fields {

@@ -9,13 +9,17 @@ mod check;
 mod defaults;
 mod honoured;
 mod json;
+mod service;
 mod shape;
 mod tree;
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Pod, Service},
+    api::{
+        core::v1::{ConfigMap, Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::de::DeserializeOwned;
@@ -44,6 +48,8 @@ pub enum Object {
     Service(Box<Service>),
     /// A ConfigMap.
     ConfigMap(Box<ConfigMap>),
+    /// An EndpointSlice: backends of a Service that are no pods of this node.
+    EndpointSlice(Box<EndpointSlice>),
 }
 
 /// One thing wrong with a manifest, and where.
@@ -99,6 +105,7 @@ impl Object {
             Self::Pod(pod) => &pod.metadata,
             Self::Service(service) => &service.metadata,
             Self::ConfigMap(map) => &map.metadata,
+            Self::EndpointSlice(slice) => &slice.metadata,
         }
     }
 
@@ -108,6 +115,7 @@ impl Object {
             Self::Pod(_) => "Pod",
             Self::Service(_) => "Service",
             Self::ConfigMap(_) => "ConfigMap",
+            Self::EndpointSlice(_) => "EndpointSlice",
         };
         let meta = self.metadata();
         let part = |text: &Option<String>| text.clone().unwrap_or_default();
@@ -170,6 +178,7 @@ fn object(document: &Node) -> Result<Object, Vec<Misfit>> {
     let object = match kind {
         "Pod" => typed(document, value).map(|pod| Object::Pod(Box::new(pod))),
         "Service" => typed(document, value).map(|service| Object::Service(Box::new(service))),
+        "EndpointSlice" => typed(document, value).map(|slice| Object::EndpointSlice(Box::new(slice))),
         _ => typed(document, value).map(|map| Object::ConfigMap(Box::new(map))),
     };
     let object = defaulted(object.map_err(|misfit| vec![misfit])?);
@@ -216,18 +225,18 @@ fn kind(document: &Node) -> Result<(&'static str, Shape), Misfit> {
             "Required value: an object has an apiVersion and a kind, both text".to_owned(),
         );
     };
-    match honoured::KINDS
-        .iter()
-        .find(|(known, name, _)| (*known, *name) == (version, kind))
-    {
-        Some((_, kind, shape)) => Ok((kind, *shape)),
-        None if honoured::KINDS.iter().any(|(_, name, _)| *name == kind) => misfit(
+    let named = || honoured::KINDS.iter().filter(|(_, name, _)| *name == kind);
+    if let Some((_, kind, shape)) = named().find(|(known, ..)| *known == version) {
+        return Ok((kind, *shape));
+    }
+    match named().next() {
+        Some((known, ..)) => misfit(
             "apiVersion",
-            format!("unknown version {version:?} of {kind}: must be \"v1\""),
+            format!("unknown version {version:?} of {kind}: must be {known:?}"),
         ),
         None => misfit(
             "kind",
-            format!("kind {kind:?} is not honoured yet: only Pod, Service and ConfigMap are"),
+            format!("kind {kind:?} is not honoured yet: only Pod, Service, ConfigMap and EndpointSlice are"),
         ),
     }
 }
@@ -256,6 +265,7 @@ fn defaulted(mut object: Object) -> Object {
             defaults::service(service);
         }
         Object::ConfigMap(map) => defaults::metadata(&mut map.metadata),
+        Object::EndpointSlice(slice) => defaults::metadata(&mut slice.metadata),
     }
     object
 }
@@ -267,7 +277,8 @@ fn check(object: &Object) -> Vec<FieldError> {
             let accepted = DesiredPod::accept(pod, Goal::Run, &NodeFacts::default(), Backoffs::default());
             return accepted.err().unwrap_or_default();
         }
-        Object::Service(service) => check::service(service, &mut faults),
+        Object::Service(service) => service::service(service, &mut faults),
+        Object::EndpointSlice(slice) => service::endpoint_slice(slice, &mut faults),
         Object::ConfigMap(map) => check::config_map(map, &mut faults),
     }
     faults.into_errors()

@@ -10,40 +10,56 @@ use super::ServicePort;
 /// still finds the old backends there; it is done within microseconds.
 pub const REST: Duration = Duration::from_secs(1);
 
-/// Ids of Service ports. An id is never given twice, so that no counter is read as another port's.
+/// Ids of Service ports, below `end`. An id that is free again is given last of all, so that what is still on its way in
+/// the kernel under the old one is over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
     ports: BTreeMap<ServicePort, u32>,
+    taken: BTreeSet<u32>,
     last: u32,
+    end: u32,
 }
 
 impl Ids {
     /// Ids up to `last` have been in use before.
-    pub fn after(last: u32) -> Self {
+    pub fn after(last: u32, end: u32) -> Self {
         Self {
-            ports: BTreeMap::new(),
             last,
+            end,
+            ..Self::default()
         }
     }
 
     /// The id of a port: the one it has, the one that its frontends have in the maps unless another port has it by now,
-    /// or a new one.
-    pub fn of(&mut self, port: &ServicePort, in_maps: Option<u32>) -> u32 {
+    /// or a new one. `None` when all are taken.
+    pub fn of(&mut self, port: &ServicePort, in_maps: Option<u32>) -> Option<u32> {
         if let Some(id) = self.ports.get(port) {
-            return *id;
+            return Some(*id);
         }
-        let free = in_maps.filter(|id| *id != 0 && !self.ports.values().any(|taken| taken == id));
-        let id = free.unwrap_or_else(|| {
-            self.last = self.last.wrapping_add(1).max(1);
-            self.last
-        });
+        let free = in_maps.filter(|id| (1..self.end).contains(id) && !self.taken.contains(id));
+        let id = free.or_else(|| self.next())?;
+        self.taken.insert(id);
         self.ports.insert(port.clone(), id);
-        id
+        Some(id)
+    }
+
+    fn next(&mut self) -> Option<u32> {
+        let (last, end) = (self.last, self.end);
+        let mut round = (last.saturating_add(1).max(1)..end).chain(1..last.saturating_add(1).min(end));
+        self.last = round.find(|id| !self.taken.contains(id))?;
+        Some(self.last)
     }
 
     /// Forgets the ports that are not among `ports`.
     pub fn retain(&mut self, ports: &BTreeSet<&ServicePort>) {
-        self.ports.retain(|port, _| ports.contains(port));
+        let taken = &mut self.taken;
+        self.ports.retain(|port, id| {
+            let stays = ports.contains(port);
+            if !stays {
+                taken.remove(id);
+            }
+            stays
+        });
     }
 
     /// The ids by port.
@@ -150,11 +166,23 @@ mod tests {
 
     #[test]
     fn an_id_comes_from_the_maps_once() {
-        let mut ids = Ids::after(9);
-        assert_eq!(ids.of(&port(1), Some(4)), 4);
-        assert_eq!(ids.of(&port(2), Some(4)), 10);
-        assert_eq!(ids.of(&port(3), None), 11);
-        assert_eq!(ids.of(&port(1), None), 4);
+        let mut ids = Ids::after(9, 100);
+        assert_eq!(ids.of(&port(1), Some(4)), Some(4));
+        assert_eq!(ids.of(&port(2), Some(4)), Some(10));
+        assert_eq!(ids.of(&port(3), None), Some(11));
+        assert_eq!(ids.of(&port(1), None), Some(4));
+    }
+
+    #[test]
+    fn an_id_is_given_again_after_all_others() {
+        let mut ids = Ids::after(0, 4);
+        assert_eq!(
+            [1, 2, 3, 4].map(|number| ids.of(&port(number), None)),
+            [Some(1), Some(2), Some(3), None]
+        );
+        ids.retain(&[&port(1), &port(3)].into());
+        assert_eq!(ids.of(&port(4), None), Some(2));
+        assert_eq!(Ids::after(500, 4).of(&port(1), Some(600)), Some(1));
     }
 
     #[test]

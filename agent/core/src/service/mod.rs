@@ -6,15 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use k8s_openapi::api::core::v1::Service;
 
 pub mod address;
 pub mod diff;
+pub mod endpoint;
 pub mod ids;
 pub mod image;
+pub mod maglev;
 pub mod table;
+pub mod topology;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +53,23 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The protocol of a manifest, TCP where it says nothing.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn parse(name: Option<&str>) -> Result<Self, String> {
+        match name.unwrap_or("TCP") {
+            "TCP" => Ok(Protocol::Tcp),
+            "UDP" => Ok(Protocol::Udp),
+            "SCTP" => Ok(Protocol::Sctp),
+            other => Err(format!("spec.ports: protocol {other} is not balanced")),
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -56,6 +77,7 @@ impl fmt::Display for Protocol {
         out.write_str(match self {
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
         })
     }
 }
@@ -84,8 +106,12 @@ pub struct ReadyPod {
     pub addresses: Vec<IpAddr>,
     /// Declared ports of all containers, which named target ports refer to.
     pub ports: Vec<ContainerPort>,
-    /// Whether it takes traffic now; a pod that does not counts only for `publishNotReadyAddresses`.
+    /// Whether its Ready condition holds; a pod whose does not counts only for `publishNotReadyAddresses`.
     pub ready: bool,
+    /// Whether it is about to end. It is used for as long as it is ready and there is no other.
+    pub terminating: bool,
+    /// Cookie of its network namespace, by which its connections are known to come from its addresses.
+    pub namespace_cookie: Option<u64>,
 }
 
 /// A port that a container declares.
@@ -124,6 +150,8 @@ pub struct ServicesStatus {
 pub struct ServiceStatus {
     /// Its cluster addresses, given or allocated; empty for a headless Service.
     pub addresses: Vec<IpAddr>,
+    /// Addresses for clients outside: the load balancer's and external ones.
+    pub external: Vec<IpAddr>,
     /// Its ports, in the order of the manifest.
     pub ports: Vec<PortStatus>,
     /// Why it does not work as written, one sentence each: an address in use, a range or a map that is full.
@@ -139,6 +167,8 @@ pub struct PortStatus {
     pub protocol: Protocol,
     /// The port that clients connect to.
     pub port: u16,
+    /// The port that they connect to on a node's own address.
+    pub node_port: Option<u16>,
     /// Where they get to.
     pub backends: Vec<SocketAddr>,
     /// Counted in the kernel since the port appeared.
@@ -152,6 +182,55 @@ pub struct Counters {
     pub forwarded: u64,
     /// Refused, because there was no backend.
     pub refused: u64,
+    /// Dropped, because the policy is `Local` and no backend was on this node.
+    pub no_local: u64,
+    /// Dropped, because the client is in none of the source ranges.
+    pub not_allowed: u64,
+}
+
+impl AddressRange {
+    /// Whether it has this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let whole = Self {
+            address,
+            prefix: self.prefix,
+        };
+        address.is_ipv6() == self.address.is_ipv6() && whole.trimmed().address == self.trimmed().address
+    }
+
+    /// The same with zero bits beyond the prefix.
+    fn trimmed(self) -> Self {
+        let width: u8 = if self.address.is_ipv4() { 32 } else { 128 };
+        let beyond = u32::from(width.saturating_sub(self.prefix));
+        let address = match self.address {
+            IpAddr::V4(four) => {
+                let mask = u32::MAX.checked_shl(beyond).unwrap_or(0);
+                Ipv4Addr::from_bits(four.to_bits() & mask).into()
+            }
+            IpAddr::V6(six) => {
+                let mask = u128::MAX.checked_shl(beyond).unwrap_or(0);
+                Ipv6Addr::from_bits(six.to_bits() & mask).into()
+            }
+        };
+        Self { address, ..self }
+    }
+}
+
+impl FromStr for AddressRange {
+    type Err = String;
+
+    /// Bits beyond the prefix become zero, as for kube-proxy.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a range of addresses, for instance 10.9.8.0/24 or 2001:db8::/64");
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > width {
+            return Err(wrong());
+        }
+        Ok(Self { address, prefix }.trimmed())
+    }
 }
 
 impl fmt::Display for AddressRange {

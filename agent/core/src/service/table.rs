@@ -3,21 +3,47 @@
 //! Only fields that are honoured are read here; the manifest layer refuses a Service with others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::address::{Assignment, has_cluster_address};
-use super::{Counters, PortStatus, Protocol, ReadyPod, ServiceName, ServicePort, ServiceStatus};
+use super::endpoint::{Endpoint, Sources, positive};
+use super::topology::{Categories, Place, Policies, categorize};
+use super::{AddressRange, Counters, PortStatus, Protocol, ReadyPod, ServiceName, ServicePort, ServiceStatus};
+
+/// Who asks for a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// A socket of this node.
+    Inside,
+    /// A packet that comes in from elsewhere.
+    Outside,
+}
 
 /// An address that clients connect to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// Address and port.
     pub address: SocketAddr,
     /// Protocol.
     pub protocol: Protocol,
+    /// Whom it is for.
+    pub scope: Scope,
+}
+
+/// What an address is of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// One of its cluster addresses.
+    ClusterIp,
+    /// A node's address with the Service's node port.
+    NodePort,
+    /// An address that its load balancer has been given.
+    LoadBalancer,
+    /// One of its external addresses.
+    ExternalIp,
 }
 
 /// Where a frontend leads.
@@ -25,8 +51,42 @@ pub struct Frontend {
 pub struct Entry {
     /// Whose it is.
     pub owner: ServicePort,
-    /// Backends of the frontend's family, each once, in order. None: connections are refused.
+    /// What it is.
+    pub kind: Kind,
+    /// Backends of the frontend's family, each once, in order.
     pub backends: Vec<SocketAddr>,
+    /// What else holds.
+    pub rules: Rules,
+}
+
+/// What holds for a frontend beside its backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Without a backend, connections are dropped; otherwise they are refused.
+    pub drops: bool,
+    /// The backends are those of this node alone.
+    pub local: bool,
+    /// How long a client keeps its backend, in seconds.
+    pub affinity: Option<u32>,
+    /// Where clients may come from; from everywhere without.
+    pub ranges: Option<Vec<AddressRange>>,
+    /// Only for the node's own network namespace.
+    pub node_only: bool,
+    /// Backends are looked up in a Maglev table.
+    pub maglev: bool,
+}
+
+/// What a node is for its Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Where it stands.
+    pub place: Place,
+    /// Addresses that take part in NodePorts; a loopback address serves the node's own clients.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// Whether `spec.externalIPs` are honoured.
+    pub external_ips: bool,
+    /// Cookie of the node's own network namespace and the addresses its packets come from.
+    pub own: Option<(u64, Vec<IpAddr>)>,
 }
 
 /// Every frontend of the node and what is said about its Services.
@@ -38,13 +98,38 @@ pub struct ServiceTable {
     pub services: BTreeMap<ServiceName, ServiceStatus>,
 }
 
+/// The objects that a table is read from.
+#[derive(Clone, Copy, Debug)]
+pub struct Objects<'a> {
+    /// All Services.
+    pub services: &'a [Service],
+    /// All slices.
+    pub slices: &'a [EndpointSlice],
+    /// The node's pods.
+    pub pods: &'a [ReadyPod],
+}
+
+const DEFAULT_AFFINITY: u32 = 10_800;
+/// A Service with this label is served by somebody else.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Endpoints of a Service with this label are nobody's to balance.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Has the traffic from outside fall on the same backend on every node: `maglev`.
+pub const BALANCE_ANNOTATION: &str = "orlop.dev/balance";
+
 /// Reads the table from the objects. The result does not depend on their order.
-pub fn table(services: &[Service], assignment: &Assignment, pods: &[ReadyPod]) -> ServiceTable {
+pub fn table(objects: Objects<'_>, assignment: &Assignment, node: &NodeFacts) -> ServiceTable {
+    let sources = Sources::new(objects.slices, objects.pods);
     let mut table = ServiceTable::default();
-    for service in services {
-        let name = ServiceName::of(service);
+    let mut sorted: Vec<(ServiceName, &Service)> = objects
+        .services
+        .iter()
+        .map(|service| (ServiceName::of(service), service))
+        .collect();
+    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    for (name, service) in sorted {
         let status = match &service.spec {
-            Some(spec) => table.add(&name, spec, assignment, pods),
+            Some(spec) => Reader::new(&name, service, spec, assignment, &sources, node).read(&mut table.frontends),
             None => ServiceStatus::default(),
         };
         table.services.insert(name, status);
@@ -52,264 +137,324 @@ pub fn table(services: &[Service], assignment: &Assignment, pods: &[ReadyPod]) -
     table
 }
 
-impl ServiceTable {
-    fn add(
-        &mut self,
-        name: &ServiceName,
-        spec: &ServiceSpec,
+/// Reads one Service.
+struct Reader<'a> {
+    name: &'a ServiceName,
+    spec: &'a ServiceSpec,
+    sources: &'a Sources<'a>,
+    node: &'a NodeFacts,
+    cluster_ips: Vec<IpAddr>,
+    load_balancer_ips: Vec<IpAddr>,
+    external_ips: Vec<IpAddr>,
+    ranges: Vec<AddressRange>,
+    is_ours: bool,
+    maglev: bool,
+    problems: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(
+        name: &'a ServiceName,
+        service: &'a Service,
+        spec: &'a ServiceSpec,
         assignment: &Assignment,
-        pods: &[ReadyPod],
-    ) -> ServiceStatus {
-        let addresses = assignment.addresses.get(name).cloned().unwrap_or_default();
-        let mut problems = assignment.problems.get(name).cloned().unwrap_or_default();
-        let selected = selected(name, spec, pods);
-        let mut ports = Vec::new();
-        for port in spec
-            .ports
+        sources: &'a Sources<'a>,
+        node: &'a NodeFacts,
+    ) -> Self {
+        let label = |key| {
+            service
+                .metadata
+                .labels
+                .as_ref()
+                .is_some_and(|labels| labels.contains_key(key))
+        };
+        let annotations = service.metadata.annotations.as_ref();
+        let mut reader = Self {
+            name,
+            spec,
+            sources,
+            node,
+            cluster_ips: assignment.addresses.get(name).cloned().unwrap_or_default(),
+            load_balancer_ips: Vec::new(),
+            external_ips: Vec::new(),
+            ranges: source_ranges(spec),
+            is_ours: has_cluster_address(spec) && !label(PROXY_NAME) && !label(HEADLESS),
+            maglev: annotations.is_some_and(|all| all.get(BALANCE_ANNOTATION).is_some_and(|word| word == "maglev")),
+            problems: assignment.problems.get(name).cloned().unwrap_or_default(),
+        };
+        reader.load_balancer_ips = reader.usable("status.loadBalancer.ingress", ingress(service));
+        reader.external_ips = reader.wanted_external_ips();
+        reader
+    }
+
+    fn wanted_external_ips(&mut self) -> Vec<IpAddr> {
+        let wanted = self.spec.external_ips.iter().flatten();
+        let wanted: Vec<IpAddr> = wanted.filter_map(|text| text.parse().ok()).collect();
+        if !wanted.is_empty() && !self.node.external_ips {
+            let problem = "spec.externalIPs are deprecated and off; --service-external-ips turns them on";
+            self.problems.push(problem.into());
+            return Vec::new();
+        }
+        self.usable("spec.externalIPs", wanted)
+    }
+
+    /// Addresses without those that nobody may take from the machine.
+    fn usable(&mut self, field: &str, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let (good, bad): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(may_be_taken);
+        let complaints = bad
             .iter()
-            .flatten()
-            .filter(|_| spec.type_.as_deref() != Some("ExternalName"))
-        {
-            match status(port, &selected, &addresses, has_cluster_address(spec)) {
-                Ok(status) => {
-                    self.add_port(name, &addresses, &status);
-                    ports.push(status);
-                }
-                Err(problem) => problems.push(problem),
+            .map(|address| format!("{field}: {address} is a loopback, link-local, multicast or unspecified address"));
+        self.problems.extend(complaints);
+        good
+    }
+
+    fn read(mut self, frontends: &mut BTreeMap<Frontend, Entry>) -> ServiceStatus {
+        let mut ports = Vec::new();
+        let is_name_only = self.spec.type_.as_deref() == Some("ExternalName");
+        for port in self.spec.ports.iter().flatten().filter(|_| !is_name_only) {
+            match self.port(port, frontends) {
+                Ok(status) => ports.push(status),
+                Err(problem) => self.problems.push(problem),
             }
         }
+        let mut external = self.load_balancer_ips;
+        external.extend(self.external_ips);
         ServiceStatus {
-            addresses,
+            addresses: self.cluster_ips,
+            external,
             ports,
-            problems,
+            problems: self.problems,
         }
     }
 
-    fn add_port(&mut self, name: &ServiceName, addresses: &[IpAddr], status: &PortStatus) {
-        let PortStatus { protocol, port, .. } = *status;
-        for address in addresses {
-            let owner = ServicePort {
-                service: name.clone(),
+    fn port(&mut self, spec: &PortSpec, frontends: &mut BTreeMap<Frontend, Entry>) -> Result<PortStatus, String> {
+        let port = positive(spec.port).ok_or_else(|| format!("spec.ports: {} is not a port", spec.port))?;
+        let protocol = Protocol::parse(spec.protocol.as_deref())?;
+        let node_port = spec.node_port.and_then(positive).filter(|_| self.is_node_port_type());
+        let endpoints = self.sources.of(self.name, self.spec, spec, protocol, &self.node.place);
+        let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+        let policies = Policies {
+            internal_local: is_local(&self.spec.internal_traffic_policy),
+            external_local: is_local(&self.spec.external_traffic_policy),
+            is_external: node_port.is_some() || !self.load_balancer_ips.is_empty() || !self.external_ips.is_empty(),
+        };
+        let found = Found {
+            owner: ServicePort {
+                service: self.name.clone(),
                 protocol,
                 port,
-            };
-            let backends = status
-                .backends
-                .iter()
-                .filter(|backend| backend.is_ipv6() == address.is_ipv6());
-            let frontend = Frontend {
-                address: SocketAddr::new(*address, port),
-                protocol,
-            };
-            self.frontends.insert(
-                frontend,
-                Entry {
-                    owner,
-                    backends: backends.copied().collect(),
-                },
-            );
+            },
+            policies,
+            categories: [false, true].map(|is_v6| {
+                let of_family = endpoints.iter().filter(|endpoint| endpoint.address.is_ipv6() == is_v6);
+                let of_family: Vec<Endpoint> = of_family.cloned().collect();
+                categorize(&of_family, policies, &self.node.place)
+            }),
+        };
+        if self.is_ours {
+            self.add(&found, node_port, frontends);
         }
-    }
-}
-
-/// Pods that the selector matches. A Service without a selector has no backends of this node's own.
-fn selected<'a>(name: &ServiceName, spec: &ServiceSpec, pods: &'a [ReadyPod]) -> Vec<&'a ReadyPod> {
-    let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else {
-        return Vec::new();
-    };
-    let not_ready_too = spec.publish_not_ready_addresses == Some(true);
-    let takes = |pod: &&ReadyPod| {
-        pod.namespace == name.namespace
-            && (pod.ready || not_ready_too)
-            && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
-    };
-    pods.iter().filter(takes).collect()
-}
-
-fn status(spec: &PortSpec, pods: &[&ReadyPod], addresses: &[IpAddr], has_address: bool) -> Result<PortStatus, String> {
-    let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
-    let port = number(spec.port).ok_or_else(|| format!("spec.ports: {} is not a port", spec.port))?;
-    let protocol = protocol(spec.protocol.as_deref())?;
-    let mut backends = BTreeSet::new();
-    for pod in pods {
-        let target = match &spec.target_port {
-            None => Some(port),
-            Some(IntOrString::Int(target)) => number(*target),
-            Some(IntOrString::String(name)) => named_port(pod, name, protocol),
-        };
-        let usable = pod
-            .addresses
-            .iter()
-            .filter(|pod| !has_address || addresses.iter().any(|own| same_family(own, pod)));
-        backends.extend(
-            target
-                .into_iter()
-                .flat_map(|target| usable.clone().map(move |address| SocketAddr::new(*address, target))),
-        );
-    }
-    Ok(PortStatus {
-        name: spec.name.clone().unwrap_or_default(),
-        protocol,
-        port,
-        backends: backends.into_iter().collect(),
-        counters: Counters::default(),
-    })
-}
-
-fn same_family(one: &IpAddr, other: &IpAddr) -> bool {
-    one.is_ipv6() == other.is_ipv6()
-}
-
-/// The number behind a name, which every pod may choose for itself. A pod without it is not a backend.
-fn named_port(pod: &ReadyPod, name: &str, protocol: Protocol) -> Option<u16> {
-    let port = pod
-        .ports
-        .iter()
-        .find(|port| port.name.as_deref() == Some(name) && port.protocol == protocol)?;
-    Some(port.number)
-}
-
-fn protocol(name: Option<&str>) -> Result<Protocol, String> {
-    match name.unwrap_or("TCP") {
-        "TCP" => Ok(Protocol::Tcp),
-        "UDP" => Ok(Protocol::Udp),
-        other => Err(format!("spec.ports: protocol {other} is not balanced")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
-    use super::super::ContainerPort;
-    use super::*;
-
-    fn pod(name: &str, address: &str, ready: bool) -> ReadyPod {
-        let http = |number| ContainerPort {
-            name: Some("http".into()),
-            number,
-            protocol: Protocol::Tcp,
-        };
-        ReadyPod {
-            namespace: "default".into(),
-            name: name.into(),
-            labels: [("app".into(), "web".into()), ("pod".into(), name.into())].into(),
-            addresses: vec![address.parse().unwrap(), "fd00:244::1".parse().unwrap()],
-            ports: vec![http(if name == "a" { 8080 } else { 9090 })],
-            ready,
-        }
-    }
-
-    fn service(edit: impl FnOnce(&mut ServiceSpec)) -> Service {
-        let mut spec = ServiceSpec {
-            selector: Some([("app".into(), "web".into())].into()),
-            ports: Some(vec![PortSpec {
-                port: 80,
-                ..Default::default()
-            }]),
-            ..Default::default()
-        };
-        edit(&mut spec);
-        let metadata = ObjectMeta {
-            name: Some("web".into()),
-            namespace: Some("default".into()),
-            ..Default::default()
-        };
-        Service {
-            metadata,
-            spec: Some(spec),
-            status: None,
-        }
-    }
-
-    /// The backends of the Service's one port, by its IPv4 address.
-    fn backends(edit: impl FnOnce(&mut ServiceSpec)) -> Vec<String> {
-        let name = ServiceName {
-            namespace: "default".into(),
-            name: "web".into(),
-        };
-        let addresses = [(name, vec!["10.96.0.1".parse().unwrap()])].into();
-        let pods = [
-            pod("a", "10.244.0.1", true),
-            pod("b", "10.244.0.2", true),
-            pod("c", "10.244.0.3", false),
-        ];
-        let assignment = Assignment {
-            addresses,
-            problems: BTreeMap::new(),
-        };
-        let table = table(&[service(edit)], &assignment, &pods);
-        let entry = table.frontends.values().next();
-        entry.map_or_else(Vec::new, |entry| {
-            entry.backends.iter().map(ToString::to_string).collect()
+        Ok(PortStatus {
+            name: spec.name.clone().unwrap_or_default(),
+            protocol,
+            port,
+            node_port,
+            backends: self.seen(&found.categories),
+            counters: Counters::default(),
         })
     }
 
-    fn target(spec: &mut ServiceSpec, target: &IntOrString) {
-        for port in spec.ports.iter_mut().flatten() {
-            port.target_port = Some(target.clone());
+    fn is_node_port_type(&self) -> bool {
+        matches!(self.spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
+    }
+
+    /// The backends that are told: those of the Service's families.
+    fn seen(&self, categories: &[Categories; 2]) -> Vec<SocketAddr> {
+        let same = |backend: &SocketAddr| self.cluster_ips.iter().any(|own| own.is_ipv6() == backend.is_ipv6());
+        let all = categories.iter().flat_map(Categories::reachable);
+        let is_headless = !has_cluster_address(self.spec);
+        all.filter(|backend| is_headless || same(backend)).collect()
+    }
+
+    fn add(&mut self, found: &Found, node_port: Option<u16>, frontends: &mut BTreeMap<Frontend, Entry>) {
+        let port = found.owner.port;
+        for address in self.cluster_ips.clone() {
+            let entry = self.entry(found, Kind::ClusterIp, found.inside(address), address);
+            self.insert(frontends, SocketAddr::new(address, port), Scope::Inside, entry);
+        }
+        if let Some(node_port) = node_port {
+            for (address, node_only) in self.node_port_addresses() {
+                self.add_external(
+                    found,
+                    Kind::NodePort,
+                    SocketAddr::new(address, node_port),
+                    node_only,
+                    frontends,
+                );
+            }
+        }
+        for (kind, addresses) in [
+            (Kind::LoadBalancer, self.load_balancer_ips.clone()),
+            (Kind::ExternalIp, self.external_ips.clone()),
+        ] {
+            for address in addresses {
+                self.add_external(found, kind, SocketAddr::new(address, port), false, frontends);
+            }
         }
     }
 
-    #[test]
-    fn ready_pods_that_the_selector_matches_are_backends() {
-        assert_eq!(backends(|_| ()), ["10.244.0.1:80", "10.244.0.2:80"]);
-        let one = |spec: &mut ServiceSpec| {
-            spec.selector.as_mut().unwrap().insert("pod".into(), "b".into());
+    /// The node's addresses of the Service's families; the unspecified one stands for all of them where the node itself
+    /// asks, and keeps daemons from binding the port.
+    fn node_port_addresses(&self) -> Vec<(IpAddr, bool)> {
+        let mut all: BTreeMap<IpAddr, bool> = BTreeMap::new();
+        for address in &self.node.node_port_addresses {
+            if self.cluster_ips.iter().any(|own| own.is_ipv6() == address.is_ipv6()) {
+                let any: IpAddr = match address {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                all.insert(*address, address.is_loopback());
+                all.insert(any, true);
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// An address for clients outside. Clients on this node reach the whole cluster's backends through it, whatever the
+    /// external policy says, as with kube-proxy.
+    fn add_external(
+        &mut self,
+        found: &Found,
+        kind: Kind,
+        address: SocketAddr,
+        node_only: bool,
+        frontends: &mut BTreeMap<Frontend, Entry>,
+    ) {
+        let mut inside = self.entry(found, kind, found.cluster(address.ip()), address.ip());
+        inside.rules.node_only = node_only;
+        self.insert(frontends, address, Scope::Inside, inside);
+        if !node_only {
+            let mut outside = self.entry(found, kind, found.outside(address.ip()), address.ip());
+            outside.rules.maglev = self.maglev;
+            self.insert(frontends, address, Scope::Outside, outside);
+        }
+    }
+
+    fn entry(&self, found: &Found, kind: Kind, (backends, local): (&[SocketAddr], bool), address: IpAddr) -> Entry {
+        let guarded = kind == Kind::LoadBalancer && !self.ranges.is_empty();
+        Entry {
+            owner: found.owner.clone(),
+            kind,
+            backends: backends.to_vec(),
+            rules: Rules {
+                drops: found.of(address).any && backends.is_empty(),
+                local,
+                affinity: affinity(self.spec),
+                ranges: guarded.then(|| self.ranges.clone()),
+                node_only: false,
+                maglev: false,
+            },
+        }
+    }
+
+    /// Of two Services that claim one address and port, the first by name has it.
+    fn insert(&mut self, frontends: &mut BTreeMap<Frontend, Entry>, address: SocketAddr, scope: Scope, entry: Entry) {
+        let frontend = Frontend {
+            address,
+            protocol: entry.owner.protocol,
+            scope,
         };
-        assert_eq!(backends(one), ["10.244.0.2:80"]);
-        assert_eq!(backends(|spec| spec.selector = None), [""; 0]);
-    }
-
-    #[test]
-    fn a_target_port_is_a_number_or_each_pods_own_name_for_it() {
-        assert_eq!(
-            backends(|spec| target(spec, &IntOrString::Int(8000))),
-            ["10.244.0.1:8000", "10.244.0.2:8000"]
-        );
-        let http = IntOrString::String("http".into());
-        assert_eq!(
-            backends(|spec| target(spec, &http)),
-            ["10.244.0.1:8080", "10.244.0.2:9090"]
-        );
-        assert_eq!(
-            backends(|spec| target(spec, &IntOrString::String("other".into()))),
-            [""; 0]
-        );
-    }
-
-    #[test]
-    fn pods_that_are_not_ready_count_where_the_service_says_so() {
-        let all = ["10.244.0.1:80", "10.244.0.2:80", "10.244.0.3:80"];
-        assert_eq!(backends(|spec| spec.publish_not_ready_addresses = Some(true)), all);
-    }
-
-    #[test]
-    fn a_protocol_that_is_not_balanced_is_said() {
-        let sctp = service(|spec| spec.ports.as_mut().unwrap()[0].protocol = Some("SCTP".into()));
-        let table = table(&[sctp], &Assignment::default(), &[]);
-        let status = table.services.values().next().unwrap();
-        assert_eq!(status.problems, ["spec.ports: protocol SCTP is not balanced"]);
-    }
-
-    #[test]
-    fn each_family_has_its_own_backends() {
-        let name = ServiceName {
-            namespace: "default".into(),
-            name: "web".into(),
-        };
-        let both = vec!["10.96.0.1".parse().unwrap(), "fd00:96::1".parse().unwrap()];
-        let assignment = Assignment {
-            addresses: [(name, both)].into(),
-            problems: BTreeMap::new(),
-        };
-        let table = table(&[service(|_| ())], &assignment, &[pod("a", "10.244.0.1", true)]);
-        let backends: Vec<_> = table
-            .frontends
-            .values()
-            .flat_map(|entry| &entry.backends)
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(backends, ["10.244.0.1:80", "[fd00:244::1]:80"]);
+        match frontends.get(&frontend) {
+            Some(taken) if taken.owner != entry.owner => {
+                let problem = format!(
+                    "{address}/{} belongs to Service {}",
+                    entry.owner.protocol, taken.owner.service
+                );
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
+            }
+            // An address that is given twice, as an external one and as the load balancer's: the guarded one stands.
+            Some(taken) if taken.rules.ranges.is_some() => {}
+            _ => drop(frontends.insert(frontend, entry)),
+        }
     }
 }
+
+/// What is found out about one port.
+struct Found {
+    owner: ServicePort,
+    policies: Policies,
+    /// Of IPv4 and of IPv6: each family is a Service of its own.
+    categories: [Categories; 2],
+}
+
+impl Found {
+    fn of(&self, address: IpAddr) -> &Categories {
+        &self.categories[usize::from(address.is_ipv6())]
+    }
+
+    fn cluster(&self, address: IpAddr) -> (&[SocketAddr], bool) {
+        (self.of(address).cluster.as_deref().unwrap_or_default(), false)
+    }
+
+    fn local(&self, address: IpAddr) -> (&[SocketAddr], bool) {
+        (self.of(address).local.as_deref().unwrap_or_default(), true)
+    }
+
+    fn inside(&self, address: IpAddr) -> (&[SocketAddr], bool) {
+        if self.policies.internal_local {
+            self.local(address)
+        } else {
+            self.cluster(address)
+        }
+    }
+
+    fn outside(&self, address: IpAddr) -> (&[SocketAddr], bool) {
+        if self.policies.external_local {
+            self.local(address)
+        } else {
+            self.cluster(address)
+        }
+    }
+}
+
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+        seconds
+            .and_then(|seconds| u32::try_from(seconds).ok())
+            .unwrap_or(DEFAULT_AFFINITY)
+    })
+}
+
+/// Ranges that are not ranges have been refused with the manifest.
+fn source_ranges(spec: &ServiceSpec) -> Vec<AddressRange> {
+    let texts = spec.load_balancer_source_ranges.iter().flatten();
+    let ranges: BTreeSet<AddressRange> = texts.filter_map(|text| text.trim().parse().ok()).collect();
+    ranges.into_iter().collect()
+}
+
+/// Addresses of the load balancer whose traffic arrives here with them (`ipMode: VIP`, the default).
+fn ingress(service: &Service) -> Vec<IpAddr> {
+    let is_balanced = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|status| status.ingress.as_ref()).into_iter().flatten();
+    let addresses = ingress
+        .filter(|ingress| is_balanced && ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok());
+    addresses.collect()
+}
+
+/// What a Service may bring from outside: an address that a client elsewhere could mean.
+pub fn may_be_taken(address: &IpAddr) -> bool {
+    let is_special = match address {
+        IpAddr::V4(four) => four.is_link_local() || four.is_broadcast(),
+        IpAddr::V6(six) => six.is_unicast_link_local() || six.to_ipv4_mapped().is_some(),
+    };
+    !(address.is_loopback() || address.is_multicast() || address.is_unspecified() || is_special)
+}
+
+#[cfg(test)]
+mod tests;

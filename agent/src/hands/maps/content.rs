@@ -2,10 +2,14 @@
 
 use agent_core::service::Counters;
 use agent_core::service::diff::MapStep;
-use agent_core::service::image::{Half, Image};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use agent_core::service::image::{Half, Image, Range};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, Pod};
-use ebpf_common::maps::{Counters as CpuCounters, Frontend4, Frontend6, Service, Slot4, Slot6};
+use ebpf_common::maps::{
+    Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, Member, RangeKey, Service, Slot4,
+    Slot6,
+};
 
 use super::MapsError;
 
@@ -15,7 +19,11 @@ pub(super) struct Content {
     svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
     slots4: Array<MapData, [u8; 8]>,
     slots6: Array<MapData, [u8; 24]>,
-    counters: PerCpuHashMap<MapData, u32, [u8; 16]>,
+    counters: PerCpuArray<MapData, [u8; 32]>,
+    members: HashMap<MapData, [u8; 28], u32>,
+    ranges: LpmTrie<MapData, [u8; 20], u32>,
+    clients: HashMap<MapData, u64, [u8; 24]>,
+    affinities: HashMap<MapData, [u8; 20], [u8; 24]>,
     cpus: usize,
 }
 
@@ -32,6 +40,10 @@ impl Content {
             slots4: take(programs, "slots4")?,
             slots6: take(programs, "slots6")?,
             counters: take(programs, "counters")?,
+            members: take(programs, "members")?,
+            ranges: take(programs, "ranges")?,
+            clients: take(programs, "clients")?,
+            affinities: take(programs, "affinities")?,
             cpus,
         })
     }
@@ -39,21 +51,31 @@ impl Content {
     pub(super) fn dump(&self) -> Result<Image, MapsError> {
         let services4 = entries(&self.svc4, "svc4", Frontend4::from_bytes)?;
         let services6 = entries(&self.svc6, "svc6", Frontend6::from_bytes)?;
-        let counters = self
-            .counters
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(failed("list", "counters"))?;
+        let ids = services4.values().chain(services6.values()).map(|service| service.id);
+        let counters = ids.filter(|id| *id != 0).collect();
+        let members = keys(self.members.keys(), "members", Member::from_bytes)?;
+        let range = |key: Key<[u8; 20]>| Range {
+            bits: key.prefix_len(),
+            key: RangeKey::from_bytes(key.data()),
+        };
+        let ranges = keys(self.ranges.keys(), "ranges", range)?;
+        let client = |entry: Result<(u64, [u8; 24]), MapError>| {
+            entry.map(|(cookie, client)| (cookie, Client::from_bytes(client)))
+        };
+        let clients = self.clients.iter().map(client).collect::<Result<_, _>>();
         Ok(Image {
             v4: half(services4, &self.slots4, "slots4", Slot4::from_bytes)?,
             v6: half(services6, &self.slots6, "slots6", Slot6::from_bytes)?,
             counters,
+            members,
+            ranges,
+            clients: clients.map_err(failed("list", "clients"))?,
         })
     }
 
     pub(super) fn perform(&mut self, step: &MapStep) -> Result<(), MapsError> {
         match step {
-            MapStep::AddCounters(id) => self.add_counters(*id),
+            MapStep::AddCounters(id) => self.clear_counters(*id),
             MapStep::Write4 { base, slots } => write(
                 &mut self.slots4,
                 "slots4",
@@ -76,36 +98,71 @@ impl Content {
                 .svc6
                 .insert(key.to_bytes(), service.to_bytes(), 0)
                 .map_err(failed("write to", "svc6")),
-            MapStep::DropCounters(id) => absent_is_fine(self.counters.remove(id), "counters"),
+            // The next owner begins from zero.
+            MapStep::DropCounters(_) => Ok(()),
+            MapStep::AddMember(member) => self
+                .members
+                .insert(member.to_bytes(), 1, 0)
+                .map_err(failed("write to", "members")),
+            MapStep::DropMember(member) => absent_is_fine(self.members.remove(&member.to_bytes()), "members"),
+            MapStep::AddRange(range) => self
+                .ranges
+                .insert(&trie_key(range), 1, 0)
+                .map_err(failed("write to", "ranges")),
+            MapStep::DropRange(range) => absent_is_fine(self.ranges.remove(&trie_key(range)), "ranges"),
+            MapStep::SetClient(cookie, client) => self
+                .clients
+                .insert(cookie, client.to_bytes(), 0)
+                .map_err(failed("write to", "clients")),
+            MapStep::DropClient(cookie) => absent_is_fine(self.clients.remove(cookie), "clients"),
         }
     }
 
     pub(super) fn counters(&self, id: u32) -> Result<Counters, MapsError> {
-        let cpus = match self.counters.get(&id, 0) {
-            Ok(cpus) => cpus,
-            Err(MapError::KeyNotFound) => return Ok(Counters::default()),
-            Err(error) => return Err(failed("read", "counters")(error)),
-        };
+        let cpus = self.counters.get(&id, 0).map_err(failed("read", "counters"))?;
         let mut sum = Counters::default();
         for cpu in cpus.iter().map(|bytes| CpuCounters::from_bytes(*bytes)) {
             sum.forwarded += cpu.forwarded;
             sum.refused += cpu.refused;
+            sum.no_local += cpu.no_local;
+            sum.not_allowed += cpu.not_allowed;
         }
         Ok(sum)
     }
 
-    fn add_counters(&mut self, id: u32) -> Result<(), MapsError> {
-        const BPF_NOEXIST: u64 = 1;
-        let zero = PerCpuValues::try_from(vec![[0; 16]; self.cpus]).map_err(|source| MapsError::Map {
+    /// Clients that keep to a backend of the Service port `id`.
+    pub(super) fn affinities(&self, id: u32) -> Result<Vec<(AffinityKey, Affinity)>, MapsError> {
+        let mut found = Vec::new();
+        for entry in self.affinities.iter() {
+            let (key, value) = entry.map_err(failed("list", "affinities"))?;
+            let key = AffinityKey::from_bytes(key);
+            if key.id() == id {
+                found.push((key, Affinity::from_bytes(value)));
+            }
+        }
+        Ok(found)
+    }
+
+    fn clear_counters(&mut self, id: u32) -> Result<(), MapsError> {
+        let zero = PerCpuValues::try_from(vec![[0; 32]; self.cpus]).map_err(|source| MapsError::Map {
             action: "make room in",
             map: "counters",
             source: MapError::IoError(source),
         })?;
-        match self.counters.insert(id, zero, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            result => result.map_err(failed("write to", "counters")),
-        }
+        self.counters.set(id, zero, 0).map_err(failed("write to", "counters"))
     }
+}
+
+fn trie_key(range: &Range) -> Key<[u8; 20]> {
+    Key::new(range.bits, range.key.to_bytes())
+}
+
+fn keys<K, T: Ord>(
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    name: &'static str,
+    value: impl Fn(K) -> T,
+) -> Result<std::collections::BTreeSet<T>, MapsError> {
+    keys.map(|key| key.map(&value).map_err(failed("list", name))).collect()
 }
 
 fn take<M: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static str) -> Result<M, MapsError> {

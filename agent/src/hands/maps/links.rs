@@ -9,12 +9,14 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, ProgramFd};
 
 use super::MapsError;
 
 /// Hooks and programs in the order of attaching: who translates replies comes before who makes them necessary.
-pub(super) const HOOKS: [(&str, &str); 8] = [
+pub(super) const HOOKS: [(&str, &str); 10] = [
+    ("post_bind4", "service_post_bind4"),
+    ("post_bind6", "service_post_bind6"),
     ("recvmsg4", "service_recvmsg4"),
     ("recvmsg6", "service_recvmsg6"),
     ("getpeername4", "service_getpeername4"),
@@ -36,14 +38,14 @@ pub(super) fn attach(programs: &mut Ebpf, cgroup: &Path, links: &Path) -> Result
     let opened = File::open(cgroup).map_err(files("open the cgroup", cgroup))?;
     let id = opened.metadata().map_err(files("look at the cgroup", cgroup))?.ino();
     for (hook, name) in HOOKS {
-        let program = program(programs, name)?;
+        let mut program = program(programs, name)?;
         let pin = links.join(hook);
         let replaced = match present(&pin, id)? {
-            Some(link) => replace(&link, program, name, &pin)?,
+            Some(link) => replace(&link, &program, name, &pin)?,
             None => false,
         };
         if !replaced {
-            create(program, name, &opened, &pin)?;
+            create(&mut program, name, &opened, &pin)?;
         }
     }
     Ok(())
@@ -81,7 +83,7 @@ fn present(pin: &Path, cgroup: u64) -> Result<Option<OwnedFd>, MapsError> {
 }
 
 /// Exchanges the link's program; false when the link's cgroup is gone, so that a new link is needed.
-fn replace(link: &OwnedFd, program: &CgroupSockAddr, name: &'static str, pin: &Path) -> Result<bool, MapsError> {
+fn replace(link: &OwnedFd, program: &Hook<'_>, name: &'static str, pin: &Path) -> Result<bool, MapsError> {
     const ENOLINK: i32 = 67;
     let program = program.fd().map_err(failed("find", name))?;
     match ebpf_kernel::update_link(link.as_fd(), program.as_fd()) {
@@ -92,13 +94,9 @@ fn replace(link: &OwnedFd, program: &CgroupSockAddr, name: &'static str, pin: &P
 }
 
 /// Attaches the program and puts its link in the place of whatever is pinned there.
-fn create(program: &mut CgroupSockAddr, name: &'static str, cgroup: &File, pin: &Path) -> Result<(), MapsError> {
-    // A bpf_link is always one of many on its cgroup; the kernel takes no flag for that.
-    let id = program
-        .attach(cgroup, CgroupAttachMode::Single)
-        .map_err(failed("attach", name))?;
-    let link = program.take_link(id).map_err(failed("attach", name))?;
-    let link = FdLink::try_from(link).map_err(|_| MapsError::Missing("link that can be pinned"))?;
+fn create(program: &mut Hook<'_>, name: &'static str, cgroup: &File, pin: &Path) -> Result<(), MapsError> {
+    let link = program.attach(cgroup).map_err(failed("attach", name))?;
+    let link = link.ok_or(MapsError::Missing("link that can be pinned"))?;
     // bpffs takes no name with a dot.
     let fresh = pin.with_file_name(format!("{name}_new"));
     remove_if_there(&fresh)?;
@@ -118,9 +116,52 @@ fn remove_if_there(path: &Path) -> Result<(), MapsError> {
     }
 }
 
-fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, MapsError> {
+/// A program of one of the two kinds that a cgroup takes.
+enum Hook<'a> {
+    Address(&'a mut CgroupSockAddr),
+    Socket(&'a mut CgroupSock),
+}
+
+impl Hook<'_> {
+    fn load(&mut self) -> Result<(), ProgramError> {
+        match self {
+            Hook::Address(program) => program.load(),
+            Hook::Socket(program) => program.load(),
+        }
+    }
+
+    fn fd(&self) -> Result<&ProgramFd, ProgramError> {
+        match self {
+            Hook::Address(program) => program.fd(),
+            Hook::Socket(program) => program.fd(),
+        }
+    }
+
+    /// The link, unless the kernel is too old for links.
+    fn attach(&mut self, cgroup: &File) -> Result<Option<FdLink>, ProgramError> {
+        // A bpf_link is always one of many on its cgroup; the kernel takes no flag for that.
+        const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+        match self {
+            Hook::Address(program) => {
+                let id = program.attach(cgroup, MODE)?;
+                Ok(FdLink::try_from(program.take_link(id)?).ok())
+            }
+            Hook::Socket(program) => {
+                let id = program.attach(cgroup, MODE)?;
+                Ok(FdLink::try_from(program.take_link(id)?).ok())
+            }
+        }
+    }
+}
+
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<Hook<'a>, MapsError> {
     let program = programs.program_mut(name).ok_or(MapsError::Missing(name))?;
-    program.try_into().map_err(failed("find", name))
+    // Which kind it is stands in the object; asking for the wrong one is an error.
+    if name.starts_with("service_post_bind") {
+        program.try_into().map(Hook::Socket).map_err(failed("find", name))
+    } else {
+        program.try_into().map(Hook::Address).map_err(failed("find", name))
+    }
 }
 
 fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) -> MapsError {

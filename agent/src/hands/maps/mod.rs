@@ -1,8 +1,8 @@
 //! The kernel's Service maps and the programs that read them. Everything is pinned, so that it outlives the agent:
 //!
 //! ```text
-//! <bpf-dir>/v1/maps/<name>       the maps, see `ebpf_common::maps`
-//! <bpf-dir>/v1/links/<hook>      what holds each program to the cgroup
+//! <bpf-dir>/v2/maps/<name>       the maps, see `ebpf_common::maps`
+//! <bpf-dir>/v2/links/<hook>      what holds each program to the cgroup
 //! ```
 //!
 //! What is written is decided in `agent_core::service`; here it is only done.
@@ -15,6 +15,7 @@ use agent_core::service::image::{Capacity, Image};
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use ebpf_common::maps::{Affinity, AffinityKey};
 
 mod content;
 mod links;
@@ -129,7 +130,12 @@ impl KernelMaps {
         self.content.perform(step)
     }
 
-    /// The counters of a Service port, zero for an id that is not counted.
+    /// Clients that keep to a backend of the Service port `id`.
+    pub fn affinities(&self, id: u32) -> Result<Vec<(AffinityKey, Affinity)>, MapsError> {
+        self.content.affinities(id)
+    }
+
+    /// The counters of a Service port.
     pub fn counters(&self, id: u32) -> Result<Counters, MapsError> {
         self.content.counters(id)
     }

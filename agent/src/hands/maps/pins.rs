@@ -4,7 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapType};
-use ebpf_common::maps::{LAYOUT, MAX_COUNTERS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_REPLIES, MAX_SLOTS4, MAX_SLOTS6};
+use ebpf_common::maps::{
+    LAYOUT, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES,
+    MAX_SLOTS4, MAX_SLOTS6,
+};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -35,14 +38,18 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
 }
 
 /// The maps, as `ebpf/programs` defines them.
-pub(super) const MAPS: [MapShape; 7] = [
+pub(super) const MAPS: [MapShape; 11] = [
     shape("svc4", MapType::Hash, 8, 32, MAX_FRONTENDS4),
     shape("svc6", MapType::Hash, 20, 32, MAX_FRONTENDS6),
     shape("slots4", MapType::Array, 4, 8, MAX_SLOTS4),
     shape("slots6", MapType::Array, 4, 24, MAX_SLOTS6),
     shape("sockets", MapType::SkStorage, 4, 40, 0),
     shape("replies", MapType::LruHash, 32, 20, MAX_REPLIES),
-    shape("counters", MapType::PerCpuHash, 4, 16, MAX_COUNTERS),
+    shape("counters", MapType::PerCpuArray, 4, 32, MAX_IDS),
+    shape("members", MapType::Hash, 28, 4, MAX_MEMBERS),
+    shape("affinities", MapType::LruHash, 20, 24, MAX_AFFINITIES),
+    shape("ranges", MapType::LpmTrie, 24, 4, MAX_RANGES),
+    shape("clients", MapType::Hash, 8, 24, MAX_CLIENTS),
 ];
 
 /// The directory of all pins.

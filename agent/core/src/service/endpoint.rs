@@ -1,0 +1,178 @@
+//! The endpoints of a Service port: those that EndpointSlices name, and the pods of this node that its selector matches.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{ServicePort as PortSpec, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::topology::Place;
+use super::{Protocol, ReadyPod, ServiceName};
+
+/// The label that says whose a slice is.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// Something that may serve a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it takes new connections.
+    pub ready: bool,
+    /// Whether it would answer, though it may be about to go.
+    pub serving: bool,
+    /// Whether it is about to go.
+    pub terminating: bool,
+    /// Whether it is on this node.
+    pub is_local: bool,
+    /// Zones that it is meant for; empty without a hint.
+    pub zones: Vec<String>,
+    /// Nodes that it is meant for; empty without a hint.
+    pub nodes: Vec<String>,
+}
+
+/// Everything that endpoints are found in, by what they are looked for.
+#[derive(Debug)]
+pub struct Sources<'a> {
+    slices: BTreeMap<ServiceName, Vec<&'a EndpointSlice>>,
+    pods: BTreeMap<&'a str, Vec<&'a ReadyPod>>,
+}
+
+impl<'a> Sources<'a> {
+    /// Sorts slices and pods.
+    pub fn new(slices: &'a [EndpointSlice], pods: &'a [ReadyPod]) -> Self {
+        let mut sources = Self {
+            slices: BTreeMap::new(),
+            pods: BTreeMap::new(),
+        };
+        for slice in slices {
+            if let Some(name) = owner(slice) {
+                sources.slices.entry(name).or_default().push(slice);
+            }
+        }
+        for pod in pods {
+            sources.pods.entry(&pod.namespace).or_default().push(pod);
+        }
+        sources
+    }
+
+    /// The endpoints of one port of a Service.
+    pub fn of(
+        &self,
+        name: &ServiceName,
+        spec: &ServiceSpec,
+        port: &PortSpec,
+        protocol: Protocol,
+        place: &Place,
+    ) -> Vec<Endpoint> {
+        let slices = self.slices.get(name).into_iter().flatten();
+        let named = slices.flat_map(|slice| in_slice(slice, port, protocol, place));
+        let pods = self.pods.get(name.namespace.as_str()).into_iter().flatten();
+        let selected = pods
+            .filter(|pod| selects(spec, pod))
+            .flat_map(|pod| of_pod(pod, spec, port, protocol, place));
+        named.chain(selected).collect()
+    }
+}
+
+/// The Service that a slice belongs to.
+pub fn owner(slice: &EndpointSlice) -> Option<ServiceName> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
+    let namespace = slice.metadata.namespace.clone();
+    Some(ServiceName {
+        namespace: namespace.unwrap_or_else(|| "default".into()),
+        name: name.clone(),
+    })
+}
+
+fn in_slice(slice: &EndpointSlice, port: &PortSpec, protocol: Protocol, place: &Place) -> Vec<Endpoint> {
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    let is_meant = |candidate: &&EndpointPort| {
+        name(&candidate.name) == name(&port.name)
+            && Protocol::parse(candidate.protocol.as_deref()).is_ok_and(|own| own == protocol)
+    };
+    let number = slice.ports.iter().flatten().find(is_meant).and_then(|port| port.port);
+    let Some(number) = number.and_then(positive) else {
+        return Vec::new();
+    };
+    let is_v6 = slice.address_type == "IPv6";
+    let endpoints = slice.endpoints.iter().flatten();
+    endpoints
+        .filter_map(|endpoint| from_slice(endpoint, number, is_v6, place))
+        .collect()
+}
+
+/// Only the first address of an endpoint counts, as for kube-proxy.
+fn from_slice(endpoint: &SliceEndpoint, port: u16, is_v6: bool, place: &Place) -> Option<Endpoint> {
+    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let hints = endpoint.hints.clone().unwrap_or_default();
+    (address.is_ipv6() == is_v6).then(|| Endpoint {
+        address: SocketAddr::new(address, port),
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        is_local: endpoint.node_name.as_ref() == Some(&place.node),
+        zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
+        nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),
+    })
+}
+
+/// A Service without a selector selects nothing; its endpoints are in slices that somebody else writes.
+fn selects(spec: &ServiceSpec, pod: &ReadyPod) -> bool {
+    let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty());
+    selector.is_some_and(|selector| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+}
+
+/// What the control plane's controller would write of a pod of this node.
+fn of_pod(
+    pod: &ReadyPod,
+    spec: &ServiceSpec,
+    port: &PortSpec,
+    protocol: Protocol,
+    place: &Place,
+) -> impl Iterator<Item = Endpoint> {
+    let target = match &port.target_port {
+        None => positive(port.port),
+        Some(IntOrString::Int(target)) => positive(*target),
+        Some(IntOrString::String(name)) => named_port(pod, name, protocol),
+    };
+    let not_ready_too = spec.publish_not_ready_addresses == Some(true);
+    let (near_zone, near_node) = match spec.traffic_distribution.as_deref() {
+        Some("PreferClose" | "PreferSameZone") => (true, false),
+        Some("PreferSameNode") => (true, true),
+        _ => (false, false),
+    };
+    let hint = |wanted: bool, place: &String| Some(place.clone()).filter(|place| wanted && !place.is_empty());
+    let endpoint = move |address: SocketAddr| Endpoint {
+        address,
+        ready: not_ready_too || pod.ready && !pod.terminating,
+        serving: pod.ready,
+        terminating: pod.terminating,
+        is_local: true,
+        zones: hint(near_zone, &place.zone).into_iter().collect(),
+        nodes: hint(near_node, &place.node).into_iter().collect(),
+    };
+    let addresses = target.into_iter().flat_map(|target| {
+        pod.addresses
+            .iter()
+            .map(move |address| SocketAddr::new(*address, target))
+    });
+    addresses.map(endpoint)
+}
+
+/// The number behind a name, which every pod may choose for itself. A pod without it is not an endpoint.
+fn named_port(pod: &ReadyPod, name: &str, protocol: Protocol) -> Option<u16> {
+    let port = pod
+        .ports
+        .iter()
+        .find(|port| port.name.as_deref() == Some(name) && port.protocol == protocol)?;
+    Some(port.number)
+}
+
+/// A port's number, if it is one.
+pub(super) fn positive(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number > 0)
+}

@@ -1,0 +1,183 @@
+//! What the node is for its Services: its addresses that take part in NodePorts, and whose connections come from where.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::str::FromStr;
+
+use agent_core::pod::PodUid;
+use agent_core::service::AddressRange;
+use agent_core::service::table::NodeFacts;
+use agent_core::service::topology::Place;
+use clap::Args;
+use cni::netns::Netns;
+
+use crate::node::Node;
+
+/// Flags of `orlop agent` that are about Services.
+#[derive(Args, Clone, Debug)]
+pub struct ServiceFlags {
+    /// Addresses of the node that answer NodePorts: primary, localhost, all, or a range such as 192.0.2.0/24
+    #[arg(
+        long = "nodeport-addresses",
+        value_name = "WHICH",
+        value_delimiter = ',',
+        default_value = "primary,localhost"
+    )]
+    pub node_port_addresses: Vec<NodePortAddresses>,
+    /// Honour spec.externalIPs of Services, which lets whoever writes them take any address
+    #[arg(long)]
+    pub service_external_ips: bool,
+    /// The node's topology zone, for traffic that keeps to its zone
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub zone: String,
+}
+
+/// Some of the node's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// The one of each family that the node is known by.
+    Primary,
+    /// 127.0.0.1 and ::1, for the node's own clients.
+    Localhost,
+    /// Every address of every interface.
+    All,
+    /// Those in a range.
+    In(AddressRange),
+}
+
+impl FromStr for NodePortAddresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            "localhost" => Ok(Self::Localhost),
+            "all" => Ok(Self::All),
+            range => range
+                .parse()
+                .map(Self::In)
+                .map_err(|wrong: String| format!("{wrong}; or primary, localhost or all")),
+        }
+    }
+}
+
+/// What Services need to know of the node, as it is now.
+pub(crate) fn facts(node: &Node) -> NodeFacts {
+    let flags = &node.config.services;
+    let primary = &node.facts.addresses;
+    let cookie = ebpf_kernel::network_cookie().map_err(|error| {
+        let message = error.to_string();
+        tracing::error!(
+            error = message,
+            "NodePorts on localhost are off: the node's network is not known by its cookie"
+        );
+    });
+    NodeFacts {
+        place: Place {
+            node: node.facts.name.clone(),
+            zone: flags.zone.clone(),
+        },
+        node_port_addresses: chosen(&flags.node_port_addresses, primary, &present()),
+        external_ips: flags.service_external_ips,
+        own: cookie.ok().map(|cookie| (cookie, primary.clone())),
+    }
+}
+
+fn chosen(which: &[NodePortAddresses], primary: &[IpAddr], present: &[IpAddr]) -> Vec<IpAddr> {
+    let is_chosen = |address: &IpAddr| {
+        which.iter().any(|which| match which {
+            NodePortAddresses::Primary => primary.contains(address),
+            NodePortAddresses::Localhost => is_localhost(address),
+            NodePortAddresses::All => !address.is_loopback() || is_localhost(address),
+            NodePortAddresses::In(range) => range.contains(*address),
+        })
+    };
+    let mut chosen: Vec<IpAddr> = present.iter().chain(primary).copied().filter(is_chosen).collect();
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+fn is_localhost(address: &IpAddr) -> bool {
+    *address == Ipv4Addr::LOCALHOST || *address == Ipv6Addr::LOCALHOST
+}
+
+/// The addresses of all interfaces. Link-local ones mean nothing without their link.
+fn present() -> Vec<IpAddr> {
+    let all = match nix::ifaddrs::getifaddrs() {
+        Ok(all) => all,
+        Err(error) => {
+            tracing::warn!(%error, "the node's addresses can't be listed");
+            return Vec::new();
+        }
+    };
+    let addresses = all.filter_map(|interface| {
+        let address = interface.address?;
+        let four = address.as_sockaddr_in().map(|four| IpAddr::V4(four.ip()));
+        four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
+    });
+    let is_everywhere = |address: &IpAddr| match address {
+        IpAddr::V4(four) => !four.is_link_local(),
+        IpAddr::V6(six) => !six.is_unicast_link_local(),
+    };
+    addresses.filter(is_everywhere).collect()
+}
+
+/// Cookies of the pods' network namespaces, each asked for once: a namespace keeps its cookie.
+#[derive(Debug, Default)]
+pub(crate) struct Cookies(BTreeMap<PodUid, u64>);
+
+impl Cookies {
+    /// The cookie of a pod's namespace, pinned at `netns`; `None` as long as there is no such namespace.
+    pub(crate) fn of(&mut self, pod: &PodUid, netns: &Path) -> Option<u64> {
+        if let Some(cookie) = self.0.get(pod) {
+            return Some(*cookie);
+        }
+        let asked = Netns::open(netns).and_then(|netns| netns.run(ebpf_kernel::network_cookie)?);
+        let cookie = asked.ok()?;
+        self.0.insert(pod.clone(), cookie);
+        Some(cookie)
+    }
+
+    /// Forgets the pods that are gone.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(&PodUid) -> bool) {
+        self.0.retain(|pod, _| is_there(pod));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ports_are_on_the_addresses_that_were_asked_for() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let primary = ips(&["192.0.2.1", "2001:db8::1"]);
+        let present = ips(&[
+            "127.0.0.1",
+            "::1",
+            "127.0.0.53",
+            "192.0.2.1",
+            "198.51.100.7",
+            "2001:db8::1",
+        ]);
+        for (which, expected) in [
+            ("primary", vec!["192.0.2.1", "2001:db8::1"]),
+            ("localhost", vec!["127.0.0.1", "::1"]),
+            ("198.51.100.0/24", vec!["198.51.100.7"]),
+            (
+                "primary,localhost",
+                vec!["127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"],
+            ),
+            (
+                "all",
+                vec!["127.0.0.1", "192.0.2.1", "198.51.100.7", "::1", "2001:db8::1"],
+            ),
+        ] {
+            let which: Vec<NodePortAddresses> = which.split(',').map(|word| word.parse().unwrap()).collect();
+            assert_eq!(chosen(&which, &primary, &present), ips(&expected), "{which:?}");
+        }
+        assert!("10.0.0.0/33".parse::<NodePortAddresses>().is_err());
+    }
+}
