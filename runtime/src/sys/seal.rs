@@ -16,12 +16,16 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use super::exec::StringArray;
 use super::mount::{Attributes, mount_setattr, open_tree_clone};
 use super::thread::SingleThreaded;
+use crate::guard::Guard;
 
 /// Executes this program once more, from a detached read-only mount of its own file, with the same arguments and
 /// environment. Returns at once when that has happened already or the file is on a read-only filesystem.
 ///
 /// For the first line of a program: whatever it has opened without close-on-exec stays open.
 pub fn run_from_read_only_file(_token: &SingleThreaded) -> io::Result<()> {
+    if Guard::SealedProgram.is_out() {
+        return Ok(());
+    }
     if statvfs("/proc/self/exe")?.flags().contains(FsFlags::ST_RDONLY) {
         return restore_name();
     }

@@ -26,6 +26,8 @@ pub(crate) struct Bundle<'a> {
     pub(crate) scratch: &'a Scratch,
     /// The runtime under test.
     pub(crate) program: PathBuf,
+    /// A guard that a weakened runtime is to do without.
+    pub(crate) without: Option<String>,
 }
 
 /// What a command of `orlop-oci` returned and said.
@@ -54,6 +56,7 @@ impl<'a> Bundle<'a> {
             config: config(scratch),
             scratch,
             program: binary_path("orlop-oci"),
+            without: None,
         };
         let bin = bundle.rootfs().join("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -140,6 +143,7 @@ impl<'a> Bundle<'a> {
     pub(crate) fn oci(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.state()).arg(verb).stdin(Stdio::null());
+        command.envs(self.without.iter().map(|guard| ("ORLOP_WEAKEN", guard)));
         command
     }
 

@@ -1,14 +1,7 @@
 //! Images and specs that try to reach the host: refused or kept inside.
 
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fs, io};
+use std::fs;
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 use tests::require_root;
 
@@ -87,88 +80,5 @@ fn a_linked_working_directory_stays_inside() {
         link(&bundle.rootfs(), "work", "../../../../etc");
         bundle.set("/process/cwd", json!("/work"));
         assert_eq!(bundle.say("readlink /proc/self/cwd; ls"), "/etc\n");
-    });
-}
-
-/// CVE-2021-30465: another container of the pod swaps the target of a mount, in a volume that both have, for a link.
-#[test]
-fn a_target_that_is_swapped_for_a_link_meanwhile_stays_inside() {
-    require_root!();
-    with_bundle("swapped", |bundle| {
-        let outside = bundle.scratch.input().join("outside");
-        fs::create_dir_all(&outside).unwrap();
-        bundle.file("secret/file", "secret");
-        let volume = bundle.dir().join("volume");
-        fs::create_dir_all(volume.join("target")).unwrap();
-        link(&volume, "link", outside.to_str().unwrap());
-        bundle.mount("bind", "volume", "/volume", &["bind"]);
-        bundle.mount("bind", "secret", "/volume/target/below", &["bind"]);
-        let (target, other, is_over) = (volume.join("target"), volume.join("link"), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    let _ = renameat2(AT_FDCWD, &target, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE);
-                }
-            });
-            let all: Vec<_> = (0..20).map(|_| bundle.run("true")).collect();
-            is_over.store(true, Ordering::Relaxed);
-            for finished in all {
-                assert!(matches!(finished.code, Some(0 | 1)), "{finished:?}");
-            }
-        });
-        assert_eq!(
-            fs::read_dir(&outside).unwrap().count(),
-            0,
-            "the host's directory was touched"
-        );
-    });
-}
-
-/// CVE-2019-5736: who gets hold of the file of the program that made the container may wait until it is not busy.
-#[test]
-fn the_runtimes_own_program_can_not_be_overwritten() {
-    require_root!();
-    with_bundle("overwrite", |bundle| {
-        // A file of its own, which no other test executes: a program that runs can't be written to anyway.
-        let copy = bundle.dir().join("orlop-oci");
-        assert!(
-            Command::new("cp")
-                .arg(&bundle.program)
-                .arg(&copy)
-                .status()
-                .unwrap()
-                .success()
-        );
-        bundle.program = copy;
-        let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");
-        let path = format!("/proc/{}/exe", container.runtime_pid());
-        let program = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_PATH)
-            .open(path)
-            .unwrap();
-        kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
-        assert_eq!(container.wait(), Some(0));
-        let error = fs::OpenOptions::new()
-            .write(true)
-            .open(format!("/proc/self/fd/{}", program.as_raw_fd()))
-            .unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
-    });
-}
-
-#[test]
-fn masking_does_not_trust_the_images_null() {
-    require_root!();
-    with_bundle("linked-null", |bundle| {
-        fs::write(bundle.rootfs().join("bait"), "bait").unwrap();
-        fs::write(bundle.rootfs().join("key"), "secret").unwrap();
-        bundle.file("dev/null", "bait");
-        bundle.set(
-            "/mounts/1",
-            json!({ "destination": "/dev", "type": "bind", "source": "dev", "options": ["bind"] }),
-        );
-        bundle.set("/linux/maskedPaths", json!(["/key"]));
-        assert_eq!(bundle.say("cat /key; stat -c '%F' /key"), "character special file\n");
     });
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "the helpers of tests panic like the tests")]
 
+mod attack;
 mod bundle;
 mod cgroup;
 mod escape;

@@ -32,7 +32,7 @@ impl Prepared {
         let dir = workspace::target_dir().join("xtask/vm");
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let base = dir.join("base.cpio");
-        let binaries = build::paths(build::Profile::Debug);
+        let binaries = build::tested();
         let contents = initrd::Contents {
             init: &executables.runner,
             binaries: &binaries,

@@ -32,6 +32,13 @@ use runtime::sys::seal::run_from_read_only_file;
 static ALLOCATOR: runtime::sys::allocator::OneProcessOnly = runtime::sys::allocator::OneProcessOnly::new();
 
 fn main() -> ExitCode {
+    #[cfg(feature = "weaken")]
+    if let Some(guard) = std::env::var_os("ORLOP_WEAKEN") {
+        assert!(
+            guard.to_str().is_some_and(runtime::guard::leave_out),
+            "{guard:?} is no guard of runtime::guard"
+        );
+    }
     let mut globals = Globals::default();
     let command = arguments::parse(lexopt::Parser::from_env(), &mut globals);
     match command.and_then(|command| carry_out(command, &globals)) {
