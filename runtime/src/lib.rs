@@ -30,8 +30,11 @@ mod field;
 mod filter;
 mod home;
 mod init;
+mod mapping;
 mod prepare;
+mod privileges;
 mod report;
 mod step;
+mod tree;
 
 pub use field::capabilities::capabilities_of;

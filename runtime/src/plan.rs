@@ -6,14 +6,17 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, Linux, Process, Spec};
+use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, Process, Spec};
 
 use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;
 use crate::field::rootfs::Propagation;
-use crate::field::{devices, honoured, mounts, paths, process, program, rootfs, sysctl};
+use crate::field::user::{self, IdMappings};
+use crate::field::{devices, honoured, mounts, paths, process, program, rlimits, rootfs, sysctl};
 use crate::guard::Guard;
-use crate::step::{InitStep, Planned};
+use crate::mapping;
+use crate::privileges::Privileges;
+use crate::step::{Groups, InitStep, NamespaceFile, Planned};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
@@ -48,11 +51,31 @@ pub(crate) struct InitPlan {
     pub(crate) namespaces: libc::c_int,
     /// An existing pid namespace to be born in.
     pub(crate) pid_namespace: Option<PathBuf>,
+    /// Existing namespaces that another process enters first, to make this one there.
+    pub(crate) door: Vec<NamespaceFile>,
+    /// Maps of the new user namespace, for the parent to write.
+    pub(crate) mappings: Option<IdMappings>,
+    /// Hard limits that are asked for, by their number: the parent may be allowed to raise them where the child is not.
+    pub(crate) hard_limits: Vec<(i32, u64)>,
     pub(crate) steps: Vec<Planned>,
     /// For the parent to write, who can say what it could not.
     pub(crate) oom_score_adj: Option<i32>,
     /// What was asked for and can't be given, one sentence each.
     pub(crate) unenforced: Vec<String>,
+}
+
+impl InitPlan {
+    pub(crate) fn is_in_user_namespace(&self) -> bool {
+        let kinds = self.door.iter().fold(self.namespaces, |kinds, file| kinds | file.kind);
+        kinds & libc::CLONE_NEWUSER != 0
+    }
+
+    /// Who the process's user is outside of its new user namespace.
+    pub(crate) fn owner_outside(&self) -> Option<u32> {
+        let mappings = self.mappings.as_ref()?;
+        let user = self.steps.iter().find_map(|planned| planned.step.user())?;
+        user::outside(&mappings.uids, user)
+    }
 }
 
 /// What a plan is made from, besides the spec.
@@ -68,8 +91,12 @@ pub(crate) struct Facts<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProcessFacts {
     pub(crate) terminal: Terminal,
+    /// The capabilities that there are to give.
     pub(crate) available: Mask,
     pub(crate) manner: Manner,
+    pub(crate) privileges: Privileges,
+    /// Whether its user namespace lets it change its supplementary groups; for a new one the plan knows itself.
+    pub(crate) groups: Groups,
 }
 
 /// What the caller has for standard streams.
@@ -85,6 +112,8 @@ pub(crate) enum Terminal {
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     list: Vec<Planned>,
+    /// Where in the list the host's root is left.
+    root_at: usize,
     late: Vec<Planned>,
 }
 
@@ -101,6 +130,21 @@ impl Steps {
         if let Some(step) = step {
             self.push(field, step);
         }
+    }
+
+    /// What is pushed from here on happens in the container's root.
+    fn leave_host(&mut self) {
+        self.root_at = self.list.len();
+    }
+
+    /// Adds a step to be performed as the last one that sees the host's root.
+    pub(crate) fn push_early(&mut self, field: &str, step: InitStep) {
+        let planned = Planned {
+            field: field.into(),
+            step,
+        };
+        self.list.insert(self.root_at, planned);
+        self.root_at += 1;
     }
 
     /// Adds a step to be performed when every mount is in place.
@@ -124,25 +168,43 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     let linux = required(spec.linux().as_ref(), "linux")?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let propagation = Propagation::of(spec)?;
+    let mappings = user::of(
+        &namespaces,
+        linux.uid_mappings().as_deref(),
+        linux.gid_mappings().as_deref(),
+    )?;
+    let is_mapped = namespaces.is_new(libc::CLONE_NEWUSER);
+    let mut process_facts = facts.process;
+    if is_mapped {
+        process_facts.groups = groups(mapping::lets_set_groups(&mappings, process_facts.privileges));
+    }
     let mut steps = Steps::default();
 
-    begin(facts.process.manner, &mut steps);
+    if is_mapped {
+        // While others may still write to its /proc entry.
+        steps.push("linux.uidMappings", InitStep::AwaitMappings);
+    }
+    begin(process_facts.manner, &mut steps);
+    enter_user_namespace(&namespaces, process_facts.groups, &mut steps);
     namespaces.steps(&mut steps);
     host_names(spec, &namespaces, &mut steps)?;
     steps.push("linux.namespaces", InitStep::MakeMountsPrivate);
     if linux.masked_paths().as_ref().is_some_and(|paths| !paths.is_empty()) {
         steps.push("linux.maskedPaths", InitStep::OpenHostNull);
     }
-    let change = rootfs::Change::of(spec, facts.process.manner);
-    rootfs::plan(facts.rootfs, propagation, change, &mut steps)?;
+    steps.leave_host();
+    let change = rootfs::Change::of(spec, process_facts.manner);
+    rootfs::plan(facts.rootfs, propagation, change, process_facts.privileges, &mut steps)?;
     let around = mounts::Surroundings {
         bundle: facts.bundle,
         namespaces: &namespaces,
         cgroup: facts.cgroup,
         propagation: propagation.during_setup,
         devices: devices::of(linux.devices().as_deref().unwrap_or_default())?,
+        privileges: process_facts.privileges,
+        mappings: &mappings,
     };
-    mounts::plan(spec.mounts().as_deref().unwrap_or_default(), &around, &mut steps)?;
+    let unenforced = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), &around, &mut steps)?;
     if let Some(values) = linux.sysctl() {
         sysctl::plan(values, &namespaces, &mut steps)?;
     }
@@ -155,7 +217,11 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     steps.add_late();
     change.after_hooks(&mut steps);
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps)?;
-    finish(process, facts.process, linux, steps)
+    let mut plan = finish(process, process_facts, linux, steps)?;
+    plan.door = namespaces.through_door();
+    plan.mappings = is_mapped.then_some(mappings);
+    plan.unenforced.splice(0..0, unenforced);
+    Ok(plan)
 }
 
 /// Plans one more process of a running container. `init` is for the child to enter the container by; the parent sets
@@ -170,6 +236,7 @@ pub(crate) fn exec(
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let mut steps = Steps::default();
     begin(facts.manner, &mut steps);
+    let door = door_of(&init, &namespaces)?;
     steps.push(
         "linux.namespaces",
         InitStep::JoinContainer {
@@ -177,6 +244,7 @@ pub(crate) fn exec(
             namespaces: namespaces.to_enter(),
         },
     );
+    enter_user_namespace(&namespaces, facts.groups, &mut steps);
     steps.push("linux.namespaces", InitStep::OpenRoot);
     terminal(process, facts.terminal, &mut steps)?;
     let mut plan = finish(process, facts, linux, steps)?;
@@ -186,6 +254,7 @@ pub(crate) fn exec(
     }
     plan.namespaces = 0;
     plan.pid_namespace = None;
+    plan.door = door;
     Ok(plan)
 }
 
@@ -196,6 +265,7 @@ pub(crate) fn hook(
     container: Option<(&Spec, BorrowedFd<'_>)>,
 ) -> Result<InitPlan, FieldError> {
     let mut steps = Steps::default();
+    let mut door = Vec::new();
     steps.push("hooks", InitStep::ResetSignals);
     steps.push("hooks", InitStep::NewSession);
     if let Some((spec, init)) = container {
@@ -203,8 +273,16 @@ pub(crate) fn hook(
         let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
         let process = init.try_clone_to_owned();
         let process = process.map_err(|error| FieldError::new("hooks", format!("duplicate a pidfd: {error}")))?;
-        let namespaces = namespaces.to_enter();
-        steps.push("linux.namespaces", InitStep::JoinContainer { process, namespaces });
+        door = door_of(&process, &namespaces)?;
+        let to_enter = namespaces.to_enter();
+        steps.push(
+            "linux.namespaces",
+            InitStep::JoinContainer {
+                process,
+                namespaces: to_enter,
+            },
+        );
+        enter_user_namespace(&namespaces, Groups::Kept, &mut steps);
     }
     steps.push("hooks", InitStep::CloseDescriptors { preserved: 0 });
     steps.push("hooks", InitStep::WaitForStart { gate: None });
@@ -212,6 +290,9 @@ pub(crate) fn hook(
     Ok(InitPlan {
         namespaces: 0,
         pid_namespace: None,
+        door,
+        mappings: None,
+        hard_limits: Vec::new(),
         steps: steps.list,
         oom_score_adj: None,
         unenforced: Vec::new(),
@@ -220,12 +301,47 @@ pub(crate) fn hook(
 
 /// Whether the container of `spec` has a pid namespace apart from the host's.
 pub(crate) fn has_pid_namespace(spec: &Spec) -> bool {
+    has_namespace(spec, LinuxNamespaceType::Pid)
+}
+
+/// Whether the container of `spec` has a namespace of this kind apart from the host's.
+pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let linux = spec.linux().as_ref();
     let list = linux
         .and_then(|linux| linux.namespaces().as_deref())
         .unwrap_or_default();
-    list.iter()
-        .any(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Pid)
+    list.iter().any(|namespace| namespace.typ() == kind)
+}
+
+pub(crate) fn groups(may_be_set: bool) -> Groups {
+    if may_be_set { Groups::Set } else { Groups::Kept }
+}
+
+/// What is entered before a process can be made in the container of `init`: its user and pid namespaces, both at once;
+/// only who is in the user namespace may enter the pid namespace that belongs to it.
+fn door_of(init: &std::os::fd::OwnedFd, namespaces: &Namespaces) -> Result<Vec<NamespaceFile>, FieldError> {
+    if !namespaces.has(libc::CLONE_NEWUSER) {
+        return Ok(Vec::new());
+    }
+    let pid = if namespaces.has(libc::CLONE_NEWPID) {
+        libc::CLONE_NEWPID
+    } else {
+        0
+    };
+    let file = init.try_clone();
+    let file = file.map_err(|error| FieldError::new("linux.namespaces", error.to_string()))?;
+    Ok(vec![NamespaceFile {
+        path: "of the container's process".into(),
+        kind: libc::CLONE_NEWUSER | pid,
+        file: Some(file),
+    }])
+}
+
+/// In a user namespace this process has every right, but it is still the user outside that made it.
+fn enter_user_namespace(namespaces: &Namespaces, groups: Groups, steps: &mut Steps) {
+    if namespaces.has(libc::CLONE_NEWUSER) {
+        steps.push("linux.namespaces", InitStep::BecomeNamespaceRoot { groups });
+    }
 }
 
 fn begin(manner: Manner, steps: &mut Steps) {
@@ -245,11 +361,15 @@ fn finish(process: &Process, facts: ProcessFacts, linux: &Linux, mut steps: Step
         manner: facts.manner,
         has_streams: facts.terminal == Terminal::None,
         seccomp: linux.seccomp().as_ref(),
+        groups: facts.groups,
     };
     let unenforced = process::plan(process, &around, &mut steps)?;
     Ok(InitPlan {
         namespaces: namespaces.to_clone(),
         pid_namespace: namespaces.joined_pid_namespace().cloned(),
+        door: Vec::new(),
+        mappings: None,
+        hard_limits: rlimits::hard(process.rlimits().as_deref().unwrap_or_default()),
         steps: steps.list,
         oom_score_adj: oom_score_adj(process)?,
         unenforced,

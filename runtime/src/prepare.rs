@@ -4,47 +4,84 @@
 //! nowhere until the child puts them into its own.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 
-use crate::container::{Rootfs, StepError};
-use crate::home;
-use crate::step::{BindMount, InitStep, MadeRoot, NamespaceFile, Planned, Program, RootMount};
-use crate::sys::mount::{Attributes, fsconfig_create, fsconfig_set, fsmount, fsopen, mount_setattr, open_tree_clone};
+use crate::container::StepError;
+use crate::privileges::Privileges;
+use crate::step::{InitStep, MadeOverlay, NamespaceFile, OverlayMount, Planned, Program, RootMount};
+use crate::sys::mount::{fsconfig_create, fsconfig_set, fsmount, fsopen, map_ids};
+use crate::sys::thread::SingleThreaded;
+use crate::tree::Tree;
+use crate::{home, mapping};
 
 /// mount(2) takes one page of options, its end included.
 const PAGE: usize = 4096;
 
-/// Opens whatever the steps need. `root` is that of a running container that a process is added to.
-pub(crate) fn prepare(steps: &mut [Planned], root: Option<OwnedFd>) -> Result<(), StepError> {
-    let mut roots: Vec<OwnedFd> = root.into_iter().collect();
-    steps.iter_mut().try_for_each(|planned| {
-        prepare_step(&mut planned.step, &mut roots).map_err(|errno| StepError {
-            action: planned.step.describe(),
-            field: planned.field.clone(),
-            source: errno.into(),
-        })
-    })
+/// What steps are prepared with.
+pub(crate) struct Preparation<'a> {
+    pub(crate) token: &'a SingleThreaded,
+    pub(crate) privileges: Privileges,
+    /// Where the container's own files are found: its root, or the layers that will be it.
+    pub(crate) roots: Vec<OwnedFd>,
 }
 
-/// `roots` are where the container's own files are found: its root, or the layers that will be it.
-fn prepare_step(step: &mut InitStep, roots: &mut Vec<OwnedFd>) -> nix::Result<()> {
-    if let InitStep::JoinNamespace(namespace) = step {
-        prepare_namespace(namespace)?;
-    } else if let InitStep::Bind(bind) = step {
-        prepare_bind(bind)?;
-    } else if let InitStep::MountRoot(root) = step {
-        prepare_root(root)?;
-        *roots = open_roots(root)?;
-    } else if let InitStep::Execute(program) = step {
-        prepare_program(program, roots)?;
+impl Preparation<'_> {
+    /// Opens whatever the steps need.
+    pub(crate) fn prepare(mut self, steps: &mut [Planned]) -> Result<(), StepError> {
+        steps.iter_mut().try_for_each(|planned| {
+            self.step(&mut planned.step).map_err(|source| StepError {
+                action: planned.step.describe(),
+                field: planned.field.clone(),
+                source,
+            })
+        })
     }
-    Ok(())
+
+    fn step(&mut self, step: &mut InitStep) -> io::Result<()> {
+        if let InitStep::JoinNamespace(namespace) = step {
+            prepare_namespace(namespace)?;
+        } else if let InitStep::Bind(bind) = step {
+            self.take(&bind.tree)?;
+        } else if let InitStep::MountRoot(root) = step {
+            self.root(root)?;
+            self.roots = open_roots(root)?;
+        } else if let InitStep::Execute(program) = step {
+            prepare_program(program, &self.roots)?;
+        }
+        Ok(())
+    }
+
+    /// Who may not make mounts leaves a tree to the child; but it can't map ids.
+    fn take(&self, tree: &Tree) -> io::Result<()> {
+        if !self.privileges.mounts {
+            return match tree.id_map {
+                None => Ok(()),
+                Some(_) => Err(io::Error::other("an id-mapped mount needs CAP_SYS_ADMIN")),
+            };
+        }
+        tree.take()?;
+        let Some(id_map) = &tree.id_map else { return Ok(()) };
+        let namespace = mapping::user_namespace(self.token, &id_map.mappings, self.privileges)
+            .map_err(|error| io::Error::other(format!("{}: {}", error.action, error.source)))?;
+        match map_ids(tree.mount()?, namespace.as_fd(), id_map.recursive) {
+            Err(Errno::EINVAL) => Err(io::Error::other("its filesystem can't be id-mapped on this kernel")),
+            result => Ok(result?),
+        }
+    }
+
+    fn root(&self, root: &mut RootMount) -> io::Result<()> {
+        match root {
+            RootMount::Directory { tree, .. } => self.take(tree),
+            RootMount::Overlay(overlay) => Ok(make_overlay(overlay)?),
+        }
+    }
 }
 
 fn prepare_program(program: &mut Program, roots: &[OwnedFd]) -> nix::Result<()> {
@@ -59,71 +96,42 @@ fn prepare_program(program: &mut Program, roots: &[OwnedFd]) -> nix::Result<()> 
 /// The root itself; or, where it is not mounted yet, its layers from the top.
 fn open_roots(root: &RootMount) -> nix::Result<Vec<OwnedFd>> {
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    match (&root.made, &root.rootfs) {
-        (MadeRoot::Tree(tree), _) => Ok(vec![openat(tree, c".", directory, Mode::empty())?]),
-        (_, Rootfs::Overlay { lower, upper, .. }) => [upper]
-            .into_iter()
-            .chain(lower)
-            .map(|layer| open(layer, directory, Mode::empty()))
-            .collect(),
-        (_, Rootfs::Directory(path)) => Ok(vec![open(path, directory, Mode::empty())?]),
+    let below = |mount: &dyn AsFd| openat(mount.as_fd(), c".", directory, Mode::empty());
+    match root {
+        RootMount::Directory { tree, .. } => match tree.mount() {
+            Ok(mount) => Ok(vec![below(&mount)?]),
+            Err(_) => Ok(vec![open(tree.path.as_c_str(), directory, Mode::empty())?]),
+        },
+        RootMount::Overlay(overlay) => match &overlay.made {
+            MadeOverlay::Tree(mount) => Ok(vec![below(mount)?]),
+            MadeOverlay::Planned | MadeOverlay::Classic { .. } => [&overlay.upper]
+                .into_iter()
+                .chain(&overlay.lower)
+                .map(|layer| open(layer, directory, Mode::empty()))
+                .collect(),
+        },
     }
 }
 
-fn prepare_namespace(namespace: &mut NamespaceFile) -> nix::Result<()> {
-    namespace.file = Some(open(
-        &namespace.path,
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?);
-    Ok(())
-}
-
-fn prepare_bind(bind: &mut BindMount) -> nix::Result<()> {
-    let tree = clone_path(&bind.source, bind.recursive)?;
-    change(&tree, bind.attributes, false)?;
-    change(&tree, bind.recursive_attributes, true)?;
-    bind.is_directory = is_directory(&tree)?;
-    bind.tree = Some(tree);
-    Ok(())
-}
-
-fn prepare_root(root: &mut RootMount) -> nix::Result<()> {
-    root.made = match &root.rootfs {
-        Rootfs::Directory(directory) => {
-            let tree = clone_path(directory, true)?;
-            change(&tree, root.attributes, true)?;
-            MadeRoot::Tree(tree)
-        }
-        Rootfs::Overlay { lower, upper, work, .. } => make_overlay(lower, upper, work)?,
-    };
-    Ok(())
-}
-
-fn clone_path(path: &Path, recursive: bool) -> nix::Result<OwnedFd> {
-    open_tree_clone(AT_FDCWD.as_fd(), &c_path(path)?, recursive)
-}
-
-fn change(tree: &OwnedFd, attributes: Attributes, recursive: bool) -> nix::Result<()> {
-    if attributes.is_empty() {
-        Ok(())
-    } else {
-        mount_setattr(tree.as_fd(), attributes, recursive)
+/// Opens a namespace that the child or its maker enters.
+pub(crate) fn prepare_namespace(namespace: &mut NamespaceFile) -> nix::Result<()> {
+    if namespace.file.is_none() {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        namespace.file = Some(open(&namespace.path, flags, Mode::empty())?);
     }
-}
-
-fn is_directory(tree: &OwnedFd) -> nix::Result<bool> {
-    Ok(SFlag::from_bits_truncate(fstat(tree)?.st_mode & libc::S_IFMT) == SFlag::S_IFDIR)
+    Ok(())
 }
 
 /// One option a layer, where the kernel has that (6.7); else everything in one page for mount(2). An older kernel takes
 /// the option and refuses the whole at the end, in the same words as for a layer that is none: mount(2) then tells.
-fn make_overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<MadeRoot> {
-    match overlay_tree(lower, upper, work) {
-        Ok(tree) => Ok(MadeRoot::Tree(tree)),
-        Err(Errno::EINVAL) => classic_overlay(lower, upper, work),
-        Err(errno) => Err(errno),
-    }
+fn make_overlay(overlay: &mut OverlayMount) -> nix::Result<()> {
+    let (lower, upper, work) = (&overlay.lower, &overlay.upper, &overlay.work);
+    overlay.made = match overlay_tree(lower, upper, work) {
+        Ok(tree) => MadeOverlay::Tree(tree),
+        Err(Errno::EINVAL) => classic_overlay(lower, upper, work)?,
+        Err(errno) => return Err(errno),
+    };
+    Ok(())
 }
 
 fn overlay_tree(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<OwnedFd> {
@@ -138,7 +146,7 @@ fn overlay_tree(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<Own
 }
 
 /// Names the layers from the directory that they share, so that fifty of them fit a page.
-fn classic_overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<MadeRoot> {
+fn classic_overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<MadeOverlay> {
     let directory = common_directory(lower);
     let mut options = b"lowerdir=".to_vec();
     for (index, layer) in lower.iter().enumerate() {
@@ -155,7 +163,7 @@ fn classic_overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> nix::Result<
         return Err(Errno::E2BIG);
     }
     let options = CString::new(options).map_err(|_| Errno::EINVAL)?;
-    Ok(MadeRoot::ClassicOverlay {
+    Ok(MadeOverlay::Classic {
         directory: c_path(&directory)?,
         options,
     })
@@ -216,7 +224,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let made = classic_overlay(&layers(50), Path::new("/u"), Path::new("/w")).unwrap();
-        let MadeRoot::ClassicOverlay { directory, options } = made else {
+        let MadeOverlay::Classic { directory, options } = made else {
             panic!("not a classic overlay")
         };
         assert_eq!(directory.as_c_str(), c"/var/l");
@@ -230,7 +238,7 @@ mod tests {
     #[test]
     fn separators_in_names_are_escaped() {
         let made = classic_overlay(&paths(&["/l/sha256:a", "/l/b,c"]), Path::new("/u\\"), Path::new("/w")).unwrap();
-        let MadeRoot::ClassicOverlay { options, .. } = made else {
+        let MadeOverlay::Classic { options, .. } = made else {
             panic!("not a classic overlay")
         };
         assert_eq!(

@@ -12,6 +12,8 @@ pub(crate) const START: u8 = b's';
 
 /// Says "wait at the gate" to a child that its parent leaves behind.
 pub(crate) const LEAVE: u8 = b'l';
+/// Says that the ids of the user namespace are mapped.
+pub(crate) const MAPPED: u8 = b'm';
 
 /// One message of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(crate) enum Report {
     Terminal,
     /// Everything before the change of root is done; it waits for the start byte.
     Hooks,
+    /// The message carries the pidfd of the process that was made in existing namespaces.
+    Born,
     /// This step of the plan failed, and the child has ended.
     Failed { step: u32, errno: Errno },
 }
@@ -32,6 +36,7 @@ impl Report {
             Self::Ready => (0, 0),
             Self::Terminal => (1, 0),
             Self::Hooks => (2, 0),
+            Self::Born => (3, 0),
             Self::Failed { step, errno } => (step, errno as i32),
         };
         let mut bytes = [0; LENGTH];
@@ -49,6 +54,7 @@ impl Report {
             (0, 0) => Some(Self::Ready),
             (1, 0) => Some(Self::Terminal),
             (2, 0) => Some(Self::Hooks),
+            (3, 0) => Some(Self::Born),
             (_, 0) => None,
             (step, errno) => Some(Self::Failed {
                 step,
@@ -68,6 +74,7 @@ mod tests {
             Report::Ready,
             Report::Terminal,
             Report::Hooks,
+            Report::Born,
             Report::Failed {
                 step: 0,
                 errno: Errno::EPERM,

@@ -3,10 +3,12 @@
 //! A step holds everything it needs: C strings, numbers, and descriptors that [`crate::prepare`] opens in the parent.
 //! [`crate::init`] performs it in the child. [`InitStep::describe`] says afterwards, in the parent, what failed.
 
-use std::ffi::CString;
+use std::cell::OnceCell;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use crate::container_path::ContainerPath;
 use crate::sys::capability::Mask;
@@ -14,6 +16,7 @@ use crate::sys::exec::StringArray;
 use crate::sys::mount::Attributes;
 use crate::sys::pty::WindowSize;
 use crate::sys::seccomp::Instruction;
+use crate::tree::Tree;
 
 /// One thing to do, and the field of the spec that asked for it.
 #[derive(Debug)]
@@ -25,6 +28,12 @@ pub(crate) struct Planned {
 /// One thing that the child does between clone and exec.
 #[derive(Debug)]
 pub(crate) enum InitStep {
+    /// Wait until the parent has mapped the ids of the user namespace that this process was born in.
+    AwaitMappings,
+    /// Become user 0 of the user namespace.
+    BecomeNamespaceRoot {
+        groups: Groups,
+    },
     /// Keep others out of this process's /proc entry while our own program is in it (CVE-2019-5736).
     BecomeUndumpable,
     /// Default signal handling, nothing blocked.
@@ -52,6 +61,10 @@ pub(crate) enum InitStep {
     MakeMountsPrivate,
     /// Keep the host's /dev/null at hand for masking files.
     OpenHostNull,
+    /// Take a part of the host's filesystem while it is in sight, for a bind mount later.
+    TakeTree(Rc<Tree>),
+    /// Make a filesystem that the kernel makes only where another of its kind is in sight (mount_namespaces(7)).
+    MakeMount(Rc<NewMount>),
     /// Mount the root filesystem in this mount namespace.
     MountRoot(RootMount),
     /// Go on below the mounted root, which becomes the root later.
@@ -64,7 +77,7 @@ pub(crate) enum InitStep {
     MoveRoot,
     /// Take the root as it is, after joining a container.
     OpenRoot,
-    Mount(NewMount),
+    Mount(Rc<NewMount>),
     Bind(BindMount),
     MakeDevice(Device),
     MakeSymlink {
@@ -94,6 +107,13 @@ pub(crate) enum InitStep {
     SetMountAttributes {
         path: ContainerPath,
         attributes: Attributes,
+        /// The mounts below it too.
+        recursive: bool,
+    },
+    /// Give other options to the filesystem that is mounted at a path.
+    Reconfigure {
+        path: ContainerPath,
+        options: Vec<(CString, Option<CString>)>,
     },
     SetRlimit {
         name: &'static str,
@@ -155,23 +175,38 @@ pub(crate) struct NamespaceFile {
 
 /// The root filesystem.
 #[derive(Debug)]
-pub(crate) struct RootMount {
-    pub(crate) rootfs: crate::container::Rootfs,
-    pub(crate) attributes: Attributes,
-    /// Where it is mounted before it becomes the root.
-    pub(crate) target: CString,
-    pub(crate) made: MadeRoot,
+pub(crate) enum RootMount {
+    /// A directory of the host.
+    Directory {
+        tree: Rc<Tree>,
+        /// Mounted on itself instead of over the host's root: for hooks, which look for it there.
+        in_place: bool,
+    },
+    /// An overlay of layers.
+    Overlay(OverlayMount),
 }
 
-/// How the root filesystem gets mounted; decided when the parent tries.
+/// An overlay of layers, and where it is mounted before it becomes the root if the kernel has no other way.
 #[derive(Debug)]
-pub(crate) enum MadeRoot {
-    /// Not opened yet.
+pub(crate) struct OverlayMount {
+    pub(crate) lower: Vec<PathBuf>,
+    pub(crate) upper: PathBuf,
+    pub(crate) work: PathBuf,
+    pub(crate) target: CString,
+    /// Mounted there in any case.
+    pub(crate) in_place: bool,
+    pub(crate) made: MadeOverlay,
+}
+
+/// How the overlay gets mounted; decided when the parent tries.
+#[derive(Debug)]
+pub(crate) enum MadeOverlay {
+    /// Not made yet.
     Planned,
     /// A detached mount.
     Tree(OwnedFd),
-    /// An overlay for kernels without `lowerdir+` (before 6.7): mount(2) with names relative to `directory`.
-    ClassicOverlay { directory: CString, options: CString },
+    /// For kernels without `lowerdir+` (before 6.7): mount(2) with names relative to `directory`.
+    Classic { directory: CString, options: CString },
 }
 
 /// A new filesystem to mount.
@@ -180,23 +215,25 @@ pub(crate) struct NewMount {
     pub(crate) kind: CString,
     /// The filesystem's own options in order, `source` first.
     pub(crate) options: Vec<(CString, Option<CString>)>,
+    /// More options, for a filesystem that knows them.
+    pub(crate) hints: Vec<CString>,
     pub(crate) attributes: Attributes,
     pub(crate) target: ContainerPath,
     /// Refuse a target with a symbolic link in it instead of following it inside the root.
     pub(crate) refuse_links: bool,
+    /// Copy into it what it hides.
+    pub(crate) copy_up: bool,
+    /// What of the host to show, read-only, where the user namespace may not make the filesystem.
+    pub(crate) instead: Option<&'static CStr>,
+    /// The mount, once it is made.
+    pub(crate) made: OnceCell<OwnedFd>,
 }
 
 /// A part of the host's filesystem to show in the container.
 #[derive(Debug)]
 pub(crate) struct BindMount {
-    pub(crate) source: PathBuf,
-    pub(crate) recursive: bool,
-    pub(crate) attributes: Attributes,
-    /// Applied to every mount below the source too.
-    pub(crate) recursive_attributes: Attributes,
+    pub(crate) tree: Rc<Tree>,
     pub(crate) target: ContainerPath,
-    pub(crate) is_directory: bool,
-    pub(crate) tree: Option<OwnedFd>,
 }
 
 /// A device node.
@@ -218,6 +255,16 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) additional_gids: Vec<nix::unistd::Gid>,
+    pub(crate) groups: Groups,
+}
+
+/// Whether the supplementary groups may be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Groups {
+    /// They become exactly those of the spec.
+    Set,
+    /// The user namespace forbids it: they stay as they are.
+    Kept,
 }
 
 /// Capability sets after the user is set.
@@ -275,9 +322,20 @@ impl InitStep {
         }
     }
 
+    /// The user that the step makes of the process.
+    pub(crate) fn user(&self) -> Option<u32> {
+        if let Self::SetUser(identity) = self {
+            Some(identity.uid)
+        } else {
+            None
+        }
+    }
+
     /// What the step does, for an error: an action and its object.
     pub(crate) fn describe(&self) -> String {
         match self {
+            Self::AwaitMappings => "wait for the maps of the user namespace".into(),
+            Self::BecomeNamespaceRoot { .. } => "become root of the user namespace".into(),
             Self::BecomeUndumpable => "keep /proc/self private".into(),
             Self::ResetSignals => "reset signals".into(),
             Self::NewSession => "start a session".into(),
@@ -291,14 +349,21 @@ impl InitStep {
             Self::SetDomainname(name) => format!("set the domain name {}", name.to_string_lossy()),
             Self::MakeMountsPrivate => "make the host's mounts private".into(),
             Self::OpenHostNull => "open the host's /dev/null".into(),
-            Self::MountRoot(root) => format!("mount the root filesystem on {}", root.target.to_string_lossy()),
+            Self::TakeTree(tree) => format!("take {} from the host", tree.source.display()),
+            Self::MakeMount(mount) => format!("make {} for {}", mount.kind.to_string_lossy(), mount.target),
+            Self::MountRoot(RootMount::Directory { tree, .. }) => {
+                format!("mount the root filesystem {}", tree.source.display())
+            }
+            Self::MountRoot(RootMount::Overlay(overlay)) => {
+                format!("mount the root filesystem on {}", overlay.target.to_string_lossy())
+            }
             Self::OpenNewRoot => "open the root filesystem".into(),
             Self::WaitForHooks => "wait for the hooks before the change of root".into(),
             Self::PivotRoot => "pivot to the root filesystem".into(),
             Self::MoveRoot => "move the root filesystem over the host's root".into(),
             Self::OpenRoot => "open the container's root".into(),
             Self::Mount(mount) => format!("mount {} on {}", mount.kind.to_string_lossy(), mount.target),
-            Self::Bind(bind) => format!("bind {} on {}", bind.source.display(), bind.target),
+            Self::Bind(bind) => format!("bind {} on {}", bind.tree.source.display(), bind.target),
             Self::MakeDevice(device) => format!("make the device {}", device.path),
             Self::MakeSymlink { link, target } => format!("link {link} to {}", target.to_string_lossy()),
             Self::MakeDirectory(path) => format!("make the directory {path}"),
@@ -308,6 +373,7 @@ impl InitStep {
             Self::MaskPath(path) => format!("mask {path}"),
             Self::MakeReadonly(path) => format!("make {path} read-only"),
             Self::SetMountAttributes { path, .. } => format!("change the mount at {path}"),
+            Self::Reconfigure { path, .. } => format!("remount the filesystem at {path}"),
             Self::SetRlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
             Self::OwnStreams { owner } => format!("give the standard streams to user {owner}"),
             Self::InstallSeccomp(_) => "install the seccomp filter".into(),

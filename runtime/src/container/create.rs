@@ -1,19 +1,20 @@
 //! `create`: a process with everything set up, which waits to be started.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::error::{CreateError, host};
 use super::hook::{self, Hooks};
 use super::launch::{Launch, launch, streams};
-use super::{CreateRequest, SingleThreaded};
+use super::{CreateRequest, SingleThreaded, own_cgroup};
 use crate::cgroup::{Cgroup, DeviceRules, Limits};
 use crate::guard::Guard;
-use crate::plan::{Facts, FieldError, ProcessFacts};
+use crate::plan::{self, Facts, FieldError, ProcessFacts};
+use crate::privileges::Privileges;
 use crate::step::Gate;
-use crate::{plan, sys};
 
 /// A container whose process has done all of its set-up and waits for [`Created::start`].
 ///
@@ -62,19 +63,27 @@ pub(super) fn create_with(
     gate: Option<Gate>,
 ) -> Result<Created, CreateError> {
     let (streams, terminal) = streams(request.stdio)?;
+    let privileges = Privileges::look();
+    let has_user_namespace = plan::has_namespace(request.spec, LinuxNamespaceType::User);
+    let cgroup = request.cgroup.map(Cgroup::at);
+    let shown = cgroup
+        .as_ref()
+        .map(|cgroup| cgroup.path().to_owned())
+        .or_else(own_cgroup::of_this_process);
     let facts = Facts {
         bundle: request.bundle,
         rootfs: request.rootfs,
-        cgroup: request.cgroup.as_deref(),
+        cgroup: shown.as_deref(),
         process: ProcessFacts {
             terminal,
-            available: sys::capability::bounding_set(),
+            available: Privileges::available(has_user_namespace),
             manner: request.manner,
+            privileges,
+            groups: plan::groups(lets_set_groups(Path::new("/proc/self/setgroups"))),
         },
     };
     let plan = plan::container(request.spec, facts)?;
     let confinement = Confinement::of(request.spec)?;
-    let cgroup = request.cgroup.map(Cgroup::at);
     let is_new = cgroup.as_ref().is_some_and(|cgroup| !cgroup.exists());
     let result = confinement.apply(cgroup.as_ref()).and_then(|unenforced| {
         let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
@@ -90,6 +99,7 @@ pub(super) fn create_with(
                 root: None,
                 hooks,
                 gate,
+                privileges,
             },
         )?;
         created.unenforced.splice(0..0, unenforced);
@@ -100,6 +110,12 @@ pub(super) fn create_with(
         let _ = cgroup.remove();
     }
     result
+}
+
+/// Whether a process may change its supplementary groups, by the `setgroups` file of its /proc entry; where there is
+/// none it may.
+pub(super) fn lets_set_groups(file: &Path) -> bool {
+    fs::read_to_string(file).map_or(true, |word| word.trim() != "deny")
 }
 
 /// What a container's cgroup is to enforce.

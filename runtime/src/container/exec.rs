@@ -1,19 +1,20 @@
 //! `exec`: one more process in a running container.
 
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
+use super::create::lets_set_groups;
 use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
 use super::{Created, Manner, Running, SingleThreaded, Stdio, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{self, ProcessFacts};
-use crate::sys::capability;
+use crate::privileges::Privileges;
+use crate::sys::pidfd::pid_of;
 
 /// The running container that a process is added to.
 #[derive(Debug, Clone, Copy)]
@@ -47,17 +48,23 @@ pub(super) fn create_exec(
     manner: Manner,
 ) -> Result<Created, CreateError> {
     let (streams, terminal) = streams(stdio)?;
+    let privileges = Privileges::look();
     let facts = ProcessFacts {
         terminal,
-        available: capability::bounding_set(),
+        available: Privileges::available(plan::has_namespace(target.spec, LinuxNamespaceType::User)),
         manner,
+        privileges,
+        groups: plan::groups(groups_may_be_set(target.pidfd)),
     };
     let init = target
         .pidfd
         .try_clone_to_owned()
         .map_err(|error| host("duplicate the container's pidfd", error))?;
     let plan = plan::exec(target.spec, process, init, facts)?;
-    let cgroup = target.cgroup.map(Cgroup::at);
+    let cgroup = target
+        .cgroup
+        .map(Cgroup::at)
+        .filter(|cgroup| privileges.mounts || cgroup.exists());
     let pid_namespace = plan::has_pid_namespace(target.spec).then_some(target.pidfd.as_fd());
     launch(
         token,
@@ -69,14 +76,18 @@ pub(super) fn create_exec(
             root: root_of(target.pidfd),
             hooks: None,
             gate: None,
+            privileges,
         },
     )
 }
 
+fn groups_may_be_set(process: BorrowedFd<'_>) -> bool {
+    pid_of(process).is_none_or(|pid| lets_set_groups(Path::new(&format!("/proc/{pid}/setgroups"))))
+}
+
 /// The root directory of a process, for looking its users up; none when it is just ending.
 fn root_of(process: BorrowedFd<'_>) -> Option<OwnedFd> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    let pid = pid_of(process)?;
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open(format!("/proc/{pid}/root").as_str(), directory, Mode::empty()).ok()?;
     // Still there: so the number was its own all the time.

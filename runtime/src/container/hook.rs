@@ -20,6 +20,7 @@ use super::exec::{Target, create_exec};
 use super::launch::{Launch, end, launch, streams};
 use super::{Exit, Manner, Running, SingleThreaded, Stdio};
 use crate::plan::{self, FieldError};
+use crate::privileges::Privileges;
 use crate::sys::clone::Child;
 
 /// How much of what a hook says on its standard error an error repeats; the rest is read and forgotten.
@@ -297,6 +298,7 @@ fn spawn(
                 cgroup: None,
                 pid_namespace: pid_namespace.map(|(_, child)| child.pidfd.as_fd()),
                 root: None,
+                privileges: Privileges::look(),
                 hooks: None,
                 gate: None,
             },

@@ -6,19 +6,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use nix::sys::stat::fstat;
+use nix::unistd::{Uid, fchown};
 
 use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
-use super::{Created, Exit, SingleThreaded, Stdio, kill};
+use super::{Created, Exit, SingleThreaded, Stdio, door, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{InitPlan, Terminal};
-use crate::report::{LENGTH, Report, START};
+use crate::prepare::{Preparation, prepare_namespace};
+use crate::privileges::Privileges;
+use crate::report::{LENGTH, MAPPED, Report, START};
 use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::{Child, clone3};
 use crate::sys::fd::duplicate_from;
 use crate::sys::namespace::set_children_pid_namespace;
 use crate::sys::socket;
-use crate::{init, prepare};
+use crate::{init, mapping};
 
 /// Everything that a process is made from.
 pub(super) struct Launch<'a> {
@@ -34,6 +38,7 @@ pub(super) struct Launch<'a> {
     pub(super) hooks: Option<&'a Hooks<'a>>,
     /// Where it can be left behind.
     pub(super) gate: Option<Gate>,
+    pub(super) privileges: Privileges,
 }
 
 /// Makes the process and lets it do its steps up to the one that waits for the start. When that fails, the process has
@@ -47,9 +52,11 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         root,
         hooks,
         gate,
+        privileges,
     } = launch;
     put_gate(&mut plan, gate);
     if let Some(streams) = streams {
+        own_streams(&streams, &plan);
         plan.steps.insert(
             0,
             Planned {
@@ -58,20 +65,32 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
             },
         );
     }
-    prepare::prepare(&mut plan.steps, root)?;
+    let roots = root.into_iter().collect();
+    let preparation = Preparation {
+        token,
+        privileges,
+        roots,
+    };
+    preparation.prepare(&mut plan.steps)?;
+    for namespace in &mut plan.door {
+        let action = format!("open the namespace {}", namespace.path.display());
+        prepare_namespace(namespace).map_err(|errno| host(&action, errno))?;
+    }
     let cgroup = cgroup.map(Cgroup::open).transpose()?;
     let cgroup = cgroup.as_ref().map(AsFd::as_fd);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| host("make a channel to the container's process", errno))?;
-    let child = in_pid_namespace(token, pid_namespace, || {
-        clone3(token, plan.namespaces, cgroup, || {
-            init::run(&plan.steps, theirs.as_fd(), ours.as_fd())
+    let run = || init::run(&plan.steps, theirs.as_fd(), ours.as_fd());
+    let child = if plan.door.is_empty() {
+        in_pid_namespace(token, pid_namespace, || {
+            clone3(token, plan.namespaces, cgroup, run).map_err(|errno| host("clone the container's process", errno))
         })
-        .map_err(|errno| host("clone the container's process", errno))
-    })?;
+    } else {
+        door::clone_through(token, &plan.door, plan.namespaces, cgroup, run)
+    }?;
     drop(theirs);
     let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
-    match set_up(&child, &ours, &mut plan, &mut run_hooks) {
+    match set_up(&child, &ours, &mut plan, privileges, &mut run_hooks) {
         Ok(terminal) => {
             let Child { pid, pidfd } = child;
             let steps = plan
@@ -147,10 +166,19 @@ fn set_up(
     child: &Child,
     channel: &OwnedFd,
     plan: &mut InitPlan,
+    privileges: Privileges,
     run_hooks: &mut dyn FnMut(&Child) -> Result<(), HookError>,
 ) -> Result<Option<OwnedFd>, CreateError> {
     if let Some(value) = plan.oom_score_adj {
         plan.unenforced.extend(set_oom_score_adj(child.pid, value)?);
+    }
+    if plan.is_in_user_namespace() {
+        raise_hard_limits(child.pid, &plan.hard_limits);
+    }
+    if let Some(mappings) = &plan.mappings {
+        mapping::write(child.pid, mappings, privileges).map_err(|error| host(&error.action, error.source))?;
+        send(channel.as_raw_fd(), &[MAPPED], MsgFlags::MSG_NOSIGNAL)
+            .map_err(|errno| host("go on with the container", errno))?;
     }
     let mut terminal = None;
     loop {
@@ -162,6 +190,7 @@ fn set_up(
                 run_hooks(child)?;
                 say(channel.as_fd(), START).map_err(|errno| host("let the container go on after its hooks", errno))?;
             }
+            Some(Report::Born) => return Err(CreateError::Died),
             Some(Report::Failed { step, errno }) => return Err(step_error(plan, step, errno).into()),
             None => return Err(CreateError::Died),
         }
@@ -199,6 +228,24 @@ fn step_error(plan: &InitPlan, step: u32, errno: Errno) -> StepError {
         action,
         field,
         source: errno.into(),
+    }
+}
+
+/// In a user namespace nobody may raise a limit, but perhaps we may. Where not, the step that sets it tells.
+fn raise_hard_limits(pid: u32, limits: &[(i32, u64)]) {
+    for (resource, hard) in limits {
+        let _ = crate::sys::rlimit::raise_hard_limit(pid, *resource, *hard);
+    }
+}
+
+/// The user of a new user namespace may reopen the pipes that its streams are: inside nobody could see to that. Only
+/// pipes: what else a caller passes is not ours to give away.
+fn own_streams(streams: &[OwnedFd; 3], plan: &InitPlan) {
+    let Some(owner) = plan.owner_outside() else { return };
+    for stream in streams {
+        if fstat(stream).is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFIFO) {
+            let _ = fchown(stream, Some(Uid::from_raw(owner)), None);
+        }
     }
 }
 

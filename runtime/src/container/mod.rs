@@ -5,6 +5,7 @@
 //! [`Exit::wait`] end it. No state is kept here: who calls keeps the pidfd.
 
 mod create;
+mod door;
 mod error;
 mod exec;
 mod exit;
@@ -12,6 +13,7 @@ pub(crate) mod hook;
 mod kill;
 mod launch;
 pub mod named;
+mod own_cgroup;
 mod start;
 
 use std::os::fd::OwnedFd;

@@ -1,13 +1,18 @@
 //! `linux.devices` and the devices that every container has.
 
+use std::cell::OnceCell;
 use std::ffi::CString;
 use std::path::Path;
 
+use nix::sys::stat::makedev;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
+use super::mounts::Surroundings;
 use crate::container_path::ContainerPath;
-use crate::plan::{FieldError, Steps};
+use crate::plan::{FieldError, Steps, c_string};
 use crate::step::{Device, InitStep};
+use crate::sys::mount::Attributes;
+use crate::tree::Tree;
 
 /// Name, major and minor number of the character devices in every container (OCI config-linux, "Default Devices").
 const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
@@ -78,15 +83,38 @@ fn listed_device((index, device): (usize, &LinuxDevice)) -> Result<Device, Field
     })
 }
 
-/// Makes `devices` and the standard links.
-pub(crate) fn plan(devices: &[Device], steps: &mut Steps) -> Result<(), FieldError> {
-    for device in devices {
-        steps.push("linux.devices", InitStep::MakeDevice(device.clone()));
+/// Makes the devices and the standard links. In a user namespace nobody makes device nodes: the host's are shown.
+pub(crate) fn plan(around: &Surroundings<'_>, steps: &mut Steps) -> Result<(), FieldError> {
+    let field = "linux.devices";
+    for device in &around.devices {
+        if around.in_user_namespace() && device.kind != libc::S_IFIFO {
+            around.bind(field, host_node(device)?, device.path.clone(), steps);
+        } else {
+            steps.push(field, InitStep::MakeDevice(device.clone()));
+        }
     }
     for (link, target) in LINKS {
-        let link = ContainerPath::new("linux.devices", Path::new(link))?;
-        let target = CString::new(target).map_err(|_| FieldError::new("linux.devices", "holds a null byte"))?;
-        steps.push("linux.devices", InitStep::MakeSymlink { link, target });
+        let link = ContainerPath::new(field, Path::new(link))?;
+        let target = CString::new(target).map_err(|_| FieldError::new(field, "holds a null byte"))?;
+        steps.push(field, InitStep::MakeSymlink { link, target });
     }
     Ok(())
+}
+
+/// The node of the same name and number on the host.
+fn host_node(device: &Device) -> Result<Tree, FieldError> {
+    let source = device.path.to_string();
+    Ok(Tree {
+        path: c_string("linux.devices", source.as_ref())?,
+        source: source.into(),
+        recursive: false,
+        attributes: Attributes::default(),
+        recursive_attributes: Attributes {
+            propagation: libc::MS_PRIVATE,
+            ..Attributes::default()
+        },
+        id_map: None,
+        device: Some((device.kind, makedev(device.major.into(), device.minor.into()))),
+        taken: OnceCell::new(),
+    })
 }

@@ -48,14 +48,6 @@ fn check_linux(linux: &Linux) -> Result<(), FieldError> {
             "linux.netDevices",
             linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()),
         ),
-        (
-            "linux.uidMappings",
-            linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
-        ),
-        (
-            "linux.gidMappings",
-            linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
-        ),
         ("linux.mountLabel", is_filled(linux.mount_label().as_deref())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),

@@ -3,6 +3,7 @@
 pub(crate) mod capabilities;
 pub(crate) mod devices;
 pub(crate) mod honoured;
+pub(crate) mod mount_options;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod paths;
@@ -12,3 +13,4 @@ pub(crate) mod rlimits;
 pub(crate) mod rootfs;
 pub(crate) mod seccomp;
 pub(crate) mod sysctl;
+pub(crate) mod user;

@@ -1,15 +1,21 @@
 //! `mounts`: new filesystems and parts of the host's.
 
-use std::ffi::CString;
+use std::cell::OnceCell;
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use oci_spec::runtime::Mount;
 
+use super::mount_options::Options;
+use super::user::{self, IdMappings};
 use super::{devices, namespaces::Namespaces};
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps, c_string};
+use crate::privileges::Privileges;
 use crate::step::{BindMount, Device, InitStep, NewMount};
 use crate::sys::mount::Attributes;
+use crate::tree::{IdMap, Tree};
 
 /// What the mounts are planned from, besides themselves.
 pub(crate) struct Surroundings<'a> {
@@ -22,36 +28,55 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) propagation: u64,
     /// Devices to make when /dev is a fresh filesystem.
     pub(crate) devices: Vec<Device>,
+    pub(crate) privileges: Privileges,
+    /// Those of the container's user namespace.
+    pub(crate) mappings: &'a IdMappings,
+}
+
+impl Surroundings<'_> {
+    /// Whether the container's process is in a user namespace: its own, or one that this process is in already.
+    pub(crate) fn in_user_namespace(&self) -> bool {
+        self.namespaces.has(libc::CLONE_NEWUSER) || !self.privileges.devices
+    }
+
+    /// Plans to show `tree` at `target`. Who may not make mounts on the host leaves it to the child.
+    pub(crate) fn bind(&self, field: &str, tree: Tree, target: ContainerPath, steps: &mut Steps) {
+        let tree = Rc::new(tree);
+        if !self.privileges.mounts {
+            steps.push_early(field, InitStep::TakeTree(Rc::clone(&tree)));
+        }
+        steps.push(field, InitStep::Bind(BindMount { tree, target }));
+    }
 }
 
 /// Plans every mount in order. /dev is always a fresh tmpfs with the standard devices, unless the spec itself binds
-/// something there.
-pub(crate) fn plan(mounts: &[Mount], around: &Surroundings<'_>, steps: &mut Steps) -> Result<(), FieldError> {
-    let mut late = Vec::new();
+/// something there. Returns what can't be given, one sentence each.
+pub(crate) fn plan(mounts: &[Mount], around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
     let destinations = destinations(mounts)?;
+    let mut unenforced = Vec::new();
     if !destinations.iter().any(|path| path.is("/dev")) {
-        steps.push("mounts", InitStep::Mount(default_dev()?));
-        devices::plan(&around.devices, steps)?;
+        push_new("mounts", default_dev()?, around, steps);
+        devices::plan(around, steps)?;
     }
     for (index, (mount, target)) in mounts.iter().zip(destinations).enumerate() {
         let field = format!("mounts[{index}]");
         let is_dev = target.is("/dev");
-        let step = plan_one(&field, mount, target, around)?;
-        let fresh_dev = is_dev && matches!(step, InitStep::Mount(_));
-        let step = if let InitStep::Mount(new) = step {
-            defer_readonly(&field, new, &mut late)
-        } else {
-            step
-        };
-        steps.push(&field, step);
-        if fresh_dev {
-            devices::plan(&around.devices, steps)?;
+        let options = Options::parse(&field, mount.options().as_deref().unwrap_or_default())?;
+        match plan_one(&field, mount, target, options, around, steps)? {
+            Made::Filesystem if is_dev => devices::plan(around, steps)?,
+            Made::Filesystem => {}
+            Made::Other(sentences) => unenforced.extend(sentences),
         }
     }
-    for (field, step) in late {
-        steps.push_late(&field, step);
-    }
-    Ok(())
+    Ok(unenforced)
+}
+
+/// What came of a mount.
+enum Made {
+    /// A filesystem of its own.
+    Filesystem,
+    /// Something else; and what of it can't be given.
+    Other(Vec<String>),
 }
 
 fn destinations(mounts: &[Mount]) -> Result<Vec<ContainerPath>, FieldError> {
@@ -79,13 +104,18 @@ fn default_dev() -> Result<NewMount, FieldError> {
             set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_STRICTATIME,
             ..Attributes::default()
         },
+        hints: Vec::new(),
         target: ContainerPath::new("mounts", Path::new("/dev"))?,
         refuse_links: true,
+        copy_up: false,
+        instead: None,
+        made: OnceCell::new(),
     })
 }
 
-/// A tmpfs gets its devices and the mount points below it first, and becomes read-only afterwards.
-fn defer_readonly(field: &str, mut mount: NewMount, late: &mut Vec<(String, InitStep)>) -> InitStep {
+/// Pushes what makes a filesystem and puts it in place. A tmpfs gets its devices and the mount points below it first,
+/// and becomes read-only afterwards.
+fn push_new(field: &str, mut mount: NewMount, around: &Surroundings<'_>, steps: &mut Steps) {
     let readonly = libc::MOUNT_ATTR_RDONLY;
     if mount.kind.as_c_str() == c"tmpfs" && mount.attributes.set & readonly != 0 {
         mount.attributes.set &= !readonly;
@@ -93,63 +123,163 @@ fn defer_readonly(field: &str, mut mount: NewMount, late: &mut Vec<(String, Init
             set: readonly,
             ..Attributes::default()
         };
-        late.push((
-            field.into(),
+        let path = mount.target.clone();
+        let recursive = false;
+        steps.push_late(
+            field,
             InitStep::SetMountAttributes {
-                path: mount.target.clone(),
+                path,
                 attributes,
+                recursive,
             },
-        ));
+        );
     }
-    InitStep::Mount(mount)
+    let mount = Rc::new(mount);
+    if around.in_user_namespace() && twin(&mount.kind).is_some() {
+        steps.push_early(field, InitStep::MakeMount(Rc::clone(&mount)));
+    }
+    steps.push(field, InitStep::Mount(mount));
+}
+
+/// Where the host has the same filesystem. In a user namespace the kernel makes these only while it is in sight, and
+/// only for who owns the namespace that they show.
+fn twin(kind: &CStr) -> Option<&'static CStr> {
+    match kind.to_bytes() {
+        b"proc" => Some(c"/proc"),
+        b"sysfs" => Some(c"/sys"),
+        b"mqueue" => Some(c"/dev/mqueue"),
+        _ => None,
+    }
 }
 
 fn plan_one(
     field: &str,
     mount: &Mount,
     target: ContainerPath,
+    mut options: Options,
     around: &Surroundings<'_>,
-) -> Result<InitStep, FieldError> {
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(FieldError::new(
-            format!("{field}.uidMappings"),
-            "id-mapped mounts are not supported",
-        ));
-    }
+    steps: &mut Steps,
+) -> Result<Made, FieldError> {
     let kind = mount.typ().as_deref().unwrap_or("none");
-    let options = Options::parse(field, mount.options().as_deref().unwrap_or_default())?;
+    let is_bind = options.bind || kind == "bind";
+    let id_map = id_map(field, mount, &options, around)?;
+    if id_map.is_some() && (!is_bind || options.remount) {
+        let field = format!("{field}.uidMappings");
+        return Err(FieldError::new(field, "only a bind mount can be id-mapped"));
+    }
+    if options.copy_up && (kind != "tmpfs" || is_bind || options.remount) {
+        let field = format!("{field}.options");
+        return Err(FieldError::new(field, "tmpcopyup is for a tmpfs"));
+    }
+    if options.remount {
+        let sentences = if is_bind {
+            options.without_filesystem(field)?
+        } else {
+            Vec::new()
+        };
+        remount(field, &target, options, steps);
+        return Ok(Made::Other(sentences));
+    }
+    if is_bind {
+        let sentences = options.without_filesystem(field)?;
+        let source = mount.source().as_ref();
+        let source = source.ok_or_else(|| FieldError::new(format!("{field}.source"), "is missing"))?;
+        let tree = tree(field, around.bundle.join(source), &options, id_map, around)?;
+        around.bind(field, tree, target, steps);
+        return Ok(Made::Other(sentences));
+    }
     match kind {
-        _ if options.bind => plan_bind(field, mount, target, &options, around),
-        "bind" => plan_bind(field, mount, target, &options, around),
         "none" => Err(FieldError::new(
             format!("{field}.type"),
             "a mount without a type must be a bind mount",
         )),
-        "cgroup" | "cgroup2" => plan_cgroup(field, target, &options, around),
-        _ => plan_new(field, kind, mount.source().as_deref(), target, &options),
+        "cgroup" | "cgroup2" => plan_cgroup(field, target, options, around, steps),
+        _ => {
+            let new = new_mount(field, kind, mount.source().as_deref(), target, options, around)?;
+            push_new(field, new, around, steps);
+            Ok(Made::Filesystem)
+        }
     }
 }
 
-fn plan_bind(
+/// How a mount asks for its ids to be mapped: by an option, by mappings of its own, or both.
+fn id_map(
     field: &str,
     mount: &Mount,
-    target: ContainerPath,
     options: &Options,
     around: &Surroundings<'_>,
-) -> Result<InitStep, FieldError> {
-    if let Some((name, _)) = options.data.first() {
-        let reason = format!("option {:?} has no meaning for a bind mount", name.to_string_lossy());
-        return Err(FieldError::new(format!("{field}.options"), reason));
+) -> Result<Option<IdMap>, FieldError> {
+    let list = |name: &str, list: &Option<Vec<_>>| {
+        user::ranges(&format!("{field}.{name}"), list.as_deref().unwrap_or_default())
+    };
+    let own = IdMappings {
+        uids: list("uidMappings", mount.uid_mappings())?,
+        gids: list("gidMappings", mount.gid_mappings())?,
+    };
+    let has_own = !own.uids.is_empty() || !own.gids.is_empty();
+    if options.id_map.is_none() && !has_own {
+        return Ok(None);
     }
-    let source = mount
-        .source()
-        .as_ref()
-        .ok_or_else(|| FieldError::new(format!("{field}.source"), "is missing"))?;
-    Ok(InitStep::Bind(options.bind(
-        around.bundle.join(source),
-        target,
-        around.propagation,
-    )))
+    let mappings = if has_own { own } else { around.mappings.clone() };
+    for (name, list) in [("uidMappings", &mappings.uids), ("gidMappings", &mappings.gids)] {
+        if list.is_empty() {
+            let reason = "an id-mapped mount needs mappings, its own or the container's";
+            return Err(FieldError::new(format!("{field}.{name}"), reason));
+        }
+    }
+    let recursive = options.id_map.unwrap_or(false);
+    Ok(Some(IdMap { mappings, recursive }))
+}
+
+fn tree(
+    field: &str,
+    source: PathBuf,
+    options: &Options,
+    id_map: Option<IdMap>,
+    around: &Surroundings<'_>,
+) -> Result<Tree, FieldError> {
+    let mut recursive_attributes = options.recursive;
+    if options.own.propagation | options.recursive.propagation == 0 {
+        recursive_attributes.propagation = around.propagation;
+    }
+    Ok(Tree {
+        path: c_string(&format!("{field}.source"), source.as_os_str())?,
+        source,
+        recursive: options.bind_recursively,
+        attributes: options.own,
+        recursive_attributes,
+        id_map,
+        device: None,
+        taken: OnceCell::new(),
+    })
+}
+
+/// A bind mount is changed as such; of another mount the filesystem too.
+fn remount(field: &str, path: &ContainerPath, options: Options, steps: &mut Steps) {
+    if !options.bind {
+        let readonly = match options.own.set & libc::MOUNT_ATTR_RDONLY {
+            0 if options.own.clear & libc::MOUNT_ATTR_RDONLY == 0 => None,
+            0 => Some(c"rw"),
+            _ => Some(c"ro"),
+        };
+        let readonly = readonly.map(|word| (word.to_owned(), None));
+        let options = options.data.into_iter().chain(readonly).collect();
+        let path = path.clone();
+        steps.push(field, InitStep::Reconfigure { path, options });
+    }
+    for (attributes, recursive) in [(options.own, false), (options.recursive, true)] {
+        if !attributes.is_empty() {
+            let path = path.clone();
+            steps.push(
+                field,
+                InitStep::SetMountAttributes {
+                    path,
+                    attributes,
+                    recursive,
+                },
+            );
+        }
+    }
 }
 
 /// With a cgroup namespace the whole tree as seen from there; without one only the container's own directory, so that
@@ -157,11 +287,14 @@ fn plan_bind(
 fn plan_cgroup(
     field: &str,
     target: ContainerPath,
-    options: &Options,
+    mut options: Options,
     around: &Surroundings<'_>,
-) -> Result<InitStep, FieldError> {
+    steps: &mut Steps,
+) -> Result<Made, FieldError> {
     if around.namespaces.has(libc::CLONE_NEWCGROUP) {
-        return plan_new(field, "cgroup2", Some(Path::new("cgroup")), target, options);
+        let new = new_mount(field, "cgroup2", Some(Path::new("cgroup")), target, options, around)?;
+        push_new(field, new, around, steps);
+        return Ok(Made::Filesystem);
     }
     let own = around.cgroup.ok_or_else(|| {
         FieldError::new(
@@ -169,16 +302,20 @@ fn plan_cgroup(
             "a cgroup mount needs a cgroup namespace or a cgroup of its own",
         )
     })?;
-    Ok(InitStep::Bind(options.bind(own.to_owned(), target, around.propagation)))
+    let sentences = options.without_filesystem(field)?;
+    let tree = tree(field, own.to_owned(), &options, None, around)?;
+    around.bind(field, tree, target, steps);
+    Ok(Made::Other(sentences))
 }
 
-fn plan_new(
+fn new_mount(
     field: &str,
     kind: &str,
     source: Option<&Path>,
     target: ContainerPath,
-    options: &Options,
-) -> Result<InitStep, FieldError> {
+    options: Options,
+    around: &Surroundings<'_>,
+) -> Result<NewMount, FieldError> {
     if target.is("/proc") && kind != "proc" {
         return Err(FieldError::new(
             format!("{field}.type"),
@@ -195,111 +332,18 @@ fn plan_new(
     attributes.set |= options.recursive.set;
     attributes.propagation |= options.recursive.propagation;
     let refuse_links = matches!(kind, "proc" | "sysfs") || target.is("/dev");
-    let options = source.into_iter().chain(options.data.iter().cloned()).collect();
     let kind = c_string(&format!("{field}.type"), kind.as_ref())?;
-    Ok(InitStep::Mount(NewMount {
+    // Of another's processes there is nothing to show instead.
+    let instead = twin(&kind).filter(|_| around.in_user_namespace() && kind.as_c_str() != c"proc");
+    Ok(NewMount {
+        instead,
         kind,
-        options,
+        options: source.into_iter().chain(options.data).collect(),
+        hints: options.hints,
         attributes,
         target,
         refuse_links,
-    }))
-}
-
-/// The options of one mount, sorted by who acts on them.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
-    bind: bool,
-    bind_recursively: bool,
-    /// For the mount itself.
-    own: Attributes,
-    /// For the mounts below it too.
-    recursive: Attributes,
-    /// For the filesystem.
-    data: Vec<(CString, Option<CString>)>,
-}
-
-impl Options {
-    fn parse(field: &str, list: &[String]) -> Result<Self, FieldError> {
-        let mut options = Self::default();
-        for option in list {
-            options.take(field, option)?;
-        }
-        Ok(options)
-    }
-
-    fn take(&mut self, field: &str, option: &str) -> Result<(), FieldError> {
-        match option {
-            "" | "defaults" => return Ok(()),
-            "bind" => self.bind = true,
-            "rbind" => (self.bind, self.bind_recursively) = (true, true),
-            "remount" | "idmap" | "ridmap" | "tmpcopyup" | "z" | "Z" => {
-                let reason = format!("option {option:?} is not supported");
-                return Err(FieldError::new(format!("{field}.options"), reason));
-            }
-            _ if change(&mut self.own, option) => {}
-            _ if option
-                .strip_prefix('r')
-                .is_some_and(|option| change(&mut self.recursive, option)) => {}
-            _ => self.data.push(data(field, option)?),
-        }
-        Ok(())
-    }
-
-    fn bind(&self, source: PathBuf, target: ContainerPath, default_propagation: u64) -> BindMount {
-        let mut recursive_attributes = self.recursive;
-        if self.own.propagation | self.recursive.propagation == 0 {
-            recursive_attributes.propagation = default_propagation;
-        }
-        BindMount {
-            source,
-            recursive: self.bind_recursively,
-            attributes: self.own,
-            recursive_attributes,
-            target,
-            is_directory: true,
-            tree: None,
-        }
-    }
-}
-
-fn data(field: &str, option: &str) -> Result<(CString, Option<CString>), FieldError> {
-    let field = format!("{field}.options");
-    match option.split_once('=') {
-        Some((key, value)) => Ok((c_string(&field, key.as_ref())?, Some(c_string(&field, value.as_ref())?))),
-        None => Ok((c_string(&field, option.as_ref())?, None)),
-    }
-}
-
-/// Applies an option that is about the mount, not the filesystem (mount_setattr(2)); false if it is none.
-fn change(attributes: &mut Attributes, option: &str) -> bool {
-    let (set, clear, propagation) = match option {
-        "ro" => (libc::MOUNT_ATTR_RDONLY, 0, 0),
-        "rw" => (0, libc::MOUNT_ATTR_RDONLY, 0),
-        "nosuid" => (libc::MOUNT_ATTR_NOSUID, 0, 0),
-        "suid" => (0, libc::MOUNT_ATTR_NOSUID, 0),
-        "nodev" => (libc::MOUNT_ATTR_NODEV, 0, 0),
-        "dev" => (0, libc::MOUNT_ATTR_NODEV, 0),
-        "noexec" => (libc::MOUNT_ATTR_NOEXEC, 0, 0),
-        "exec" => (0, libc::MOUNT_ATTR_NOEXEC, 0),
-        "nodiratime" => (libc::MOUNT_ATTR_NODIRATIME, 0, 0),
-        "diratime" => (0, libc::MOUNT_ATTR_NODIRATIME, 0),
-        "nosymfollow" => (libc::MOUNT_ATTR_NOSYMFOLLOW, 0, 0),
-        "symfollow" => (0, libc::MOUNT_ATTR_NOSYMFOLLOW, 0),
-        "noatime" => (libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR__ATIME, 0),
-        "strictatime" | "norelatime" => (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME, 0),
-        "relatime" | "atime" | "nostrictatime" => (0, libc::MOUNT_ATTR__ATIME, 0),
-        "shared" => (0, 0, libc::MS_SHARED),
-        "slave" => (0, 0, libc::MS_SLAVE),
-        "private" => (0, 0, libc::MS_PRIVATE),
-        "unbindable" => (0, 0, libc::MS_UNBINDABLE),
-        _ => return false,
-    };
-    // The last option of a pair wins, as with mount(8).
-    attributes.set = attributes.set & !clear | set;
-    attributes.clear = attributes.clear & !set | clear;
-    if propagation != 0 {
-        attributes.propagation = propagation;
-    }
-    true
+        copy_up: options.copy_up,
+        made: OnceCell::new(),
+    })
 }

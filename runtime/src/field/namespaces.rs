@@ -1,7 +1,7 @@
 //! `linux.namespaces`: which are new, which are joined.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
@@ -16,8 +16,7 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Reads the list. A mount namespace of its own is what makes a container; user and time namespaces are not
-    /// honoured.
+    /// Reads the list. A mount namespace of its own is what makes a container.
     pub(crate) fn of(list: &[LinuxNamespace]) -> Result<Self, FieldError> {
         let mut namespaces = Self::default();
         for (index, namespace) in list.iter().enumerate() {
@@ -54,12 +53,17 @@ impl Namespaces {
         self.listed.contains_key(&kind)
     }
 
-    /// Every listed kind, as flags of setns(2) with a pidfd. Not the pid namespace: that is the parent's to set.
+    /// Whether the container has a namespace of `kind` that nobody else is in.
+    pub(crate) fn is_new(&self, kind: libc::c_int) -> bool {
+        self.listed.get(&kind).is_some_and(Option::is_none)
+    }
+
+    /// Every listed kind, as flags of setns(2) with a pidfd. Not the pid namespace, which is for the next child of who
+    /// enters it, and not the user namespace: who makes the process has entered both.
     pub(crate) fn to_enter(&self) -> libc::c_int {
-        self.listed
-            .keys()
-            .filter(|kind| **kind != libc::CLONE_NEWPID)
-            .fold(0, |flags, kind| flags | kind)
+        let entered = [libc::CLONE_NEWPID, libc::CLONE_NEWUSER];
+        let kinds = self.listed.keys().filter(|kind| !entered.contains(kind));
+        kinds.fold(0, |flags, kind| flags | kind)
     }
 
     /// Flags for clone3(2). Not the cgroup namespace: clone3 would root it at the parent's cgroup.
@@ -73,22 +77,38 @@ impl Namespaces {
             .fold(0, |flags, kind| flags | kind)
     }
 
-    /// The pid namespace to be born in, if it is an existing one.
+    /// The pid namespace to be born in, if it is an existing one that the parent itself sends its children to.
     pub(crate) fn joined_pid_namespace(&self) -> Option<&PathBuf> {
-        self.listed.get(&libc::CLONE_NEWPID).and_then(Option::as_ref)
+        let path = self.listed.get(&libc::CLONE_NEWPID).and_then(Option::as_ref);
+        path.filter(|_| !self.needs_door())
+    }
+
+    /// The existing namespaces to be in before the process is made: with a user namespace all of them. In a new one the
+    /// process would have no rights over them, and an existing one can only be entered by somebody who makes the
+    /// process there.
+    pub(crate) fn through_door(&self) -> Vec<NamespaceFile> {
+        if !self.needs_door() {
+            return Vec::new();
+        }
+        self.joined().map(|(kind, path)| namespace_file(kind, path)).collect()
+    }
+
+    fn needs_door(&self) -> bool {
+        self.has(libc::CLONE_NEWUSER) && self.joined().next().is_some()
+    }
+
+    fn joined(&self) -> impl Iterator<Item = (libc::c_int, &PathBuf)> {
+        self.listed
+            .iter()
+            .filter_map(|(kind, path)| Some((*kind, path.as_ref()?)))
     }
 
     /// What is left to do in the child.
     pub(crate) fn steps(&self, steps: &mut Steps) {
         for (kind, path) in &self.listed {
             match path {
-                Some(path) if *kind != libc::CLONE_NEWPID => {
-                    let namespace = NamespaceFile {
-                        path: path.clone(),
-                        kind: *kind,
-                        file: None,
-                    };
-                    steps.push("linux.namespaces", InitStep::JoinNamespace(namespace));
+                Some(path) if *kind != libc::CLONE_NEWPID && !self.needs_door() => {
+                    steps.push("linux.namespaces", InitStep::JoinNamespace(namespace_file(*kind, path)));
                 }
                 None if *kind == libc::CLONE_NEWCGROUP => {
                     steps.push("linux.namespaces", InitStep::NewCgroupNamespace);
@@ -100,6 +120,14 @@ impl Namespaces {
     }
 }
 
+fn namespace_file(kind: libc::c_int, path: &Path) -> NamespaceFile {
+    NamespaceFile {
+        path: path.to_owned(),
+        kind,
+        file: None,
+    }
+}
+
 fn clone_flag(field: &str, kind: LinuxNamespaceType) -> Result<libc::c_int, FieldError> {
     match kind {
         LinuxNamespaceType::Mount => Ok(libc::CLONE_NEWNS),
@@ -108,7 +136,7 @@ fn clone_flag(field: &str, kind: LinuxNamespaceType) -> Result<libc::c_int, Fiel
         LinuxNamespaceType::Ipc => Ok(libc::CLONE_NEWIPC),
         LinuxNamespaceType::Pid => Ok(libc::CLONE_NEWPID),
         LinuxNamespaceType::Network => Ok(libc::CLONE_NEWNET),
-        LinuxNamespaceType::User => Err(FieldError::new(field, "user namespaces are not supported")),
+        LinuxNamespaceType::User => Ok(libc::CLONE_NEWUSER),
         LinuxNamespaceType::Time => Err(FieldError::new(field, "time namespaces are not supported")),
     }
 }

@@ -9,7 +9,7 @@ use super::{capabilities::Granted, program, rlimits, seccomp};
 use crate::container::Manner;
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
-use crate::step::{Identity, InitStep, Program};
+use crate::step::{Groups, Identity, InitStep, Program};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
@@ -22,6 +22,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) has_streams: bool,
     /// The container's seccomp profile.
     pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    pub(crate) groups: Groups,
 }
 
 /// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
@@ -47,7 +48,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
         steps.extend("process.args", find.take());
         steps.push("linux.seccomp", filter);
     }
-    unenforced.extend(give_privileges_up(process, around.available, steps)?);
+    unenforced.extend(give_privileges_up(process, around, steps)?);
     steps.extend("process.args", find);
     if no_new_privileges {
         steps.push("process.noNewPrivileges", InitStep::SetNoNewPrivileges);
@@ -75,19 +76,30 @@ fn filter(profile: Option<&LinuxSeccomp>) -> Result<(Option<InitStep>, Vec<Strin
 }
 
 /// The bounding set goes while there is the capability to change it, then the user, then the rest of the capabilities.
-fn give_privileges_up(process: &Process, available: Mask, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
+fn give_privileges_up(
+    process: &Process,
+    around: &Surroundings<'_>,
+    steps: &mut Steps,
+) -> Result<Vec<String>, FieldError> {
     let user = process.user();
-    let granted = Granted::of(process.capabilities().as_ref(), available);
-    let additional_gids = user
+    let granted = Granted::of(process.capabilities().as_ref(), around.available);
+    let additional_gids: Vec<_> = user
         .additional_gids()
         .iter()
         .flatten()
         .map(|gid| Gid::from_raw(*gid))
         .collect();
+    if around.groups == Groups::Kept && !additional_gids.is_empty() {
+        return Err(FieldError::new(
+            "process.user.additionalGids",
+            "the user namespace does not let anybody set groups; that takes gidMappings through newgidmap(1)",
+        ));
+    }
     let identity = Identity {
         uid: user.uid(),
         gid: user.gid(),
         additional_gids,
+        groups: around.groups,
     };
     steps.push("process.capabilities", InitStep::LimitBoundingSet(granted.bounding));
     steps.push("process.user", InitStep::SetUser(identity));

@@ -29,6 +29,14 @@ pub(crate) fn plan(limits: &[PosixRlimit], steps: &mut Steps) -> Result<(), Fiel
     Ok(())
 }
 
+/// The hard limits, by the number of their resource.
+pub(crate) fn hard(limits: &[PosixRlimit]) -> Vec<(i32, u64)> {
+    limits
+        .iter()
+        .map(|limit| (resource(limit.typ()).1, limit.hard()))
+        .collect()
+}
+
 fn resource(kind: PosixRlimitType) -> (&'static str, i32) {
     let (name, resource) = match kind {
         PosixRlimitType::RlimitCpu => ("RLIMIT_CPU", libc::RLIMIT_CPU),

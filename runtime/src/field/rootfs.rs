@@ -1,22 +1,26 @@
 //! `root` and `linux.rootfsPropagation`.
 
+use std::cell::OnceCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use oci_spec::runtime::{Root, Spec};
 
 use crate::container::{Manner, Rootfs, hook};
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps, c_string};
-use crate::step::{InitStep, MadeRoot, RootMount};
+use crate::privileges::Privileges;
+use crate::step::{InitStep, MadeOverlay, OverlayMount, RootMount};
 use crate::sys::mount::Attributes;
+use crate::tree::Tree;
 
 /// How mounts pass between the host and the container's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Propagation {
     /// While the container is set up: never towards the host.
     pub(crate) during_setup: u64,
-    /// Of the root mount afterwards, if it differs.
-    afterwards: Option<u64>,
+    /// Of the root mount afterwards, if it differs, and whether the mounts below it get it too.
+    afterwards: Option<(u64, bool)>,
 }
 
 impl Propagation {
@@ -30,8 +34,8 @@ impl Propagation {
         let (during_setup, afterwards) = match value {
             "" | "slave" | "rslave" => (libc::MS_SLAVE, None),
             "private" | "rprivate" => (libc::MS_PRIVATE, None),
-            "shared" | "rshared" => (libc::MS_PRIVATE, Some(libc::MS_SHARED)),
-            "unbindable" | "runbindable" => (libc::MS_PRIVATE, Some(libc::MS_UNBINDABLE)),
+            "shared" | "rshared" => (libc::MS_PRIVATE, Some((libc::MS_SHARED, value == "rshared"))),
+            "unbindable" | "runbindable" => (libc::MS_PRIVATE, Some((libc::MS_UNBINDABLE, value == "runbindable"))),
             other => {
                 return Err(FieldError::new(
                     "linux.rootfsPropagation",
@@ -88,26 +92,48 @@ pub(crate) fn plan(
     rootfs: Rootfs,
     propagation: Propagation,
     change: Change,
+    privileges: Privileges,
     steps: &mut Steps,
 ) -> Result<(), FieldError> {
-    let target = match &rootfs {
-        Rootfs::Directory(directory) => directory,
-        Rootfs::Overlay { target, .. } => target,
-    };
-    let target = c_string("root.path", target.as_os_str())?;
-    let attributes = Attributes {
-        propagation: propagation.during_setup,
-        ..Attributes::default()
-    };
-    steps.push(
-        "root",
-        InitStep::MountRoot(RootMount {
-            rootfs,
-            attributes,
+    let field = "root.path";
+    let root = match rootfs {
+        Rootfs::Directory(source) => {
+            let tree = Rc::new(Tree {
+                path: c_string(field, source.as_os_str())?,
+                source,
+                recursive: true,
+                attributes: Attributes::default(),
+                recursive_attributes: Attributes {
+                    propagation: propagation.during_setup,
+                    ..Attributes::default()
+                },
+                id_map: None,
+                device: None,
+                taken: OnceCell::new(),
+            });
+            if !privileges.mounts {
+                steps.push_early("root", InitStep::TakeTree(Rc::clone(&tree)));
+            }
+            RootMount::Directory {
+                tree,
+                in_place: change.has_hooks_before,
+            }
+        }
+        Rootfs::Overlay {
+            lower,
+            upper,
+            work,
             target,
-            made: MadeRoot::Planned,
+        } => RootMount::Overlay(OverlayMount {
+            lower,
+            upper,
+            work,
+            target: c_string(field, target.as_os_str())?,
+            in_place: change.has_hooks_before,
+            made: MadeOverlay::Planned,
         }),
-    );
+    };
+    steps.push("root", InitStep::MountRoot(root));
     if change.has_hooks_before {
         steps.push("root", InitStep::OpenNewRoot);
     } else {
@@ -124,22 +150,28 @@ pub(crate) fn finish(root: Option<&Root>, propagation: Propagation, steps: &mut 
             set: libc::MOUNT_ATTR_RDONLY,
             ..Attributes::default()
         };
+        let (path, recursive) = (path.clone(), false);
         steps.push(
             "root.readonly",
             InitStep::SetMountAttributes {
-                path: path.clone(),
+                path,
                 attributes,
+                recursive,
             },
         );
     }
-    if let Some(propagation) = propagation.afterwards {
+    if let Some((propagation, recursive)) = propagation.afterwards {
         let attributes = Attributes {
             propagation,
             ..Attributes::default()
         };
         steps.push(
             "linux.rootfsPropagation",
-            InitStep::SetMountAttributes { path, attributes },
+            InitStep::SetMountAttributes {
+                path,
+                attributes,
+                recursive,
+            },
         );
     }
     Ok(())

@@ -1,20 +1,22 @@
 //! Steps that mount, bind, mask and make.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
+use super::copy::copy_directory;
 use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
 use crate::guard::Guard;
-use crate::step::{BindMount, Device, MadeRoot, NewMount, RootMount};
+use crate::step::{BindMount, Device, MadeOverlay, NewMount, RootMount};
 use crate::sys::mount::{
-    Attributes, fsconfig_create, fsconfig_set, fsmount, fsopen, mount_setattr, move_mount, open_tree_clone,
+    Attributes, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick, mount_setattr,
+    move_mount, open_tree_clone,
 };
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
@@ -29,27 +31,83 @@ pub(super) fn make_mounts_private() -> nix::Result<()> {
     )
 }
 
-/// Mounts the root at its target and goes there.
+/// Mounts the root and goes there. A mount that is there already is put over the host's root, which needs no path
+/// and no permission on the way to one.
 pub(super) fn mount_root(root: &RootMount) -> nix::Result<()> {
-    let target = root.target.as_c_str();
-    match &root.made {
-        MadeRoot::Tree(tree) => {
-            let target = open(target, DIRECTORY, Mode::empty())?;
-            move_mount(tree.as_fd(), target.as_fd())?;
-        }
-        MadeRoot::ClassicOverlay { directory, options } => {
-            chdir(directory.as_c_str())?;
-            mount(
-                Some(c"overlay"),
-                target,
-                Some(c"overlay"),
-                MsFlags::empty(),
-                Some(options.as_c_str()),
-            )?;
-        }
-        MadeRoot::Planned => return Err(Errno::EBADF),
+    match root {
+        RootMount::Directory { tree, in_place: false } => put_on(tree.mount()?, c"/"),
+        RootMount::Directory { tree, in_place: true } => put_on(tree.mount()?, &tree.path),
+        RootMount::Overlay(overlay) => match &overlay.made {
+            MadeOverlay::Tree(tree) if overlay.in_place => put_on(tree.as_fd(), &overlay.target),
+            MadeOverlay::Tree(tree) => put_on(tree.as_fd(), c"/"),
+            MadeOverlay::Classic { directory, options } => {
+                let overlayfs = Some(c"overlay");
+                chdir(directory.as_c_str())?;
+                mount(
+                    overlayfs,
+                    overlay.target.as_c_str(),
+                    overlayfs,
+                    MsFlags::empty(),
+                    Some(options.as_c_str()),
+                )?;
+                chdir(overlay.target.as_c_str())
+            }
+            MadeOverlay::Planned => Err(Errno::EBADF),
+        },
     }
-    chdir(target)
+}
+
+fn put_on(tree: BorrowedFd<'_>, target: &CStr) -> nix::Result<()> {
+    let target = open(target, DIRECTORY, Mode::empty())?;
+    move_mount(tree, target.as_fd())?;
+    fchdir(tree)
+}
+
+/// Makes a filesystem and its mount, which is attached nowhere yet.
+pub(super) fn make_mount(new: &NewMount) -> nix::Result<()> {
+    let made = match new_filesystem(new) {
+        Err(Errno::EPERM) => match new.instead {
+            Some(directory) => readonly_copy(directory)?,
+            None => return Err(Errno::EPERM),
+        },
+        result => result?,
+    };
+    new.made.set(made).map_err(|_| Errno::EBUSY)
+}
+
+fn new_filesystem(new: &NewMount) -> nix::Result<OwnedFd> {
+    let filesystem = fsopen(&new.kind)?;
+    for (key, value) in &new.options {
+        fsconfig_set(filesystem.as_fd(), key, value.as_deref())?;
+    }
+    for hint in &new.hints {
+        match fsconfig_set(filesystem.as_fd(), hint, None) {
+            Ok(()) | Err(Errno::EINVAL) => {}
+            result => result?,
+        }
+    }
+    fsconfig_create(filesystem.as_fd())?;
+    let mounted = fsmount(filesystem.as_fd(), new.attributes.set)?;
+    if new.attributes.propagation != 0 {
+        let attributes = Attributes {
+            propagation: new.attributes.propagation,
+            ..Attributes::default()
+        };
+        mount_setattr(mounted.as_fd(), attributes, false)?;
+    }
+    Ok(mounted)
+}
+
+/// What the host has at `directory`, which nobody inside may change (CVE-2023-25809).
+fn readonly_copy(directory: &CStr) -> nix::Result<OwnedFd> {
+    let tree = open_tree_clone(AT_FDCWD.as_fd(), directory, true)?;
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        propagation: libc::MS_PRIVATE,
+        ..Attributes::default()
+    };
+    mount_setattr(tree.as_fd(), attributes, true)?;
+    Ok(tree)
 }
 
 impl Init<'_> {
@@ -93,7 +151,11 @@ impl Init<'_> {
                 Err(errno) => return Err(errno),
             }
         }
-        mount(Some(c"."), c"/", None::<&CStr>, MsFlags::MS_MOVE, None::<&CStr>)?;
+        match mount(Some(c"."), c"/", None::<&CStr>, MsFlags::MS_MOVE, None::<&CStr>) {
+            // It is there already.
+            Ok(()) | Err(Errno::ELOOP) => {}
+            Err(errno) => return Err(errno),
+        }
         chroot(c".")?;
         chdir(c"/")?;
         self.open_root()
@@ -111,24 +173,18 @@ impl Init<'_> {
     }
 
     pub(super) fn mount(&mut self, new: &NewMount) -> nix::Result<()> {
-        let filesystem = fsopen(&new.kind)?;
-        for (key, value) in &new.options {
-            fsconfig_set(filesystem.as_fd(), key, value.as_deref())?;
+        if new.made.get().is_none() {
+            make_mount(new)?;
         }
-        fsconfig_create(filesystem.as_fd())?;
-        let mounted = fsmount(filesystem.as_fd(), new.attributes.set)?;
-        if new.attributes.propagation != 0 {
-            let attributes = Attributes {
-                propagation: new.attributes.propagation,
-                ..Attributes::default()
-            };
-            mount_setattr(mounted.as_fd(), attributes, false)?;
-        }
+        let mounted = new.made.get().ok_or(Errno::EBADF)?;
         let target = if new.refuse_links && !Guard::RealDirectories.is_out() {
             self.make_real_directory(&new.target)?
         } else {
             inside::make_directory(self.root()?, new.target.prefixes())?
         };
+        if new.copy_up {
+            copy_directory(target.as_fd(), mounted.as_fd())?;
+        }
         move_mount(mounted.as_fd(), target.as_fd())
     }
 
@@ -144,13 +200,12 @@ impl Init<'_> {
     }
 
     pub(super) fn bind(&mut self, bind: &BindMount) -> nix::Result<()> {
-        let tree = bind.tree.as_ref().ok_or(Errno::EBADF)?;
-        let target = if bind.is_directory {
+        let target = if bind.tree.is_directory()? {
             inside::make_directory(self.root()?, bind.target.prefixes())?
         } else {
             inside::make_file(self.root()?, &bind.target)?
         };
-        move_mount(tree.as_fd(), target.as_fd())
+        move_mount(bind.tree.mount()?, target.as_fd())
     }
 
     pub(super) fn make_device(&mut self, device: &Device) -> nix::Result<()> {
@@ -246,9 +301,27 @@ impl Init<'_> {
         move_mount(tree.as_fd(), target.as_fd())
     }
 
-    pub(super) fn set_mount_attributes(&mut self, path: &ContainerPath, attributes: Attributes) -> nix::Result<()> {
+    pub(super) fn set_mount_attributes(
+        &mut self,
+        path: &ContainerPath,
+        attributes: Attributes,
+        recursive: bool,
+    ) -> nix::Result<()> {
         let mount = inside::open(self.root()?, path.relative(), OFlag::O_PATH)?;
-        mount_setattr(mount.as_fd(), attributes, false)
+        mount_setattr(mount.as_fd(), attributes, recursive)
+    }
+
+    pub(super) fn reconfigure(
+        &mut self,
+        path: &ContainerPath,
+        options: &[(CString, Option<CString>)],
+    ) -> nix::Result<()> {
+        let mount = inside::open(self.root()?, path.relative(), OFlag::O_PATH)?;
+        let filesystem = fspick(mount.as_fd())?;
+        for (key, value) in options {
+            fsconfig_set(filesystem.as_fd(), key, value.as_deref())?;
+        }
+        fsconfig_reconfigure(filesystem.as_fd())
     }
 
     fn find(&self, path: &ContainerPath) -> nix::Result<Option<OwnedFd>> {

@@ -3,6 +3,7 @@
 //! Nothing here allocates, logs, panics or returns. A debug build aborts when it does allocate
 //! ([`crate::sys::allocator`]). Whatever fails is reported by number and errno; the parent has the words.
 
+mod copy;
 mod filesystem;
 pub(crate) mod inside;
 mod process;
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
+pub(crate) use process::send;
 
 use crate::guard::Guard;
 use crate::report::{LEAVE, Report, START};
@@ -67,7 +69,7 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
     for (index, planned) in steps.iter().enumerate() {
         if let Err(errno) = init.perform(&planned.step) {
             let step = u32::try_from(index).unwrap_or(u32::MAX);
-            let _ = process::send(init.channel, Report::Failed { step, errno });
+            let _ = send(init.channel, Report::Failed { step, errno });
             exit_now(FAILED);
         }
     }
@@ -76,6 +78,8 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
 impl Init<'_> {
     fn perform(&mut self, step: &InitStep) -> nix::Result<()> {
         match step {
+            InitStep::AwaitMappings => process::await_mappings(self.channel),
+            InitStep::BecomeNamespaceRoot { groups } => process::become_namespace_root(*groups),
             InitStep::BecomeUndumpable => nix::sys::prctl::set_dumpable(false),
             InitStep::ResetSignals => crate::sys::signal::reset_signals(),
             InitStep::NewSession => nix::unistd::setsid().map(drop),
@@ -91,6 +95,8 @@ impl Init<'_> {
             InitStep::SetDomainname(name) => crate::sys::namespace::setdomainname(name),
             InitStep::MakeMountsPrivate => filesystem::make_mounts_private(),
             InitStep::OpenHostNull => self.open_host_null(),
+            InitStep::TakeTree(tree) => tree.take(),
+            InitStep::MakeMount(mount) => filesystem::make_mount(mount),
             InitStep::MountRoot(root) => filesystem::mount_root(root),
             InitStep::OpenNewRoot => self.open_new_root(),
             InitStep::WaitForHooks => process::wait_for_hooks(self.channel),
@@ -107,7 +113,12 @@ impl Init<'_> {
             InitStep::WriteSysctl { file, value, .. } => self.write_sysctl(file, value),
             InitStep::MaskPath(path) => self.mask(path),
             InitStep::MakeReadonly(path) => self.make_readonly(path),
-            InitStep::SetMountAttributes { path, attributes } => self.set_mount_attributes(path, *attributes),
+            InitStep::SetMountAttributes {
+                path,
+                attributes,
+                recursive,
+            } => self.set_mount_attributes(path, *attributes, *recursive),
+            InitStep::Reconfigure { path, options } => self.reconfigure(path, options),
             InitStep::SetRlimit {
                 resource, soft, hard, ..
             } => crate::sys::rlimit::setrlimit(*resource, *soft, *hard),

@@ -13,20 +13,25 @@ use nix::unistd::{
 
 use super::{Init, inside};
 use crate::container_path::ContainerPath;
-use crate::report::{Report, START};
-use crate::step::{CapabilitySets, Identity, NamespaceFile, Program};
+use crate::report::{MAPPED, Report, START};
+use crate::step::{CapabilitySets, Groups, Identity, NamespaceFile, Program};
 use crate::sys::clone::exit_now;
 use crate::sys::exec::execve;
 use crate::sys::{capability, namespace};
 
 /// By write(2), which the strictest seccomp filter allows. Nobody who listens: SIGPIPE ends the process, as it should.
-pub(super) fn send(channel: BorrowedFd<'_>, report: Report) -> nix::Result<()> {
+pub(crate) fn send(channel: BorrowedFd<'_>, report: Report) -> nix::Result<()> {
     write(channel, &report.encode()).map(drop)
 }
 
 /// Sends `report` and returns what the parent says to it. Ends the process when the parent goes away instead.
 pub(super) fn wait_for_word(channel: BorrowedFd<'_>, report: Report) -> nix::Result<u8> {
     send(channel, report)?;
+    hear(channel)
+}
+
+/// The next word of the parent. Ends the process when the parent has gone away.
+fn hear(channel: BorrowedFd<'_>) -> nix::Result<u8> {
     let mut word = [0];
     loop {
         match read(channel, &mut word) {
@@ -97,21 +102,45 @@ pub(super) fn join(namespace: &NamespaceFile) -> nix::Result<()> {
     namespace::setns(file.as_fd(), namespace.kind)
 }
 
-/// Only pipes: what else a caller passes is not ours to give away.
+/// Only pipes: what else a caller passes is not ours to give away. A pipe whose owner is outside of the user namespace
+/// stays as it is; the parent has done what could be done.
 pub(super) fn own_streams(owner: u32) -> nix::Result<()> {
     for number in 0..3 {
         let stream = crate::sys::fd::fixed(number);
         if fstat(stream)?.st_mode & libc::S_IFMT == libc::S_IFIFO {
-            fchown(stream, Some(Uid::from_raw(owner)), None)?;
+            match fchown(stream, Some(Uid::from_raw(owner)), None) {
+                Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => {}
+                result => result?,
+            }
         }
     }
     Ok(())
 }
 
+/// Waits for the parent's word that the maps are there.
+pub(super) fn await_mappings(channel: BorrowedFd<'_>) -> nix::Result<()> {
+    if hear(channel)? == MAPPED {
+        Ok(())
+    } else {
+        Err(Errno::EPROTO)
+    }
+}
+
+pub(super) fn become_namespace_root(groups: Groups) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    if groups == Groups::Set {
+        setgroups(&[])?;
+    }
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
+}
+
 /// Keeps the capabilities for the step that sets them: a change from root to another user would drop them.
 pub(super) fn set_user(identity: &Identity) -> nix::Result<()> {
     nix::sys::prctl::set_keepcaps(true)?;
-    setgroups(&identity.additional_gids)?;
+    if identity.groups == Groups::Set {
+        setgroups(&identity.additional_gids)?;
+    }
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)

@@ -36,6 +36,10 @@ fn plan_with(pointer: &str, value: Value) -> Result<InitPlan, FieldError> {
 }
 
 fn plan_of(spec: Value, terminal: Terminal) -> Result<InitPlan, FieldError> {
+    plan_for(spec, terminal, Privileges::all())
+}
+
+fn plan_for(spec: Value, terminal: Terminal, privileges: Privileges) -> Result<InitPlan, FieldError> {
     let facts = Facts {
         bundle: Path::new("/bundle"),
         rootfs: Rootfs::Directory("/bundle/rootfs".into()),
@@ -44,6 +48,8 @@ fn plan_of(spec: Value, terminal: Terminal) -> Result<InitPlan, FieldError> {
             terminal,
             available: u64::MAX,
             manner: Manner::default(),
+            privileges,
+            groups: Groups::Set,
         },
     };
     container(&serde_json::from_value(spec).unwrap(), facts)
@@ -403,8 +409,12 @@ fn options_of_a_mount_go_where_they_belong() {
             }
         });
         let bind = bind.unwrap();
-        assert_eq!((bind.attributes, bind.recursive_attributes), expected, "{options:?}");
-        assert_eq!(bind.recursive, options.contains(&"rbind"));
+        assert_eq!(
+            (bind.tree.attributes, bind.tree.recursive_attributes),
+            expected,
+            "{options:?}"
+        );
+        assert_eq!(bind.tree.recursive, options.contains(&"rbind"));
     }
 }
 
@@ -447,6 +457,8 @@ fn an_added_process_enters_the_container_and_mounts_nothing() {
         terminal: Terminal::None,
         available: u64::MAX,
         manner: Manner::default(),
+        privileges: Privileges::all(),
+        groups: Groups::Set,
     };
     let init = std::fs::File::open("/dev/null").unwrap().into();
     let plan = exec(&spec, process, init, facts).unwrap();
@@ -459,6 +471,66 @@ fn an_added_process_enters_the_container_and_mounts_nothing() {
             .all(|step| !step.starts_with("mount") && !step.starts_with("bind")),
         "{steps:?}"
     );
+}
+
+/// [`base`] in a user namespace of its own.
+fn in_user_namespace() -> Value {
+    let mut spec = base();
+    let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    list.push(json!({ "type": "user" }));
+    for name in ["uidMappings", "gidMappings"] {
+        spec["linux"][name] = json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
+    }
+    spec
+}
+
+#[test]
+fn in_a_user_namespace_the_maps_come_first_and_devices_are_the_hosts() {
+    let plan = plan_of(in_user_namespace(), Terminal::None).unwrap();
+    assert_eq!(position(&plan, "wait for the maps of the user namespace"), 0);
+    assert_ne!(plan.namespaces & libc::CLONE_NEWUSER, 0);
+    assert!(position(&plan, "make proc for /proc") < position(&plan, "pivot to the root filesystem"));
+    assert!(position(&plan, "become root of the user namespace") < position(&plan, "make proc for /proc"));
+    position(&plan, "bind /dev/null on /dev/null");
+    assert!(!described(&plan).join("\n").contains("make the device"));
+}
+
+#[test]
+fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
+    let mut spec = in_user_namespace();
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    mounts.push(json!({ "destination": "/d", "source": "/data", "options": ["bind"] }));
+    let nobody = Privileges {
+        mounts: false,
+        devices: false,
+        maps_ids: false,
+        uid: 1000,
+        gid: 1000,
+    };
+    let plan = plan_for(spec.clone(), Terminal::None, nobody).unwrap();
+    let pivot = position(&plan, "pivot to the root filesystem");
+    for words in [
+        "take /data from the host",
+        "take /dev/null from the host",
+        "take /bundle/rootfs from the host",
+    ] {
+        assert!(position(&plan, words) < pivot, "{words}");
+    }
+    spec["process"]["user"]["additionalGids"] = json!([5]);
+    let error = plan_for(spec, Terminal::None, nobody).unwrap_err();
+    assert_eq!(error.field, "process.user.additionalGids");
+}
+
+#[test]
+fn with_a_user_namespace_existing_ones_are_entered_by_the_maker() {
+    let mut spec = in_user_namespace();
+    spec["linux"]["namespaces"][3]["path"] = json!("/net");
+    spec["linux"]["namespaces"][1]["path"] = json!("/pid");
+    let plan = plan_of(spec, Terminal::None).unwrap();
+    let door: Vec<_> = plan.door.iter().map(|file| file.path.to_str().unwrap()).collect();
+    assert_eq!((door, plan.pid_namespace), (vec!["/pid", "/net"], None));
+    let steps: Vec<_> = plan.steps.iter().map(|planned| planned.step.describe()).collect();
+    assert!(!steps.join("\n").contains("join the namespace"));
 }
 
 proptest! {

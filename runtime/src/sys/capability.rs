@@ -5,7 +5,10 @@ use nix::errno::Errno;
 /// A set of capabilities, bit n for capability number n (capabilities(7)).
 pub(crate) type Mask = u64;
 
-/// Header of capset(2) for 64-bit sets, `_LINUX_CAPABILITY_VERSION_3`.
+/// `_LINUX_CAPABILITY_VERSION_3`, for 64-bit sets.
+const VERSION_3: u32 = 0x2008_0522;
+
+/// Header of capset(2).
 #[repr(C)]
 struct Header {
     version: u32,
@@ -13,6 +16,7 @@ struct Header {
 }
 
 /// One half of the three sets.
+#[derive(Default)]
 #[repr(C)]
 struct Half {
     effective: u32,
@@ -23,7 +27,7 @@ struct Half {
 /// Sets the three classic sets ([capset(2)](https://man7.org/linux/man-pages/man2/capset.2.html)).
 pub(crate) fn capset(effective: Mask, permitted: Mask, inheritable: Mask) -> nix::Result<()> {
     let header = Header {
-        version: 0x2008_0522,
+        version: VERSION_3,
         pid: 0,
     };
     let half = |shift: u32| Half {
@@ -66,14 +70,41 @@ pub(crate) fn set_ambient(mask: Mask) -> nix::Result<()> {
 
 /// The capabilities that this kernel knows, as far as our bounding set has them (`PR_CAPBSET_READ`).
 pub(crate) fn bounding_set() -> Mask {
-    (0..u64::from(Mask::BITS))
-        .filter(|capability| is_in_bounding_set(*capability))
+    capabilities(|answer| answer == 1)
+}
+
+/// The capabilities that this kernel knows (`PR_CAPBSET_READ`).
+pub(crate) fn known_set() -> Mask {
+    capabilities(|answer| answer >= 0)
+}
+
+fn capabilities(wanted: impl Fn(libc::c_int) -> bool) -> Mask {
+    let capabilities = 0..u64::from(Mask::BITS);
+    capabilities
+        .filter(|capability| wanted(read_bounding_set(*capability)))
         .fold(0, |mask, bit| mask | 1 << bit)
 }
 
-fn is_in_bounding_set(capability: u64) -> bool {
+/// 1 or 0, or -1 for a capability that this kernel does not know.
+fn read_bounding_set(capability: u64) -> libc::c_int {
     // SAFETY: takes integers only.
-    unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) == 1 }
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) }
+}
+
+/// Our effective set ([capget(2)](https://man7.org/linux/man-pages/man2/capget.2.html)); empty when it can't be read.
+pub(crate) fn effective_set() -> Mask {
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let mut halves = [Half::default(), Half::default()];
+    // SAFETY: version 3 of the header is followed by two halves, which is what `halves` has room for.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, halves.as_mut_ptr()) };
+    let [low, high] = halves;
+    match Errno::result(result) {
+        Ok(_) => Mask::from(high.effective) << 32 | Mask::from(low.effective),
+        Err(_) => 0,
+    }
 }
 
 fn prctl(option: libc::c_int, second: u64, third: u64) -> nix::Result<()> {

@@ -16,24 +16,50 @@ pub(crate) struct Child {
 /// `CLONE_INTO_CGROUP` of linux/sched.h; libc has it in a type that is too small.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// Whose child the new process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// Ours.
+    Us,
+    /// Our own parent's (`CLONE_PARENT`).
+    Ours,
+}
+
 /// Makes a process that runs `child` in a copy of this one's memory, in new namespaces by `namespaces` (`CLONE_NEW*`)
 /// and born in `cgroup` ([clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html)).
 ///
 /// The process ends where `child` returns. It should neither allocate nor take locks: the token shows that no other
 /// thread could hold one, but what it changes in its copy of memory is lost work.
 pub(crate) fn clone3(
+    token: &SingleThreaded,
+    namespaces: libc::c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce(),
+) -> nix::Result<Child> {
+    clone3_for(token, Parent::Us, namespaces, cgroup, child)
+}
+
+/// As [`clone3`], for a `parent`. Of a child of our parent the pid is as we see it, which may not be as our parent does.
+pub(crate) fn clone3_for(
     _token: &SingleThreaded,
+    parent: Parent,
     namespaces: libc::c_int,
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce(),
 ) -> nix::Result<Child> {
     let mut pidfd: libc::c_int = -1;
     let flags = libc::CLONE_PIDFD | namespaces;
+    // A child of our parent takes over the signal that our own end sends.
+    let (parent_flag, exit_signal) = match parent {
+        Parent::Us => (0, libc::SIGCHLD),
+        Parent::Ours => (libc::CLONE_PARENT, 0),
+    };
+    let flags = flags | parent_flag;
     // SAFETY: clone_args is plain integers; zero means "not used" for each of them.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = u64::from(flags.cast_unsigned());
     args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = u64::from(exit_signal.unsigned_abs());
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());

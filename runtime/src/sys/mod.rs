@@ -20,6 +20,7 @@ pub(crate) mod bpf;
 pub(crate) mod capability;
 pub(crate) mod channel;
 pub(crate) mod clone;
+pub(crate) mod directory;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod mount;

@@ -10,6 +10,11 @@ use nix::errno::Errno;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSCONFIG_CMD_RECONFIGURE: libc::c_uint = 7;
+
+/// `FSPICK_*` of linux/mount.h.
+const FSPICK_CLOEXEC: libc::c_uint = 1;
+const FSPICK_EMPTY_PATH: libc::c_uint = 8;
 
 /// What mount_setattr(2) changes on a mount: `MOUNT_ATTR_*` to set and to clear, and one of `MS_SHARED`, `MS_SLAVE`,
 /// `MS_PRIVATE`, `MS_UNBINDABLE` or 0 for "as it is".
@@ -43,6 +48,18 @@ pub(crate) fn fsconfig_set(filesystem: BorrowedFd<'_>, key: &CStr, value: Option
 /// Makes the filesystem from the options given so far (fsconfig(2)).
 pub(crate) fn fsconfig_create(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
     fsconfig(filesystem, FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())
+}
+
+/// Begins to change the filesystem that `mount` shows (fspick(2)).
+pub(crate) fn fspick(mount: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: the path is empty and null-terminated.
+    super::returned_fd(unsafe { libc::syscall(libc::SYS_fspick, mount.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// Changes the filesystem by the options given so far (fsconfig(2)).
+pub(crate) fn fsconfig_reconfigure(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
+    fsconfig(filesystem, FSCONFIG_CMD_RECONFIGURE, std::ptr::null(), std::ptr::null())
 }
 
 fn fsconfig(
@@ -92,13 +109,29 @@ pub(crate) fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> nix::R
 
 /// Changes the mount whose root `mount` is open as, and those below it if `recursive` (mount_setattr(2)).
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> nix::Result<()> {
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let attributes = libc::mount_attr {
         attr_set: attributes.set,
         attr_clr: attributes.clear,
         propagation: attributes.propagation,
         userns_fd: 0,
     };
+    set_attributes(mount, attributes, recursive)
+}
+
+/// Shows the files of a detached mount, and of those below it if `recursive`, as belonging to whom the user namespace
+/// of the file `namespace` maps their owners to (`MOUNT_ATTR_IDMAP`). Not for a mount that is mapped already.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bool) -> nix::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(namespace.as_raw_fd().cast_unsigned()),
+    };
+    set_attributes(mount, attributes, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attributes: libc::mount_attr, recursive: bool) -> nix::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let (empty, size) = (c"".as_ptr(), size_of::<libc::mount_attr>());
     // SAFETY: the path is null-terminated; the structure is initialised and its size given.
     let result = unsafe {

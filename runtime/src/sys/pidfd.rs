@@ -20,3 +20,16 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, none, 0) };
     Ok(Errno::result(result).map(drop)?)
 }
+
+/// The pid of `process` as this process sees it (`Pid:` of proc_pid_fdinfo(5)); none when it has ended and been waited
+/// for, or is in a pid namespace out of sight.
+pub(crate) fn pid_of(process: BorrowedFd<'_>) -> Option<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    let pid: u32 = info
+        .lines()
+        .find_map(|line| line.strip_prefix("Pid:"))?
+        .trim()
+        .parse()
+        .ok()?;
+    (pid != 0).then_some(pid)
+}

@@ -76,6 +76,16 @@ impl<'a> Bundle<'a> {
         bundle
     }
 
+    /// A second bundle with the root of the first one.
+    pub(crate) fn of_state(scratch: &'a Scratch) -> Self {
+        Self {
+            config: config(scratch),
+            scratch,
+            program: binary_path("orlop-oci"),
+            without: None,
+        }
+    }
+
     pub(crate) fn dir(&self) -> PathBuf {
         self.scratch.input().join("bundle")
     }
@@ -150,10 +160,16 @@ impl<'a> Bundle<'a> {
     /// Starts a container whose script says `up` in time, and leaves it running.
     pub(crate) fn start(&mut self, script: &str) -> Background {
         self.set("/process/args", json!(["sh", "-c", script]));
+        self.background(|_| {})
+    }
+
+    /// As [`Bundle::start`], with its arguments as they are, and the command as `change` makes it.
+    pub(crate) fn background(&self, change: impl FnOnce(&mut Command)) -> Background {
         let out = self.dir().join("out");
         let stdout = fs::File::create(&out).unwrap();
         let pid_file = self.dir().join("pid");
         let mut command = self.command("c1");
+        change(&mut command);
         let child = command
             .arg("--pid-file")
             .arg(&pid_file)

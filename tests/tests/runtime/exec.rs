@@ -9,11 +9,15 @@ use tests::require_root;
 
 use crate::bundle::{Background, Bundle, Finished, with_bundle};
 
-fn exec(bundle: &Bundle<'_>, arguments: &[&str]) -> Finished {
+pub(crate) fn exec(bundle: &Bundle<'_>, arguments: &[&str]) -> Finished {
     Finished::of(bundle.oci("exec").args(arguments))
 }
 
-fn with_running(name: &str, prepare: impl FnOnce(&mut Bundle<'_>), test: impl FnOnce(&Bundle<'_>, &Background)) {
+pub(crate) fn with_running(
+    name: &str,
+    prepare: impl FnOnce(&mut Bundle<'_>),
+    test: impl FnOnce(&Bundle<'_>, &Background),
+) {
     with_bundle(name, |bundle| {
         prepare(bundle);
         let container = bundle.start("trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done");

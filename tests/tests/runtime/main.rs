@@ -16,3 +16,4 @@ mod namespaces;
 mod process;
 mod refused;
 mod seccomp;
+mod user;

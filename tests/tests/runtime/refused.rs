@@ -37,7 +37,12 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
             json!([{ "type": "RLIMIT_CPU", "soft": 2, "hard": 1 }]),
             "process.rlimits[0]",
         ),
-        ("/linux/namespaces/-", namespace("user"), "linux.namespaces[6]"),
+        ("/linux/namespaces/-", namespace("user"), "linux.uidMappings"),
+        (
+            "/linux/uidMappings",
+            json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
+            "linux.uidMappings: there is no user namespace",
+        ),
         ("/linux/namespaces/-", namespace("time"), "linux.namespaces[6]"),
         ("/linux/namespaces/-", namespace("pid"), "linux.namespaces[6]"),
         ("/linux/namespaces", json!([{ "type": "pid" }]), "linux.namespaces"),
@@ -87,8 +92,18 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
         ),
         (
             "/mounts/-",
-            json!({ "destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"] }),
+            json!({ "destination": "/x", "type": "sysfs", "options": ["tmpcopyup"] }),
             "mounts[6].options",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "type": "tmpfs", "options": ["idmap"] }),
+            "mounts[6].uidMappings",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/x", "source": "/", "options": ["bind", "idmap"] }),
+            "mounts[6].uidMappings: an id-mapped mount needs mappings",
         ),
         (
             "/mounts/-",

@@ -1,0 +1,13 @@
+//! The cgroup of who makes a container, which a container without one of its own stays in.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::cgroup;
+
+/// The cgroup that this process is in, and its children if nothing else is said (cgroups(7), `/proc/self/cgroup`).
+pub(super) fn of_this_process() -> Option<PathBuf> {
+    let list = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = list.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(cgroup::root().ok()?.join(path))
+}

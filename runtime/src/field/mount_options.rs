@@ -1,0 +1,133 @@
+//! `mounts[].options`: the words of mount(8) and of other runtimes, sorted by who acts on them.
+
+use std::ffi::CString;
+
+use crate::plan::{FieldError, c_string};
+use crate::sys::mount::Attributes;
+
+/// Words about the whole filesystem that a bind mount, which shows one that is mounted already, can't change.
+const OF_THE_FILESYSTEM: [&str; 5] = ["sync", "async", "dirsync", "lazytime", "nolazytime"];
+
+/// Words of mount(2) that fsconfig(2) has no general option for. A filesystem for which they mean something takes
+/// them as its own; for the others there is nothing to do.
+const HINTS: [&str; 8] = [
+    "acl",
+    "noacl",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
+    "silent",
+    "loud",
+];
+
+/// The options of one mount.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) bind: bool,
+    pub(crate) bind_recursively: bool,
+    /// Change a mount that is there.
+    pub(crate) remount: bool,
+    /// Copy into a new tmpfs what it would hide.
+    pub(crate) copy_up: bool,
+    /// Map the ids of files; true: in the mounts below too.
+    pub(crate) id_map: Option<bool>,
+    /// For the mount itself.
+    pub(crate) own: Attributes,
+    /// For the mounts below it too.
+    pub(crate) recursive: Attributes,
+    /// For the filesystem.
+    pub(crate) data: Vec<(CString, Option<CString>)>,
+    /// For the filesystem, if it knows them.
+    pub(crate) hints: Vec<CString>,
+}
+
+impl Options {
+    /// Sorts `list`; `field` is the mount, for errors.
+    pub(crate) fn parse(field: &str, list: &[String]) -> Result<Self, FieldError> {
+        let field = format!("{field}.options");
+        let mut options = Self::default();
+        for option in list {
+            options.take(&field, option)?;
+        }
+        Ok(options)
+    }
+
+    fn take(&mut self, field: &str, option: &str) -> Result<(), FieldError> {
+        match option {
+            "" | "defaults" => {}
+            "bind" => self.bind = true,
+            "rbind" => (self.bind, self.bind_recursively) = (true, true),
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
+            "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
+            "ridmap" => self.id_map = Some(true),
+            // SELinux's relabelling is the engine's affair; it names no option of the kernel.
+            "z" | "Z" => return Err(FieldError::new(field, format!("option {option:?} is not supported"))),
+            _ if HINTS.contains(&option) => self.hints.push(c_string(field, option.as_ref())?),
+            _ if change(&mut self.own, option) => {}
+            _ if option
+                .strip_prefix('r')
+                .is_some_and(|option| change(&mut self.recursive, option)) => {}
+            _ => self.data.push(data(field, option)?),
+        }
+        Ok(())
+    }
+
+    /// Takes out what a bind mount can't be told; a sentence for each that would mean something to the filesystem.
+    pub(crate) fn without_filesystem(&mut self, field: &str) -> Result<Vec<String>, FieldError> {
+        let mut sentences = Vec::new();
+        for (name, _) in std::mem::take(&mut self.data) {
+            let name = name.to_string_lossy().into_owned();
+            if !OF_THE_FILESYSTEM.contains(&name.as_str()) {
+                let reason = format!("option {name:?} has no meaning for a bind mount");
+                return Err(FieldError::new(format!("{field}.options"), reason));
+            }
+            sentences.push(format!(
+                "{field}.options: {name} is about the filesystem, which is mounted already"
+            ));
+        }
+        self.hints.clear();
+        Ok(sentences)
+    }
+}
+
+fn data(field: &str, option: &str) -> Result<(CString, Option<CString>), FieldError> {
+    match option.split_once('=') {
+        Some((key, value)) => Ok((c_string(field, key.as_ref())?, Some(c_string(field, value.as_ref())?))),
+        None => Ok((c_string(field, option.as_ref())?, None)),
+    }
+}
+
+/// Applies an option that is about the mount, not the filesystem (mount_setattr(2)); false if it is none.
+fn change(attributes: &mut Attributes, option: &str) -> bool {
+    let (set, clear, propagation) = match option {
+        "ro" => (libc::MOUNT_ATTR_RDONLY, 0, 0),
+        "rw" => (0, libc::MOUNT_ATTR_RDONLY, 0),
+        "nosuid" => (libc::MOUNT_ATTR_NOSUID, 0, 0),
+        "suid" => (0, libc::MOUNT_ATTR_NOSUID, 0),
+        "nodev" => (libc::MOUNT_ATTR_NODEV, 0, 0),
+        "dev" => (0, libc::MOUNT_ATTR_NODEV, 0),
+        "noexec" => (libc::MOUNT_ATTR_NOEXEC, 0, 0),
+        "exec" => (0, libc::MOUNT_ATTR_NOEXEC, 0),
+        "nodiratime" => (libc::MOUNT_ATTR_NODIRATIME, 0, 0),
+        "diratime" => (0, libc::MOUNT_ATTR_NODIRATIME, 0),
+        "nosymfollow" => (libc::MOUNT_ATTR_NOSYMFOLLOW, 0, 0),
+        "symfollow" => (0, libc::MOUNT_ATTR_NOSYMFOLLOW, 0),
+        "noatime" => (libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR__ATIME, 0),
+        "strictatime" | "norelatime" => (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME, 0),
+        "relatime" | "atime" | "nostrictatime" => (0, libc::MOUNT_ATTR__ATIME, 0),
+        "shared" => (0, 0, libc::MS_SHARED),
+        "slave" => (0, 0, libc::MS_SLAVE),
+        "private" => (0, 0, libc::MS_PRIVATE),
+        "unbindable" => (0, 0, libc::MS_UNBINDABLE),
+        _ => return false,
+    };
+    // The last option of a pair wins, as with mount(8).
+    attributes.set = attributes.set & !clear | set;
+    attributes.clear = attributes.clear & !set | clear;
+    if propagation != 0 {
+        attributes.propagation = propagation;
+    }
+    true
+}

@@ -1,0 +1,68 @@
+//! What this process may do on its host: a fact that plans are made from.
+
+use std::fs;
+
+use crate::sys::capability::{self, Mask};
+
+/// Numbers of linux/capability.h.
+const SETGID: u32 = 6;
+const SETUID: u32 = 7;
+const SYS_ADMIN: u32 = 21;
+
+/// What this process may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Privileges {
+    /// Make mounts in its own mount namespace. Who may not, has the container's process make them, in the user
+    /// namespace that lets it.
+    pub(crate) mounts: bool,
+    /// Make device nodes: only outside of every user namespace.
+    pub(crate) devices: bool,
+    /// Map any id into a user namespace.
+    pub(crate) maps_ids: bool,
+    /// Its own user and group.
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Privileges {
+    /// Looks at this process.
+    pub(crate) fn look() -> Self {
+        let effective = capability::effective_set();
+        let has = |capability: u32| effective & (1 << capability) != 0;
+        Self {
+            mounts: has(SYS_ADMIN),
+            devices: has(SYS_ADMIN) && is_in_first_user_namespace(),
+            maps_ids: has(SETUID) && has(SETGID),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        }
+    }
+
+    /// Those of root outside of every user namespace.
+    #[cfg(test)]
+    pub(crate) fn all() -> Self {
+        Self {
+            mounts: true,
+            devices: true,
+            maps_ids: true,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    /// The capabilities that a container's process can be given.
+    pub(crate) fn available(has_user_namespace: bool) -> Mask {
+        // Who enters a user namespace has all of them there (user_namespaces(7)).
+        if has_user_namespace {
+            capability::known_set()
+        } else {
+            capability::bounding_set()
+        }
+    }
+}
+
+/// Only there every id is mapped to itself.
+fn is_in_first_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}

@@ -1,0 +1,83 @@
+//! A part of the host's filesystem as a mount of its own, which is attached nowhere until the container has a place.
+
+use std::cell::OnceCell;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::fstat;
+
+use crate::field::user::IdMappings;
+use crate::sys::mount::{Attributes, mount_setattr, open_tree_clone};
+
+/// What to take, and how it is to look.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) source: PathBuf,
+    /// The same, for the kernel.
+    pub(crate) path: CString,
+    pub(crate) recursive: bool,
+    pub(crate) attributes: Attributes,
+    /// Applied to every mount below the source too.
+    pub(crate) recursive_attributes: Attributes,
+    /// Whose files it shows as whose.
+    pub(crate) id_map: Option<IdMap>,
+    /// Kind (`S_IFCHR`, …) and number of the device that it has to be.
+    pub(crate) device: Option<(libc::mode_t, libc::dev_t)>,
+    pub(crate) taken: OnceCell<OwnedFd>,
+}
+
+/// An id-mapped mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IdMap {
+    /// Of the mount; those of the container's user namespace when it has none of its own.
+    pub(crate) mappings: IdMappings,
+    /// The mounts below it too.
+    pub(crate) recursive: bool,
+}
+
+impl Tree {
+    /// Takes it from the root and mount namespace that the caller sees, unless that is done. Does not allocate: where
+    /// the parent may not, the child does it.
+    pub(crate) fn take(&self) -> nix::Result<()> {
+        if self.taken.get().is_some() {
+            return Ok(());
+        }
+        let tree = open_tree_clone(AT_FDCWD.as_fd(), &self.path, self.recursive)?;
+        self.check_device(tree.as_fd())?;
+        change(tree.as_fd(), self.attributes, false)?;
+        change(tree.as_fd(), self.recursive_attributes, true)?;
+        self.taken.set(tree).map_err(|_| Errno::EBUSY)
+    }
+
+    fn check_device(&self, tree: BorrowedFd<'_>) -> nix::Result<()> {
+        let Some((kind, number)) = self.device else {
+            return Ok(());
+        };
+        let status = fstat(tree)?;
+        if status.st_mode & libc::S_IFMT == kind && status.st_rdev == number {
+            Ok(())
+        } else {
+            Err(Errno::ENODEV)
+        }
+    }
+
+    /// The detached mount.
+    pub(crate) fn mount(&self) -> nix::Result<BorrowedFd<'_>> {
+        self.taken.get().map(AsFd::as_fd).ok_or(Errno::EBADF)
+    }
+
+    pub(crate) fn is_directory(&self) -> nix::Result<bool> {
+        Ok(fstat(self.mount()?)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+    }
+}
+
+fn change(tree: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> nix::Result<()> {
+    if attributes.is_empty() {
+        Ok(())
+    } else {
+        mount_setattr(tree, attributes, recursive)
+    }
+}
