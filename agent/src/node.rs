@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use agent_core::pod::{NodeFacts, Time};
-use cni::pod_network::{LinkKind, NodeNetwork};
+use cni::pod_network::NodeNetwork;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time as K8sTime};
@@ -23,8 +23,8 @@ use crate::hands::cgroup::missing_controllers;
 use crate::image::{Store, StoreError};
 use crate::status::Board;
 
-/// Bytes of the largest packet on a pod link.
-const MTU: u32 = 1500;
+/// The name of the agent's own pod network; CNI's networks have other names.
+pub const NETWORK: &str = "orlop";
 /// The bit of CAP_SYS_RESOURCE in a capability set, capabilities(7).
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
@@ -186,12 +186,8 @@ pub fn shims_cgroup(cgroup_root: &std::path::Path, places: &crate::config::Place
 /// The pod network below these places.
 pub fn network_of(places: &crate::config::Places) -> NodeNetwork {
     NodeNetwork {
-        name: "orlop".into(),
-        pod_cidrs: places.pod_cidrs.clone(),
         service_cidrs: vec![places.service_cidr],
-        mtu: MTU,
-        link_kind: LinkKind::Veth,
-        run_dir: places.run_dir.join("network"),
+        ..NodeNetwork::new(NETWORK, &places.pod_cidrs, &places.run_dir.join("network"))
     }
 }
 

@@ -8,8 +8,10 @@ use netlink_packet_route::AddressFamily;
 
 use crate::{
     cidr::Cidr,
-    identity::{ROUTE_PROTOCOL, address_of_name},
+    identity::{ROUTE_PROTOCOL, address_of_name, mac_of_name},
+    message::PEER_METRIC,
     plan::{HostEnd, PodEnd},
+    step::Mac,
 };
 
 /// Bytes of `struct ifinfomsg`, `struct rtmsg` and `struct ifaddrmsg`, which lead the attributes.
@@ -27,6 +29,8 @@ struct LinkFacts {
     group: u32,
     alias: Option<String>,
     addresses: Vec<IpAddr>,
+    asked_mac: Option<Mac>,
+    mtu: u32,
 }
 
 impl LinkFacts {
@@ -34,6 +38,7 @@ impl LinkFacts {
     fn decode(payload: &[u8]) -> Option<Self> {
         const IFLA_ADDRESS: u16 = 1;
         const IFLA_IFNAME: u16 = 3;
+        const IFLA_MTU: u16 = 4;
         const IFLA_LINK: u16 = 5;
         const IFLA_IFALIAS: u16 = 20;
         const IFLA_GROUP: u16 = 27;
@@ -47,10 +52,14 @@ impl LinkFacts {
             match attribute.kind() {
                 IFLA_ADDRESS => facts.mac = attribute.value().to_vec(),
                 IFLA_IFNAME => facts.name = text(&attribute),
+                IFLA_MTU => facts.mtu = u32_at(attribute.value(), 0)?,
                 IFLA_LINK => facts.other_index = u32_at(attribute.value(), 0)?,
                 IFLA_IFALIAS => facts.alias = Some(text(&attribute)),
                 IFLA_GROUP => facts.group = u32_at(attribute.value(), 0)?,
-                IFLA_PROP_LIST => facts.addresses = held_addresses(attribute.value()),
+                IFLA_PROP_LIST => {
+                    facts.addresses = held_addresses(attribute.value());
+                    facts.asked_mac = names(attribute.value()).find_map(|name| mac_of_name(&name));
+                }
                 _ => {}
             }
         }
@@ -58,9 +67,13 @@ impl LinkFacts {
     }
 }
 
-fn held_addresses(names: &[u8]) -> Vec<IpAddr> {
-    let names = NlasIterator::new(names).filter_map(Result::ok);
-    let mut addresses: Vec<IpAddr> = names.filter_map(|name| address_of_name(&text(&name))).collect();
+fn names(list: &[u8]) -> impl Iterator<Item = String> {
+    let names = NlasIterator::new(list).filter_map(Result::ok);
+    names.map(|name| text(&name))
+}
+
+fn held_addresses(list: &[u8]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = names(list).filter_map(|name| address_of_name(&name)).collect();
     addresses.sort_unstable();
     addresses
 }
@@ -83,6 +96,9 @@ pub fn decode_host_end(payload: &[u8]) -> Option<HostEnd> {
         group,
         alias,
         addresses,
+        mac,
+        asked_mac,
+        mtu,
         ..
     } = LinkFacts::decode(payload)?;
     Some(HostEnd {
@@ -92,7 +108,24 @@ pub fn decode_host_end(payload: &[u8]) -> Option<HostEnd> {
         group,
         alias,
         addresses,
+        // A link that is no Ethernet is nobody's host end.
+        mac: mac.try_into().unwrap_or_default(),
+        asked_mac,
+        mtu,
     })
+}
+
+/// Bytes of the largest packet of a link; `None` when the message is cut short.
+pub fn decode_mtu(payload: &[u8]) -> Option<u32> {
+    LinkFacts::decode(payload).map(|facts| facts.mtu)
+}
+
+/// Index of the link that a route leads into; `None` when it leads nowhere.
+pub fn decode_outgoing(payload: &[u8]) -> Option<u32> {
+    const RTA_OIF: u16 = 4;
+    let mut attributes = NlasIterator::new(payload.get(ROUTE_HEADER..)?).filter_map(Result::ok);
+    let link = attributes.find(|attribute| attribute.kind() == RTA_OIF)?;
+    u32_at(link.value(), 0)
 }
 
 /// Reads a link as a pod's end; `None` when the message is cut short.
@@ -112,23 +145,48 @@ pub fn decode_pod_end(payload: &[u8]) -> Option<PodEnd> {
 
 /// Reads one of our routes into a link as (destination, link's index); `None` for any other route.
 pub fn decode_route(payload: &[u8]) -> Option<(Cidr, u32)> {
+    decode_our_route(payload)
+        .filter(|route| !route.is_peer)
+        .map(|route| (route.to, route.index))
+}
+
+/// Reads one of our routes to a peer as its destination; `None` for any other route.
+pub fn decode_peer_route(payload: &[u8]) -> Option<Cidr> {
+    decode_our_route(payload)
+        .filter(|route| route.is_peer)
+        .map(|route| route.to)
+}
+
+struct OurRoute {
+    to: Cidr,
+    index: u32,
+    is_peer: bool,
+}
+
+fn decode_our_route(payload: &[u8]) -> Option<OurRoute> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
+    const RTA_PRIORITY: u16 = 6;
     const RTN_UNICAST: u8 = 1;
     let header = payload.get(..ROUTE_HEADER)?;
     if header[5] != ROUTE_PROTOCOL || header[7] != RTN_UNICAST {
         return None;
     }
     let is_ipv4 = header[0] == u8::from(AddressFamily::Inet);
-    let (mut to, mut index) = (Some(unspecified(is_ipv4)), None);
+    let (mut to, mut index, mut metric) = (Some(unspecified(is_ipv4)), None, None);
     for attribute in NlasIterator::new(&payload[ROUTE_HEADER..]).filter_map(Result::ok) {
         match attribute.kind() {
             RTA_DST => to = address(attribute.value()),
             RTA_OIF => index = u32_at(attribute.value(), 0),
+            RTA_PRIORITY => metric = u32_at(attribute.value(), 0),
             _ => {}
         }
     }
-    Cidr::containing(to?, header[1]).zip(index)
+    Some(OurRoute {
+        to: Cidr::containing(to?, header[1])?,
+        index: index?,
+        is_peer: metric == Some(PEER_METRIC),
+    })
 }
 
 fn unspecified(is_ipv4: bool) -> IpAddr {
@@ -175,9 +233,11 @@ mod tests {
             LinkAttribute::Group(7),
             LinkAttribute::IfAlias("orlop:n/c/eth0".to_owned()),
             LinkAttribute::Mtu(1500),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
             LinkAttribute::PropList(vec![
                 Prop::AltIfName("orlop-fd00--5".to_owned()),
                 Prop::AltIfName("somebody-elses".to_owned()),
+                Prop::AltIfName("orlmac-020000000009-orlabc".to_owned()),
                 Prop::AltIfName("orlop-10.0.0.5".to_owned()),
             ]),
         ]);
@@ -190,6 +250,9 @@ mod tests {
             group: 7,
             alias: Some("orlop:n/c/eth0".to_owned()),
             addresses: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            mac: [2, 0, 0, 0, 0, 1],
+            asked_mac: Some([2, 0, 0, 0, 0, 9]),
+            mtu: 1500,
         };
         assert_eq!(decode_host_end(&payload), Some(expected));
         assert_eq!(decode_host_end(&payload[..10]), None);
@@ -208,6 +271,8 @@ mod tests {
         assert_eq!(decode_route(&bytes(&into(to))), Some((to, 9)));
         assert_eq!(decode_route(&bytes(&into(everywhere))), Some((everywhere, 9)));
         assert_eq!(decode_route(&bytes(&LinkStep::AddUnreachable { to })), None);
+        let gateway = "192.0.2.2".parse().unwrap();
+        assert_eq!(decode_route(&bytes(&LinkStep::AddPeerRoute { to, gateway })), None);
         let mut foreign = bytes(&into(to));
         foreign[5] = 4;
         assert_eq!(decode_route(&foreign), None);

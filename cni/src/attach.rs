@@ -12,8 +12,9 @@ use crate::{
     netns::Netns,
     node_network::NodeNetwork,
     observe,
-    plan::{self, Course, HostEnd, Wanted},
+    plan::{self, Course, HostEnd, Published, Wanted},
     pod_network::{AttachRequest, Attachment, NetworkError},
+    ports,
     step::LinkStep,
     sysctl,
 };
@@ -27,8 +28,7 @@ pub(crate) const CLAIM_TRIES_MAX: u32 = 16;
 /// When no address is free, the namespace is missing, or the kernel refuses. What this call made is removed then; a link
 /// that was there before stays.
 pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Attachment, NetworkError> {
-    let wanted = network.wanted(request)?;
-    let task = Attaching::open(network, request, wanted)?;
+    let task = Attaching::open(network, request)?;
     match task.course()? {
         (Course::Complete, Some(host)) => task.complete(&host),
         (Course::Recreate, Some(host)) => {
@@ -39,8 +39,20 @@ pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Atta
     }
 }
 
+/// Bytes of the largest packet on the pod's link.
+fn mtu(network: &NodeNetwork, node: &Connection) -> Result<u32, NetworkError> {
+    /// Ethernet's, for a node that is alone.
+    const USUAL: u32 = 1500;
+    match network.mtu {
+        Some(mtu) => Ok(mtu),
+        None => Ok(observe::uplink_mtu(node)?.unwrap_or(USUAL)),
+    }
+}
+
 /// One call of [`attach`]: what is wanted and the two namespaces it is done in.
-struct Attaching {
+struct Attaching<'a> {
+    network: &'a NodeNetwork,
+    request: &'a AttachRequest<'a>,
     wanted: Wanted,
     leases: Leases,
     node: Connection,
@@ -48,16 +60,19 @@ struct Attaching {
     netns: Netns,
 }
 
-impl Attaching {
-    fn open(network: &NodeNetwork, request: &AttachRequest<'_>, wanted: Wanted) -> Result<Self, NetworkError> {
+impl<'a> Attaching<'a> {
+    fn open(network: &'a NodeNetwork, request: &'a AttachRequest<'a>) -> Result<Self, NetworkError> {
+        let node = Connection::open().map_err(NetworkError::Socket)?;
+        let wanted = network.wanted(request, mtu(network, &node)?)?;
         let failed = |source| observe::inaccessible(request.netns, source);
         let netns = Netns::open(request.netns).map_err(failed)?;
         if netns.is_same(&Netns::current().map_err(failed)?).map_err(failed)? {
             return Err(NetworkError::OwnNamespace(request.netns.to_owned()));
         }
         let pod = observe::connect_inside(&netns, request.netns)?;
-        let node = Connection::open().map_err(NetworkError::Socket)?;
         Ok(Self {
+            network,
+            request,
             wanted,
             leases: Leases::open(&network.run_dir)?,
             node,
@@ -152,9 +167,26 @@ impl Attaching {
 
     /// Furnishes the pod and publishes it; changes nothing where that is done.
     fn complete(&self, host: &HostEnd) -> Result<Attachment, NetworkError> {
+        let request = self.request;
         sysctl::guard_link(&host.name, host.addresses.iter().any(IpAddr::is_ipv6))?;
-        self.pod.perform(&plan::furnish(host), None)?;
-        self.node.perform(&plan::publish(host, &self.wanted.pod_cidrs), None)?;
+        self.pod.perform(&plan::furnish(host, request.bandwidth), None)?;
+        let inspector = self.network.inspector.as_deref();
+        let published = Published {
+            bandwidth: request.bandwidth,
+            is_inspected: inspector.is_some(),
+            has_ports: !request.ports.is_empty(),
+        };
+        self.node.perform(
+            &plan::publish(host, &self.wanted.pod_cidrs, published),
+            inspector.map(AsFd::as_fd),
+        )?;
+        if published.has_ports {
+            sysctl::forward_ipv4()?;
+            if self.network.has_ipv6() {
+                sysctl::forward_ipv6(true)?;
+            }
+            ports::open(self.network, &self.node, host, request.ports)?;
+        }
         Ok(observe::attachment(&self.wanted.identity, host, true))
     }
 

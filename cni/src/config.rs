@@ -3,12 +3,15 @@
 //! ```json
 //! {"cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni", "podCIDRs": ["10.244.0.0/24", "fd00:10:244::/64"],
 //!  "serviceCIDRs": ["10.96.0.0/16"], "mtu": 1500, "linkKind": "veth", "runDir": "/run/orlop/cni",
-//!  "capabilities": {"ips": true}, "dns": {"nameservers": ["10.96.0.10"]}}
+//!  "ipMasq": true, "nonMasqueradeCIDRs": ["192.168.0.0/16"],
+//!  "peers": [{"podCIDRs": ["10.244.1.0/24"], "addresses": ["192.168.0.12"]}],
+//!  "capabilities": {"ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true},
+//!  "dns": {"nameservers": ["10.96.0.10"]}}
 //! ```
 //!
 //! Only `podCIDRs` (one range of each family at most) is needed beside what CNI itself asks for.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -16,15 +19,16 @@ use serde_json::{Map, Value};
 use crate::{
     cidr::Cidr,
     identity::is_name,
-    pod_network::{LinkKind, NodeNetwork},
+    pod_network::{LinkKind, NodeNetwork, Peer},
     protocol::{Code, Dns, Failure, Version},
+    wishes::{CAPABILITIES, Wishes, parse_address, read, shown, unsupported},
 };
 
 /// Where the plugin keeps its hints when the configuration does not say so.
 pub const RUN_DIR: &str = "/run/orlop/cni";
 
 /// Keys that are honoured, or that a runtime inserts and that mean nothing more to us.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 17] = [
     "args",
     "capabilities",
     "cniVersion",
@@ -34,6 +38,8 @@ const KNOWN: [&str; 15] = [
     "linkKind",
     "mtu",
     "name",
+    "nonMasqueradeCIDRs",
+    "peers",
     "podCIDRs",
     "prevResult",
     "runDir",
@@ -41,10 +47,6 @@ const KNOWN: [&str; 15] = [
     "serviceCIDRs",
     "type",
 ];
-/// Capabilities that a configuration may declare.
-const CAPABILITIES: [&str; 1] = ["ips"];
-/// Letters of a refused value that an error shows.
-const SHOWN_MAX: usize = 200;
 
 /// The part of the configuration that every verb needs, and the rest to be read by those that need it.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +96,10 @@ impl Config {
             ));
         }
         network.service_cidrs = cidrs("serviceCIDRs")?;
-        network.mtu = self.field("mtu")?.unwrap_or(network.mtu);
+        network.mtu = self.field("mtu")?;
+        network.masquerade = self.field("ipMasq")?.unwrap_or(false);
+        network.reached_as_pod = cidrs("nonMasqueradeCIDRs")?;
+        network.peers = self.peers()?;
         network.link_kind = self
             .field::<ConfiguredKind>("linkKind")?
             .map_or(network.link_kind, LinkKind::from);
@@ -110,23 +115,12 @@ impl Config {
         NodeNetwork::new(&self.name, &[], &run_dir)
     }
 
-    /// Addresses that the runtime asks for: `runtimeConfig.ips` and `args.cni.ips`, with or without a prefix length.
+    /// What the runtime asks for with this call; `cni_args` is `CNI_ARGS`.
     ///
     /// # Errors
-    /// Code 7.
-    pub fn requested_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
-        let from = |pointer: &[&str]| {
-            let mut value = self.fields.get(pointer[0])?;
-            for key in &pointer[1..] {
-                value = value.get(key)?;
-            }
-            Some(value.clone())
-        };
-        let Some(ips) = from(&["runtimeConfig", "ips"]).or_else(|| from(&["args", "cni", "ips"])) else {
-            return Ok(Vec::new());
-        };
-        let texts: Vec<String> = read("ips", ips)?;
-        texts.iter().map(|text| parse_address(text)).collect()
+    /// Codes 2, 4 and 7.
+    pub fn wishes(&self, cni_args: &str) -> Result<Wishes, Failure> {
+        Wishes::read(self.fields.get("runtimeConfig"), self.fields.get("args"), cni_args)
     }
 
     /// What goes into the result for resolvers.
@@ -160,9 +154,6 @@ impl Config {
         if let Some((key, value)) = self.fields.iter().find(|(key, _)| !is_known(key)) {
             return Err(unsupported(key, value));
         }
-        if let Some(value) = self.fields.get("ipMasq").filter(|value| **value != Value::Bool(false)) {
-            return Err(unsupported("ipMasq", value));
-        }
         let capabilities: Option<Map<String, Value>> = self.field("capabilities")?;
         let is_wanted =
             |(key, value): &(&String, &Value)| **value != Value::Bool(false) && !CAPABILITIES.contains(&key.as_str());
@@ -170,6 +161,21 @@ impl Config {
             Some((key, value)) => Err(unsupported(&format!("capabilities.{key}"), value)),
             None => Ok(()),
         }
+    }
+
+    fn peers(&self) -> Result<Vec<Peer>, Failure> {
+        let peers: Vec<ConfiguredPeer> = self.field("peers")?.unwrap_or_default();
+        let peer = |peer: ConfiguredPeer| {
+            Ok(Peer {
+                pod_cidrs: cidrs("peers.podCIDRs", &peer.pod_cidrs)?,
+                addresses: peer
+                    .addresses
+                    .iter()
+                    .map(|text| parse_address(text))
+                    .collect::<Result<_, _>>()?,
+            })
+        };
+        peers.into_iter().map(peer).collect()
     }
 
     fn run_dir(&self) -> Result<PathBuf, Failure> {
@@ -206,6 +212,15 @@ impl From<ConfiguredKind> for LinkKind {
     }
 }
 
+/// Another node: its pods' ranges and its own addresses.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfiguredPeer {
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+    addresses: Vec<String>,
+}
+
 #[derive(Debug, Deserialize)]
 struct ValidAttachment {
     #[serde(rename = "containerID")]
@@ -238,35 +253,9 @@ fn version(fields: &Map<String, Value>) -> Result<Version, Failure> {
     })
 }
 
-/// Reads an address as runtimes write them: plain, or with the prefix length of their subnet.
-///
-/// # Errors
-/// Code 7.
-pub fn parse_address(text: &str) -> Result<IpAddr, Failure> {
-    let address = text.split('/').next().unwrap_or_default().parse();
-    address.map_err(|_| Failure::new(Code::InvalidConfig, format!("{text:?} is not an IP address")))
-}
-
 fn cidrs(key: &str, texts: &[String]) -> Result<Vec<Cidr>, Failure> {
     let invalid = |error| Failure::new(Code::InvalidConfig, format!("{key}: {error}"));
     texts.iter().map(|text| text.parse::<Cidr>().map_err(invalid)).collect()
-}
-
-fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Failure> {
-    let text = shown(&value);
-    serde_json::from_value(value)
-        .map_err(|error| Failure::new(Code::InvalidConfig, format!("{key}: {text} is wrong: {error}")))
-}
-
-fn unsupported(key: &str, value: &Value) -> Failure {
-    Failure::new(
-        Code::UnsupportedField,
-        format!("unsupported field {key:?}: {}", shown(value)),
-    )
-}
-
-fn shown(value: &Value) -> String {
-    value.to_string().chars().take(SHOWN_MAX).collect()
 }
 
 #[cfg(test)]
@@ -291,18 +280,22 @@ mod tests {
         let config = json!({
             "cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni", "mtu": 9000, "linkKind": "netkit",
             "podCIDRs": ["10.244.0.0/24", "fd00::/64"], "serviceCIDRs": ["10.96.0.0/16"], "runDir": "/run/x",
-            "capabilities": {"ips": true, "portMappings": false}, "ipMasq": false, "prevResult": {"ips": []},
+            "capabilities": {"ips": true, "portMappings": true, "aliases": false}, "ipMasq": true, "prevResult": {"ips": []},
+            "nonMasqueradeCIDRs": ["192.168.0.0/16"],
+            "peers": [{"podCIDRs": ["10.244.1.0/24", "fd00:1::/64"], "addresses": ["192.168.0.12", "fd01::12"]}],
             "runtimeConfig": {"ips": ["10.244.0.9/24"]}, "args": {"cni": {"labels": []}}, "cniVersions": ["1.1.0"],
             "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}],
         });
         let config = Config::parse(config.to_string().as_bytes()).unwrap();
         let network = config.network().unwrap();
-        assert_eq!((network.mtu, network.link_kind), (9000, LinkKind::Netkit));
+        assert_eq!((network.mtu, network.link_kind), (Some(9000), LinkKind::Netkit));
+        assert!(network.masquerade && network.reached_as_pod.len() == 1);
+        assert_eq!(network.peers[0].pod_cidrs.len(), 2);
         assert_eq!((network.pod_cidrs.len(), network.service_cidrs.len()), (2, 1));
         assert_eq!(network.run_dir, PathBuf::from("/run/x"));
         assert_eq!(
-            config.requested_addresses().unwrap(),
-            ["10.244.0.9".parse::<IpAddr>().unwrap()]
+            config.wishes("").unwrap().addresses,
+            ["10.244.0.9".parse::<std::net::IpAddr>().unwrap()]
         );
         assert_eq!(
             config.valid_attachments().unwrap().unwrap(),
@@ -344,12 +337,32 @@ mod tests {
                 2,
                 "unsupported field \"ipam\": {\"type\":\"host-local\"}",
             ),
-            ("ipMasq", json!(true), 2, "unsupported field \"ipMasq\": true"),
+            ("ipMasq", json!("yes"), 7, "ipMasq: \"yes\" is wrong"),
+            ("nonMasqueradeCIDRs", json!(["10.1.0.0"]), 7, "nonMasqueradeCIDRs"),
+            (
+                "peers",
+                json!([{"podCIDRs": ["10.0.0.0/16"], "addresses": ["192.0.2.2"]}]),
+                7,
+                "overlaps the peer's",
+            ),
+            (
+                "peers",
+                json!([{"podCIDRs": ["fd00::/64"], "addresses": ["192.0.2.2"]}]),
+                7,
+                "has no address of that family",
+            ),
+            ("peers", json!([{"podCIDRs": []}]), 7, "peers"),
             (
                 "capabilities",
-                json!({"portMappings": true}),
+                json!({"aliases": true}),
                 2,
-                "\"capabilities.portMappings\": true",
+                "\"capabilities.aliases\": true",
+            ),
+            (
+                "capabilities",
+                json!({"cgroupPath": true}),
+                2,
+                "\"capabilities.cgroupPath\": true",
             ),
             ("capabilities", json!(7), 7, "capabilities: 7 is wrong"),
             ("mistyped", json!(null), 2, "unsupported field \"mistyped\": null"),
@@ -372,12 +385,5 @@ mod tests {
         let broken = json!({"cniVersion": "1.0.0", "name": "n", "podCIDRs": 7, "runDir": 9, "gone": true});
         let config = Config::parse(broken.to_string().as_bytes()).unwrap();
         assert_eq!(config.network_to_remove().name, "n");
-    }
-
-    #[test]
-    fn wrong_addresses_are_refused() {
-        let config = with("runtimeConfig", json!({"ips": ["10.0.0.x"]}));
-        let config = Config::parse(config.to_string().as_bytes()).unwrap();
-        assert_eq!(config.requested_addresses().unwrap_err().code, Code::InvalidConfig);
     }
 }

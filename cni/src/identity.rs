@@ -6,12 +6,16 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::step::Mac;
+
 /// Leads every host link's name.
 const NAME_PREFIX: &str = "orl";
 /// Leads every alias.
 const ALIAS_PREFIX: &str = "orlop:";
 /// Leads every alternative name that stands for an address.
 const ADDRESS_PREFIX: &str = "orlop-";
+/// Leads the alternative name that stands for a hardware address that was asked for.
+const MAC_PREFIX: &str = "orlmac-";
 /// `IFALIASZ - 1`: longest alias that the kernel takes, in bytes.
 const ALIAS_BYTES_MAX: usize = 255;
 /// `IFNAMSIZ - 1`: longest link name, in bytes.
@@ -90,7 +94,7 @@ pub fn host_link(container_id: &str, ifname: &str) -> String {
 }
 
 /// FNV-1a, 64 bits: fixed for ever, unlike std's hashers. <https://www.rfc-editor.org/rfc/rfc9923>
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -108,6 +112,20 @@ pub fn address_of_name(name: &str) -> Option<IpAddr> {
         true => text.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::V6),
         false => text.parse().ok(),
     }
+}
+
+/// The alternative link name that keeps a hardware address that was asked for; the link's own name makes it unique.
+pub fn mac_name(mac: Mac, host_link: &str) -> String {
+    let digits: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{MAC_PREFIX}{digits}-{host_link}")
+}
+
+/// Reads [`mac_name`] back; `None` for any other name.
+pub fn mac_of_name(name: &str) -> Option<Mac> {
+    let (digits, _) = name.strip_prefix(MAC_PREFIX)?.split_once('-')?;
+    let byte = |place: usize| u8::from_str_radix(digits.get(2 * place..2 * place + 2)?, 16).ok();
+    let mac = [byte(0)?, byte(1)?, byte(2)?, byte(3)?, byte(4)?, byte(5)?];
+    (digits.len() == 12).then_some(mac)
 }
 
 /// Whether the text is what CNI allows for network names and container ids.
@@ -180,6 +198,14 @@ mod tests {
         fn aliases_are_read_back(network in "[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", id in "[A-Za-z0-9][A-Za-z0-9_.-]{0,80}") {
             let identity = Identity::new(&network, &id, "eth0").unwrap();
             prop_assert_eq!(Identity::from_alias(&identity.alias()), Some(identity));
+        }
+
+        #[test]
+        fn hardware_addresses_are_read_back_from_valid_link_names(mac: Mac) {
+            let name = mac_name(mac, "orl5gcn2iz3jtgm");
+            prop_assert!(!name.contains([':', '/', ' ']) && name.len() < 128);
+            prop_assert_eq!(mac_of_name(&name), Some(mac));
+            prop_assert_eq!(address_of_name(&name), None);
         }
 
         #[test]

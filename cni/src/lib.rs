@@ -7,19 +7,26 @@
 
 pub mod answer;
 mod attach;
+pub mod bandwidth;
 pub mod cidr;
 pub mod config;
+pub mod firewall;
 pub mod identity;
 pub mod ipam;
 pub mod lease;
+pub mod mapping;
 pub mod message;
+pub mod netfilter;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 mod node_network;
 mod observe;
 pub mod plan;
 pub mod plugin;
 pub mod pod_network;
+mod ports;
 pub mod protocol;
 pub mod step;
 mod sysctl;
+pub mod wishes;

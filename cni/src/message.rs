@@ -15,33 +15,74 @@ use netlink_packet_route::{
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    tc::{TcAttribute, TcHandle, TcMessage, TcOption},
 };
 
 use crate::{
+    bandwidth::Bucket,
     cidr::Cidr,
-    identity::{ROUTE_PROTOCOL, address_name},
+    identity::{ROUTE_PROTOCOL, address_name, mac_name},
     step::{LinkKind, LinkRef, LinkStep, Mac},
 };
 
 /// Metric of the unreachable routes: worse than any route that somebody means.
 const UNREACHABLE_METRIC: u32 = 1 << 30;
+/// Metric of the routes to peers, by which they are known.
+pub(crate) const PEER_METRIC: u32 = 1 << 20;
 /// `IPV4_DEVCONF_FORWARDING` and `IPV4_DEVCONF_RP_FILTER` of `linux/ip.h`.
 const FORWARDING: u16 = 1;
 const RP_FILTER: u16 = 8;
+const ROUTE_LOCALNET: u16 = 26;
+/// `TC_H_ROOT`, `TC_H_CLSACT`, and the place behind it for what comes in.
+const ROOT: u32 = u32::MAX;
+const CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+const INCOMING: u32 = 0xffff_fff2;
 
-/// The message of a step and the flags to send it with. `pod` is the namespace where a pair's other end goes.
-pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMessage, u16) {
+/// The message of a step and the flags to send it with. `handle` is the namespace where a pair's other end goes, or the
+/// program of [`LinkStep::Inspect`].
+pub fn encode(step: &LinkStep, handle: Option<BorrowedFd<'_>>) -> (RouteNetlinkMessage, u16) {
     const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
     const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
     match step {
-        LinkStep::CreatePair { .. } => (RouteNetlinkMessage::NewLink(pair(step, pod)), NEW),
+        LinkStep::CreatePair { .. } => (RouteNetlinkMessage::NewLink(pair(step, handle)), NEW),
         LinkStep::ProbeNetkit => (RouteNetlinkMessage::NewLink(impossible_netkit()), NEW),
         LinkStep::SetAlias { link, alias } => set(link, LinkAttribute::IfAlias(alias.clone())),
         LinkStep::HoldAddress { link, address } => {
             let names = LinkAttribute::PropList(vec![Prop::AltIfName(address_name(*address))]);
             (RouteNetlinkMessage::NewLinkProp(refer(link, names)), NEW | NLM_F_APPEND)
         }
-        LinkStep::ForwardAndFilter { link } => set(link, LinkAttribute::AfSpecUnspec(vec![forward_and_filter()])),
+        LinkStep::KeepMac { link, mac } => {
+            let names = LinkAttribute::PropList(vec![Prop::AltIfName(mac_name(*mac, link))]);
+            let link = LinkRef::Name(link.clone());
+            (
+                RouteNetlinkMessage::NewLinkProp(refer(&link, names)),
+                NEW | NLM_F_APPEND,
+            )
+        }
+        // Strict source checks cost nothing here: one pod lies behind each link.
+        LinkStep::ForwardAndFilter { link } => set(
+            link,
+            LinkAttribute::AfSpecUnspec(vec![turn_on(&[FORWARDING, RP_FILTER])]),
+        ),
+        LinkStep::RouteLoopback { index } => set(
+            &LinkRef::Index(*index),
+            LinkAttribute::AfSpecUnspec(vec![turn_on(&[ROUTE_LOCALNET])]),
+        ),
+        LinkStep::Limit { index, bucket } => {
+            let message = traffic(*index, 0x0001_0000, ROOT, "tbf", token_bucket(bucket));
+            (RouteNetlinkMessage::NewQueueDiscipline(message), SET)
+        }
+        LinkStep::PrepareInspection { index } => {
+            let message = traffic(*index, CLSACT_HANDLE, CLSACT, "clsact", Vec::new());
+            (RouteNetlinkMessage::NewQueueDiscipline(message), NEW)
+        }
+        LinkStep::Inspect { index } => {
+            let mut message = traffic(*index, 1, INCOMING, "bpf", program(handle));
+            // Priority 1, all protocols (`ETH_P_ALL`).
+            message.header.info = 1 << 16 | u32::from(3u16.to_be());
+            (RouteNetlinkMessage::NewTrafficFilter(message), SET)
+        }
         LinkStep::NoAutomaticAddress { link } => {
             let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
             set(link, LinkAttribute::AfSpecUnspec(vec![mode]))
@@ -64,6 +105,8 @@ pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMess
             gateway,
             source,
         } => (RouteNetlinkMessage::NewRoute(route(*index, to, *gateway, *source)), SET),
+        LinkStep::AddPeerRoute { to, gateway } => (RouteNetlinkMessage::NewRoute(peer_route(to, Some(*gateway))), SET),
+        LinkStep::RemovePeerRoute { to } => (RouteNetlinkMessage::DelRoute(peer_route(to, None)), 0),
         LinkStep::AddUnreachable { to } => (RouteNetlinkMessage::NewRoute(unreachable(to)), SET),
         LinkStep::RemoveUnreachable { to } => (RouteNetlinkMessage::DelRoute(unreachable(to)), 0),
         LinkStep::SetGroup { link, group } => set(link, LinkAttribute::Group(*group)),
@@ -72,6 +115,7 @@ pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMess
             let group = LinkAttribute::Group(*group);
             (RouteNetlinkMessage::DelLink(refer(&LinkRef::Index(0), Some(group))), 0)
         }
+        LinkStep::FindRoute { to } => (RouteNetlinkMessage::GetRoute(question(*to)), 0),
         LinkStep::Show { link } => {
             let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
             (RouteNetlinkMessage::GetLink(refer(link, mask)), 0)
@@ -152,10 +196,11 @@ fn netkit(peer: LinkMessage) -> Vec<InfoNetkit> {
 }
 
 /// `IFLA_AF_SPEC { AF_INET { IFLA_INET_CONF { key: u32 } } }`: to set, the kernel wants an attribute for each key, where
-/// it answers with one array of all. Strict source checks cost nothing here: one pod lies behind each link.
-fn forward_and_filter() -> AfSpecUnspec {
+/// it answers with one array of all.
+fn turn_on(keys: &[u16]) -> AfSpecUnspec {
     const IFLA_INET_CONF: u16 = 1;
-    let conf = [FORWARDING, RP_FILTER].map(|key| DefaultNla::new(key, 1u32.to_ne_bytes().to_vec()));
+    let on = |key: &u16| DefaultNla::new(*key, 1u32.to_ne_bytes().to_vec());
+    let conf: Vec<DefaultNla> = keys.iter().map(on).collect();
     let conf = DefaultNla::new(IFLA_INET_CONF, bytes(&conf));
     AfSpecUnspec::Other(DefaultNla::new(u8::from(AddressFamily::Inet).into(), bytes(&[conf])))
 }
@@ -214,6 +259,67 @@ fn route(index: u32, to: &Cidr, gateway: Option<IpAddr>, source: Option<IpAddr>)
         .extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
     message.attributes.push(RouteAttribute::Oif(index));
     message
+}
+
+fn question(to: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to);
+    message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(to.into()));
+    message
+}
+
+fn peer_route(to: &Cidr, gateway: Option<IpAddr>) -> RouteMessage {
+    let mut message = route_to(to, RouteType::Unicast);
+    message
+        .attributes
+        .extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    message.attributes.push(RouteAttribute::Priority(PEER_METRIC));
+    message
+}
+
+fn traffic(index: u32, handle: u32, parent: u32, kind: &str, options: Vec<DefaultNla>) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = index.cast_signed();
+    message.header.handle = TcHandle::from(handle);
+    message.header.parent = TcHandle::from(parent);
+    message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
+    if !options.is_empty() {
+        let options = options.into_iter().map(TcOption::Other).collect();
+        message.attributes.push(TcAttribute::Options(options));
+    }
+    message
+}
+
+/// `struct tc_tbf_qopt` with the rate as far as 32 bits go, and beside it the rate in 64 and the burst in bytes.
+fn token_bucket(bucket: &Bucket) -> Vec<DefaultNla> {
+    const TCA_TBF_PARMS: u16 = 1;
+    const TCA_TBF_RATE64: u16 = 4;
+    const TCA_TBF_BURST: u16 = 6;
+    let short = u32::try_from(bucket.rate).unwrap_or(u32::MAX).to_ne_bytes();
+    // Link layer Ethernet, so that the kernel reckons without a table.
+    let rate = [&[0, 1, 0, 0, 0, 0, 0, 0][..], &short].concat();
+    let parameters = [&rate[..], &[0; 12], &bucket.limit.to_ne_bytes(), &[0; 8]].concat();
+    let mut options = vec![DefaultNla::new(TCA_TBF_PARMS, parameters)];
+    if bucket.rate > u64::from(u32::MAX) {
+        options.push(DefaultNla::new(TCA_TBF_RATE64, bucket.rate.to_ne_bytes().to_vec()));
+    }
+    options.push(DefaultNla::new(TCA_TBF_BURST, bucket.burst.to_ne_bytes().to_vec()));
+    options
+}
+
+/// A classifier whose program decides itself (`direct-action`).
+fn program(handle: Option<BorrowedFd<'_>>) -> Vec<DefaultNla> {
+    const TCA_BPF_FD: u16 = 6;
+    const TCA_BPF_NAME: u16 = 7;
+    const TCA_BPF_FLAGS: u16 = 8;
+    const DIRECT_ACTION: u32 = 1;
+    let fd = handle.map_or(-1, |program| program.as_raw_fd());
+    vec![
+        DefaultNla::new(TCA_BPF_FD, fd.to_ne_bytes().to_vec()),
+        DefaultNla::new(TCA_BPF_NAME, b"orlop\0".to_vec()),
+        DefaultNla::new(TCA_BPF_FLAGS, DIRECT_ACTION.to_ne_bytes().to_vec()),
+    ]
 }
 
 fn unreachable(to: &Cidr) -> RouteMessage {

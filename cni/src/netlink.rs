@@ -81,12 +81,17 @@ impl Connection {
         Ok(Self { socket })
     }
 
-    /// Has the steps done, in order. Answers with the payload of the last link that was shown. `pod` is the namespace
-    /// that [`LinkStep::CreatePair`] puts the other end into.
+    /// Has the steps done, in order. Answers with the payload of the last link that was shown. `handle` is what a step
+    /// refers to by descriptor: the namespace that [`LinkStep::CreatePair`] puts the other end into, or the program of
+    /// [`LinkStep::Inspect`].
     ///
     /// # Errors
     /// The first refusal that its step does not tolerate.
-    pub fn perform(&self, steps: &[LinkStep], pod: Option<BorrowedFd<'_>>) -> Result<Option<Vec<u8>>, Box<StepError>> {
+    pub fn perform(
+        &self,
+        steps: &[LinkStep],
+        handle: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Vec<u8>>, Box<StepError>> {
         let Some(last) = steps.last() else { return Ok(None) };
         let failed = |step: &LinkStep, source| {
             Box::new(StepError {
@@ -96,7 +101,7 @@ impl Connection {
         };
         let mut batch = Vec::new();
         for (number, step) in (1..).zip(steps) {
-            let (message, flags) = encode(step, pod);
+            let (message, flags) = encode(step, handle);
             let ack = if number == count(steps) { NLM_F_ACK } else { 0 };
             append(&mut batch, message, NLM_F_REQUEST | flags | ack, number);
         }
@@ -178,19 +183,19 @@ fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, number:
 
 /// What came back for a batch or a dump.
 #[derive(Debug, Default)]
-struct Answers {
+pub(crate) struct Answers {
     /// Number of the message, and why it was refused.
-    refusals: Vec<(u32, Refusal)>,
+    pub(crate) refusals: Vec<(u32, Refusal)>,
     /// Entries that were answered with, without the netlink header.
-    payloads: Vec<Vec<u8>>,
+    pub(crate) payloads: Vec<Vec<u8>>,
     /// The table changed while it was read.
-    is_inconsistent: bool,
+    pub(crate) is_inconsistent: bool,
     /// The last message is answered for.
     is_done: bool,
 }
 
 impl Answers {
-    fn read(&mut self, mut datagram: &[u8], last: u32) {
+    pub(crate) fn read(&mut self, mut datagram: &[u8], last: u32) {
         const HEADER: usize = 16;
         const NLMSG_ERROR: u16 = 2;
         const NLMSG_DONE: u16 = 3;

@@ -1,11 +1,17 @@
 //! Looking: what the kernel holds of the pod network, as facts. Changes nothing.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use nix::errno::Errno;
 
 use crate::{
-    answer::{decode_address, decode_host_end, decode_pod_end, decode_route},
+    answer::{
+        decode_address, decode_host_end, decode_mtu, decode_outgoing, decode_peer_route, decode_pod_end, decode_route,
+    },
     cidr::Cidr,
     identity::{GROUP, Identity},
     ipam,
@@ -16,6 +22,10 @@ use crate::{
     pod_network::{Attachment, NetworkError},
     step::{LinkRef, LinkStep},
 };
+
+/// Addresses that nobody can have, neither in the world nor in examples, so that the way to them is the way to everywhere.
+const PROBE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
+const PROBE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x4000, 0, 0, 0, 0, 0, 0, 1));
 
 /// The host end of that name.
 pub(crate) fn show_host_end(node: &Connection, name: &str) -> Result<Option<HostEnd>, NetworkError> {
@@ -49,6 +59,34 @@ pub(crate) fn routes(namespace: &Connection) -> Result<Vec<(Cidr, u32)>, Network
     Ok(routes.iter().filter_map(|route| decode_route(route)).collect())
 }
 
+/// Ranges that we route to peers.
+pub(crate) fn peer_routes(node: &Connection) -> Result<Vec<Cidr>, NetworkError> {
+    let mut routes = node.dump(Table::RoutesV4).map_err(NetworkError::Look)?;
+    routes.extend(node.dump(Table::RoutesV6).map_err(NetworkError::Look)?);
+    Ok(routes.iter().filter_map(|route| decode_peer_route(route)).collect())
+}
+
+/// Bytes of the largest packet that every way off the node takes; none when the node is alone. Asked by one route of each
+/// family instead of by reading whole tables.
+pub(crate) fn uplink_mtu(node: &Connection) -> Result<Option<u32>, NetworkError> {
+    let mut smallest = None;
+    for to in [PROBE_V4, PROBE_V6] {
+        let link = match node.perform(&[LinkStep::FindRoute { to }], None) {
+            Ok(route) => route.as_deref().and_then(decode_outgoing),
+            // Whatever the refusal is, there is no way.
+            Err(_) => None,
+        };
+        let Some(link) = link.filter(|index| *index != 1) else {
+            continue;
+        };
+        let shown = node.show(LinkStep::Show {
+            link: LinkRef::Index(link),
+        })?;
+        smallest = smallest.into_iter().chain(shown.as_deref().and_then(decode_mtu)).min();
+    }
+    Ok(smallest)
+}
+
 /// All addresses in a namespace, as (address, link's index).
 pub(crate) fn addresses(namespace: &Connection) -> Result<Vec<(IpAddr, u32)>, NetworkError> {
     let addresses = namespace.dump(Table::Addresses).map_err(NetworkError::Look)?;
@@ -76,7 +114,9 @@ pub(crate) fn attachment(identity: &Identity, host: &HostEnd, complete: bool) ->
         ifname: identity.ifname.clone(),
         addresses: host.addresses.clone(),
         gateways: host.addresses.iter().map(|address| plan::gateway(*address)).collect(),
-        mac: plan::pod_mac(&host.addresses),
+        mac: host.pod_mac(),
+        host_mac: host.mac,
+        mtu: host.mtu,
         host_link: host.name.clone(),
         host_index: host.index,
         complete,

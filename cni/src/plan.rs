@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
+    bandwidth::Bandwidth,
     cidr::Cidr,
     identity::{GROUP, Identity},
     ipam,
@@ -19,6 +20,10 @@ pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 /// Hardware address of every host end; each is alone on its link. Locally administered; spells "orlop".
 pub const HOST_MAC: Mac = [0x02, b'o', b'r', b'l', b'o', b'p'];
+
+/// The same for links whose pod is limited in what it receives: what looks for short cuts to pods takes none to these, past
+/// the queue that limits them.
+pub const QUEUED_HOST_MAC: Mac = [0x02, b'o', b'r', b'l', b'o', b'q'];
 
 /// A pod's network as it shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +38,10 @@ pub struct Wanted {
     pub pod_cidrs: Vec<Cidr>,
     /// Addresses that were asked for.
     pub requested: Vec<IpAddr>,
+    /// The hardware address that was asked for.
+    pub mac: Option<Mac>,
+    /// Limits on what the pod receives and sends.
+    pub bandwidth: Bandwidth,
 }
 
 /// A host end as the kernel shows it.
@@ -50,6 +59,30 @@ pub struct HostEnd {
     pub alias: Option<String>,
     /// The addresses it holds, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// The hardware address that was asked for the pod's end.
+    pub asked_mac: Option<Mac>,
+}
+
+impl HostEnd {
+    /// Hardware address of the pod's end.
+    pub fn pod_mac(&self) -> Mac {
+        self.asked_mac.unwrap_or_else(|| pod_mac(&self.addresses))
+    }
+}
+
+/// What [`publish`] does beside the pod's routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Published {
+    /// Limits on what the pod receives; those on what it sends are for [`furnish`].
+    pub bandwidth: Bandwidth,
+    /// A program comes along that looks at what the pod sends.
+    pub is_inspected: bool,
+    /// Ports of the node lead to the pod.
+    pub has_ports: bool,
 }
 
 /// The link of the wanted name in the pod's namespace, as the kernel shows it.
@@ -123,7 +156,8 @@ fn is_usable(wanted: &Wanted, host: &HostEnd, pod: Option<&PodEnd>) -> bool {
     let held = families(&mut host.addresses.iter().map(IpAddr::is_ipv4));
     held == families(&mut wanted.pod_cidrs.iter().map(Cidr::is_ipv4))
         && wanted.requested.iter().all(|address| host.addresses.contains(address))
-        && pod.is_some_and(|pod| are_ends_of_one(host, pod) && pod.mac == pod_mac(&host.addresses))
+        && wanted.mac.is_none_or(|mac| host.asked_mac == Some(mac))
+        && pod.is_some_and(|pod| are_ends_of_one(host, pod) && pod.mac == host.pod_mac())
 }
 
 /// Interface indices repeat in other namespaces, so the hardware address is compared beside them.
@@ -140,9 +174,12 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
         LinkStep::CreatePair {
             kind: wanted.kind,
             host_name: name.clone(),
-            host_mac: HOST_MAC,
+            host_mac: match wanted.bandwidth.ingress {
+                Some(_) => QUEUED_HOST_MAC,
+                None => HOST_MAC,
+            },
             pod_name: wanted.identity.ifname.clone(),
-            pod_mac: pod_mac(addresses),
+            pod_mac: wanted.mac.unwrap_or_else(|| pod_mac(addresses)),
             mtu: wanted.mtu,
             group: GROUP,
         },
@@ -155,6 +192,10 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
         link: link(),
         address: *address,
     }));
+    steps.extend(wanted.mac.map(|mac| LinkStep::KeepMac {
+        link: name.clone(),
+        mac,
+    }));
     steps.extend([
         LinkStep::ForwardAndFilter { link: link() },
         LinkStep::NoAutomaticAddress { link: link() },
@@ -165,14 +206,18 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
 }
 
 /// Second batch, in the pod: `lo`, the link, its addresses, and all else by way of the node.
-pub fn furnish(host: &HostEnd) -> Vec<LinkStep> {
+pub fn furnish(host: &HostEnd, bandwidth: Bandwidth) -> Vec<LinkStep> {
     let index = host.pod_index;
     let link = LinkRef::Index(index);
     let mut steps = vec![
         LinkStep::SetUp { link: LOOPBACK },
         LinkStep::NoAutomaticAddress { link: link.clone() },
-        LinkStep::SetUp { link },
     ];
+    steps.extend(bandwidth.egress.map(|rate| LinkStep::Limit {
+        index,
+        bucket: rate.bucket(),
+    }));
+    steps.push(LinkStep::SetUp { link });
     for address in &host.addresses {
         let gateway = gateway(*address);
         steps.push(LinkStep::AddAddress {
@@ -182,7 +227,7 @@ pub fn furnish(host: &HostEnd) -> Vec<LinkStep> {
         steps.push(LinkStep::AddNeighbour {
             index,
             address: gateway,
-            mac: HOST_MAC,
+            mac: host.mac,
         });
         if gateway.is_ipv4() {
             steps.push(LinkStep::AddRoute {
@@ -204,8 +249,19 @@ pub fn furnish(host: &HostEnd) -> Vec<LinkStep> {
 
 /// Third batch, on the node: from here on the pod is reached. Showing the link at the end makes kernels from 6.8 on act
 /// on the carrier that the pod's end brought, instead of a little later.
-pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr]) -> Vec<LinkStep> {
-    let (index, mac) = (host.index, pod_mac(&host.addresses));
+pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr], published: Published) -> Vec<LinkStep> {
+    let (index, mac) = (host.index, host.pod_mac());
+    let mut steps = Vec::new();
+    if published.is_inspected {
+        steps.extend([LinkStep::PrepareInspection { index }, LinkStep::Inspect { index }]);
+    }
+    steps.extend(published.bandwidth.ingress.map(|rate| LinkStep::Limit {
+        index,
+        bucket: rate.bucket(),
+    }));
+    if published.has_ports {
+        steps.push(LinkStep::RouteLoopback { index });
+    }
     let neighbours = host.addresses.iter().map(|address| LinkStep::AddNeighbour {
         index,
         address: *address,
@@ -220,12 +276,11 @@ pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr]) -> Vec<LinkStep> {
             .find(|cidr| cidr.contains(*address))
             .and_then(ipam::node_address),
     });
-    neighbours
-        .chain(routes)
-        .chain([LinkStep::Show {
-            link: LinkRef::Index(index),
-        }])
-        .collect()
+    steps.extend(neighbours.chain(routes));
+    steps.push(LinkStep::Show {
+        link: LinkRef::Index(index),
+    });
+    steps
 }
 
 /// The node's own part: its address in each pod range, and no way off the node for addresses that nobody has.

@@ -9,6 +9,8 @@ fn wanted(cidrs: &[&str]) -> Wanted {
         mtu: 1500,
         pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         requested: Vec::new(),
+        mac: None,
+        bandwidth: Bandwidth::default(),
     }
 }
 
@@ -24,6 +26,9 @@ fn host(held: &[&str]) -> HostEnd {
         group: GROUP,
         alias: Some("orlop:orlop/abc/eth0".to_owned()),
         addresses: addresses(held),
+        mtu: 1500,
+        mac: HOST_MAC,
+        asked_mac: None,
     }
 }
 
@@ -136,7 +141,7 @@ fn a_claim_makes_names_holds_and_raises_the_link() {
 #[test]
 fn a_pod_is_furnished_with_everything_by_way_of_the_node() {
     assert_eq!(
-        lines(&furnish(&host(&["10.244.0.5", "fd00::5"]))),
+        lines(&furnish(&host(&["10.244.0.5", "fd00::5"]), Bandwidth::default())),
         [
             "bring up link #1",
             "turn off automatic IPv6 addresses of link #2",
@@ -157,6 +162,7 @@ fn publishing_routes_each_address_from_the_nodes_own_one() {
     let steps = publish(
         &host(&["10.244.0.5", "fd00::5"]),
         &wanted(&["10.244.0.0/24", "fd00::/64"]).pod_cidrs,
+        Published::default(),
     );
     assert_eq!(
         lines(&steps),

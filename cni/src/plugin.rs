@@ -2,14 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
 use crate::{
-    config::{Config, parse_address},
+    config::Config,
     identity::{check_ifname, is_name},
     lease::LeaseError,
     netns::Netns,
@@ -160,14 +159,15 @@ struct Call<'a> {
 impl Call<'_> {
     fn add(&self) -> Result<Value, Failure> {
         let (id, ifname) = self.attachment()?;
-        let netns = self.namespace()?;
+        self.refuse_own_namespace()?;
         let network = self.config.network()?;
-        if self.config.previous_result().is_some() {
-            let message = "unsupported field \"prevResult\": orlop-cni is the first plugin of its list";
-            return Err(Failure::new(Code::UnsupportedField, message));
+        if let Some(previous) = self.config.previous_result() {
+            // Before any work: what can't be answered with shall not be made.
+            protocol::chained(previous, Value::Null).map_err(|what| wrong_previous(&what))?;
         }
-        let dns = self.config.dns()?;
-        let addresses = self.requested_addresses()?;
+        let wishes = self.config.wishes(variable(self.environment, "CNI_ARGS"))?;
+        let dns = wishes.dns.clone().or(self.config.dns()?);
+        let netns = self.namespace()?;
         if pod_network::find(&network, id, ifname)
             .map_err(|error| failure(&error))?
             .is_some_and(|found| found.complete)
@@ -181,18 +181,19 @@ impl Call<'_> {
             netns: &netns,
             container_id: id,
             ifname,
-            addresses: &addresses,
+            addresses: &wishes.addresses,
+            mac: wishes.mac,
+            ports: &wishes.ports,
+            bandwidth: wishes.bandwidth,
         };
         pod_network::prepare(&network).map_err(|error| failure(&error))?;
         let attachment = pod_network::attach(&network, &request).map_err(|error| failure(&error))?;
         let sandbox = variable(self.environment, "CNI_NETNS");
-        json(protocol::add_result(
-            self.config.version,
-            &attachment,
-            sandbox,
-            network.mtu,
-            dns,
-        ))
+        let result = json(protocol::add_result(self.config.version, &attachment, sandbox, dns))?;
+        match self.config.previous_result() {
+            None => Ok(result),
+            Some(previous) => protocol::chained(previous, result).map_err(|what| wrong_previous(&what)),
+        }
     }
 
     /// Needs neither the namespace, which may be gone, nor an earlier result, nor the rest of the configuration.
@@ -206,7 +207,7 @@ impl Call<'_> {
 
     fn check(&self) -> Result<(), Failure> {
         let (id, ifname) = self.attachment()?;
-        let netns = self.namespace()?;
+        self.refuse_own_namespace()?;
         let network = self.config.network()?;
         let Some(previous) = self.config.previous_result() else {
             return Err(Failure::new(
@@ -214,9 +215,11 @@ impl Call<'_> {
                 "prevResult: CHECK needs the result of ADD",
             ));
         };
+        let netns = self.namespace()?;
         let found = pod_network::check(&network, &netns, id, ifname).map_err(|error| failure(&error))?;
-        let expected = protocol::addresses_of_result(previous)
-            .ok_or_else(|| Failure::new(Code::InvalidConfig, "prevResult: ips can't be read"))?;
+        let expected = protocol::addresses_of_result(previous).ok_or_else(|| wrong_previous("ips can't be read"))?;
+        let wishes = self.config.wishes(variable(self.environment, "CNI_ARGS"))?;
+        pod_network::check_ports(&network, &found, &wishes.ports).map_err(|error| failure(&error))?;
         match found.addresses.iter().find(|address| !expected.contains(address)) {
             Some(address) => {
                 let message = format!("{id} has the address {address}, which is not in prevResult");
@@ -258,9 +261,13 @@ impl Call<'_> {
         Ok((id, ifname))
     }
 
+    /// The pod's namespace, which is there: nothing is made for one that is not.
     fn namespace(&self) -> Result<PathBuf, Failure> {
-        self.refuse_own_namespace()?;
-        Ok(PathBuf::from(variable(self.environment, "CNI_NETNS")))
+        let path = PathBuf::from(variable(self.environment, "CNI_NETNS"));
+        match Netns::open(&path) {
+            Ok(_) => Ok(path),
+            Err(source) => Err(failure(&NetworkError::Namespace { path, source })),
+        }
     }
 
     /// Before any work: the reference plugins look afterwards and print a second document.
@@ -274,37 +281,10 @@ impl Call<'_> {
         }
         Ok(())
     }
-
-    fn requested_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
-        match requested_by_args(variable(self.environment, "CNI_ARGS"))? {
-            Some(address) => Ok(vec![address]),
-            None => self.config.requested_addresses(),
-        }
-    }
 }
 
-/// `CNI_ARGS` is `K=V;K=V`. `IP` is honoured; others must be announced as ignorable by `IgnoreUnknown=1`.
-fn requested_by_args(args: &str) -> Result<Option<IpAddr>, Failure> {
-    let wrong = |what: String| Failure::new(Code::InvalidEnvironment, format!("CNI_ARGS: {what}"));
-    let pairs = args.split(';').filter(|pair| !pair.is_empty());
-    let pairs = pairs.map(|pair| {
-        pair.split_once('=')
-            .ok_or_else(|| wrong(format!("{pair:?} is not KEY=VALUE")))
-    });
-    let pairs: Vec<(&str, &str)> = pairs.collect::<Result<_, _>>()?;
-    let ignores = pairs
-        .iter()
-        .any(|(key, value)| *key == "IgnoreUnknown" && matches!(*value, "1" | "true" | "TRUE"));
-    let mut requested = None;
-    for (key, value) in pairs {
-        match key {
-            "IP" => requested = Some(parse_address(value).map_err(|failure| wrong(failure.message))?),
-            "IgnoreUnknown" => {}
-            _ if ignores => {}
-            _ => return Err(wrong(format!("unknown key {key:?}"))),
-        }
-    }
-    Ok(requested)
+fn wrong_previous(what: &str) -> Failure {
+    Failure::new(Code::InvalidConfig, format!("prevResult: {what}"))
 }
 
 fn json(value: impl serde::Serialize) -> Result<Value, Failure> {
@@ -319,10 +299,12 @@ fn failure(error: &NetworkError) -> Failure {
         NetworkError::Conflict(Conflict::IfnameInUse(_) | Conflict::HostLinkInUse { .. }) => Code::AttachedAlready,
         NetworkError::Exhausted { .. } => Code::Exhausted,
         NetworkError::AddressInUse(_) => Code::AddressInUse,
+        NetworkError::PortInUse(_) => Code::PortInUse,
         NetworkError::Contended | NetworkError::Lease(LeaseError::Locked(_)) => Code::TryAgainLater,
         NetworkError::Unknown { .. } => Code::UnknownContainer,
         NetworkError::Changed { .. } => Code::Changed,
         NetworkError::Step(_)
+        | NetworkError::Nftables(_)
         | NetworkError::Look(_)
         | NetworkError::Lease(LeaseError::File { .. })
         | NetworkError::Sysctl(_)

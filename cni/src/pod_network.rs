@@ -13,20 +13,28 @@ use std::{
 
 use crate::{
     attach::CLAIM_TRIES_MAX,
+    bandwidth::Bandwidth,
     cidr::Cidr,
     identity::host_link,
     ipam,
     lease::{LeaseError, Leases},
+    mapping::PortMapping,
+    netfilter::NftError,
     netlink::{Connection, Refusal, StepError},
     netns::Netns,
     observe,
     plan::{self, Conflict, HostEnd},
-    step::{LinkRef, LinkStep},
+    ports,
+    step::{LinkRef, LinkStep, Mac},
     sysctl::{self, SysctlError},
 };
 use nix::errno::Errno;
 
-pub use crate::{attach::attach, node_network::NodeNetwork, step::LinkKind};
+pub use crate::{
+    attach::attach,
+    node_network::{NodeNetwork, Peer},
+    step::LinkKind,
+};
 
 /// Who wants to be attached.
 #[derive(Debug, Clone)]
@@ -39,6 +47,27 @@ pub struct AttachRequest<'a> {
     pub ifname: &'a str,
     /// Addresses to have instead of the next free ones, one of each family at most; each lies in a pod range.
     pub addresses: &'a [IpAddr],
+    /// Hardware address to have instead of one that follows from the first address.
+    pub mac: Option<Mac>,
+    /// Ports of the node that lead to the pod.
+    pub ports: &'a [PortMapping],
+    /// Limits on what the pod receives and sends.
+    pub bandwidth: Bandwidth,
+}
+
+impl<'a> AttachRequest<'a> {
+    /// A request without wishes.
+    pub fn new(netns: &'a Path, container_id: &'a str, ifname: &'a str) -> Self {
+        Self {
+            netns,
+            container_id,
+            ifname,
+            addresses: &[],
+            mac: None,
+            ports: &[],
+            bandwidth: Bandwidth::default(),
+        }
+    }
 }
 
 /// One pod's link, as the kernel holds it.
@@ -55,7 +84,11 @@ pub struct Attachment {
     /// Next hop of the pod's default routes, in the order of `addresses`.
     pub gateways: Vec<IpAddr>,
     /// Hardware address of the pod's end.
-    pub mac: [u8; 6],
+    pub mac: Mac,
+    /// Hardware address of the host's end.
+    pub host_mac: Mac,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
     /// Name of the host's end.
     pub host_link: String,
     /// Interface index of the host's end.
@@ -96,6 +129,9 @@ pub enum NetworkError {
     /// An address that was asked for is held by another pod.
     #[error("the address {0} is held by another pod")]
     AddressInUse(IpAddr),
+    /// A port of the node that was asked for leads to another pod.
+    #[error("{0} of the node leads to another pod")]
+    PortInUse(PortMapping),
     /// Others took every address that was tried first; trying again later helps.
     #[error("{CLAIM_TRIES_MAX} addresses in a row were taken by others first")]
     Contended,
@@ -118,6 +154,9 @@ pub enum NetworkError {
     /// The kernel refused a step.
     #[error(transparent)]
     Step(#[from] Box<StepError>),
+    /// The kernel refused a step of the nftables table.
+    #[error(transparent)]
+    Nftables(#[from] Box<NftError>),
     /// The kernel did not show its tables.
     #[error("read the node's links and routes")]
     Look(#[source] Refusal),
@@ -132,17 +171,37 @@ pub enum NetworkError {
     Socket(#[source] io::Error),
 }
 
-/// Makes the node ready for pods: its own address in each pod range, and routes that keep unassigned pod and Service
-/// addresses on the node. Idempotent; takes tens of microseconds.
+/// Makes the node ready for pods: its own address in each pod range, routes that keep unassigned pod and Service
+/// addresses on the node, routes to peers, and the nftables table. Idempotent; takes tens of microseconds.
 ///
 /// # Errors
 /// When the kernel refuses, or the configuration is wrong.
 pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
     network.check()?;
-    connect()?.perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
+    let node = connect()?;
+    node.perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
     if network.has_ipv6() {
-        sysctl::forward_ipv6()?;
+        sysctl::forward_ipv6(network.leaves_node())?;
     }
+    if network.leaves_node() {
+        sysctl::forward_ipv4()?;
+    }
+    route_to_peers(&node, network)?;
+    ports::prepare(network)
+}
+
+fn route_to_peers(node: &Connection, network: &NodeNetwork) -> Result<(), NetworkError> {
+    let wanted: Vec<(Cidr, IpAddr)> = network.peers.iter().flat_map(Peer::routes).collect();
+    let stale = observe::peer_routes(node)?
+        .into_iter()
+        .filter(|to| !wanted.iter().any(|(wanted, _)| wanted == to));
+    let stale = stale.map(|to| LinkStep::RemovePeerRoute { to });
+    let add = wanted.iter().map(|(to, gateway)| LinkStep::AddPeerRoute {
+        to: *to,
+        gateway: *gateway,
+    });
+    let steps: Vec<LinkStep> = stale.chain(add).collect();
+    node.perform(&steps, None)?;
     Ok(())
 }
 
@@ -157,7 +216,10 @@ pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
     let ours: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_ours).collect();
     delete_together(&node, &ours)?;
     node.perform(&plan::clear_node(&network.pod_cidrs, &network.service_cidrs), None)?;
-    Ok(())
+    let peers = network.peers.iter().flat_map(Peer::routes);
+    let peers: Vec<LinkStep> = peers.map(|(to, _)| LinkStep::RemovePeerRoute { to }).collect();
+    node.perform(&peers, None)?;
+    ports::clear(&network.name)
 }
 
 /// Removes the link of a container, both ends, and frees its addresses afterwards. Does nothing when there is none.
@@ -168,6 +230,7 @@ pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
 pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result<(), NetworkError> {
     let node = connect()?;
     let name = host_link(container_id, ifname);
+    ports::close(&network.name, |owner| owner == name)?;
     if let Some(end) = observe::show_host_end(&node, &name)?
         && observe::identity(&end).is_none_or(|identity| identity.network == network.name)
     {
@@ -194,6 +257,9 @@ pub fn retain(network: &NodeNetwork, valid: &[(String, String)]) -> Result<usize
     };
     let node = connect()?;
     let stale: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_stale).collect();
+    ports::close(&network.name, |owner| {
+        !valid.iter().any(|(id, ifname)| host_link(id, ifname) == owner)
+    })?;
     delete_together(&node, &stale)?;
     let names: Vec<&str> = stale.iter().map(|end| end.name.as_str()).collect();
     Leases::open(&network.run_dir)?.release(&names)?;
@@ -252,6 +318,20 @@ pub fn check(
         Some(what) => Err(changed(what)),
         None => Ok(found),
     }
+}
+
+/// Whether the ports of the node that were asked for lead to the attachment.
+///
+/// # Errors
+/// [`NetworkError::Changed`] when one does not.
+pub fn check_ports(network: &NodeNetwork, found: &Attachment, ports: &[PortMapping]) -> Result<(), NetworkError> {
+    if ports.is_empty() || ports::are_open(&network.name, &found.addresses, &found.host_link, ports)? {
+        return Ok(());
+    }
+    Err(NetworkError::Changed {
+        container_id: found.container_id.clone(),
+        what: "a port of the node does not lead to it".to_owned(),
+    })
 }
 
 /// Whether this kernel has [`LinkKind::Netkit`]. Makes no link, but loads the kernel's module if there is one.

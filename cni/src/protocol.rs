@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{plan::HOST_MAC, pod_network::Attachment, step::Mac};
+use crate::{pod_network::Attachment, step::Mac};
 
 /// A version of the specification that is spoken here. 0.1.0 and 0.2.0 have another result and no user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +98,8 @@ pub enum Code {
     Exhausted,
     /// 102: the address that was asked for is another pod's.
     AddressInUse,
+    /// 104: the port of the node that was asked for leads to another pod.
+    PortInUse,
     /// 103: the container's network is not as ADD left it.
     Changed,
     /// 999: the kernel refused, or we are wrong; as in the reference plugins.
@@ -122,6 +124,7 @@ impl Code {
             Self::Exhausted => 101,
             Self::AddressInUse => 102,
             Self::Changed => 103,
+            Self::PortInUse => 104,
             Self::Internal => 999,
         }
     }
@@ -188,6 +191,18 @@ pub struct Dns {
     options: Vec<String>,
 }
 
+impl Dns {
+    /// Name servers, search domains and options of a resolver.
+    pub fn new(nameservers: Vec<String>, search: Vec<String>, options: Vec<String>) -> Self {
+        Self {
+            nameservers,
+            domain: None,
+            search,
+            options,
+        }
+    }
+}
+
 /// The result of ADD.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -230,11 +245,11 @@ struct Route {
 const POD_INTERFACE: usize = 1;
 
 /// What ADD answers in `version`. `sandbox` is the namespace's path as it was given.
-pub fn add_result(version: Version, attachment: &Attachment, sandbox: &str, mtu: u32, dns: Option<Dns>) -> AddResult {
-    let mtu = (version >= Version::V1_1_0).then_some(mtu);
+pub fn add_result(version: Version, attachment: &Attachment, sandbox: &str, dns: Option<Dns>) -> AddResult {
+    let mtu = (version >= Version::V1_1_0).then_some(attachment.mtu);
     let host = Interface {
         name: attachment.host_link.clone(),
-        mac: mac(HOST_MAC),
+        mac: mac(attachment.host_mac),
         mtu,
         sandbox: None,
     };
@@ -280,6 +295,35 @@ fn mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// The result of a plugin behind others: theirs, with `ours` behind it.
+///
+/// # Errors
+/// The part of `previous` that is not what a result has there.
+pub fn chained(previous: &Value, mut ours: Value) -> Result<Value, String> {
+    let mut whole = previous.as_object().ok_or("it is no object")?.clone();
+    whole.insert("cniVersion".to_owned(), ours["cniVersion"].take());
+    let list = |key: &str| match previous.get(key) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(items)) => Ok(items.clone()),
+        Some(_) => Err(format!("{key} is no list")),
+    };
+    let before = list("interfaces")?.len() as u64;
+    for key in ["interfaces", "ips", "routes"] {
+        let mut items = list(key)?;
+        for mut item in ours[key].as_array_mut().map(std::mem::take).unwrap_or_default() {
+            if let Some(index) = item.get("interface").and_then(Value::as_u64) {
+                item["interface"] = Value::from(index + before);
+            }
+            items.push(item);
+        }
+        whole.insert(key.to_owned(), Value::Array(items));
+    }
+    if ours.get("dns").is_some() {
+        whole.insert("dns".to_owned(), ours["dns"].take());
+    }
+    Ok(Value::Object(whole))
+}
+
 /// The addresses of an earlier result that belong to an interface of the container: what CHECK compares.
 pub fn addresses_of_result(result: &Value) -> Option<Vec<IpAddr>> {
     let ips = result.get("ips")?.as_array()?;
@@ -301,6 +345,8 @@ mod tests {
             addresses: vec!["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
             gateways: vec!["169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
             mac: [0x0a, 0x6f, 10, 244, 0, 5],
+            host_mac: crate::plan::HOST_MAC,
+            mtu: 1500,
             host_link: "orlabc".to_owned(),
             host_index: 7,
             complete: true,
@@ -308,7 +354,7 @@ mod tests {
     }
 
     fn result(version: Version) -> Value {
-        serde_json::to_value(add_result(version, &attachment(), "/run/netns/x", 1500, None)).unwrap()
+        serde_json::to_value(add_result(version, &attachment(), "/run/netns/x", None)).unwrap()
     }
 
     #[test]
@@ -348,10 +394,42 @@ mod tests {
     }
 
     #[test]
+    fn a_chained_result_is_that_of_the_plugins_before_with_ours_behind() {
+        let previous = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "dummy0"}],
+            "ips": [{"address": "192.0.2.1/24", "interface": 0}],
+            "dns": {"nameservers": ["192.0.2.53"]},
+        });
+        let whole = chained(&previous, result(Version::V1_0_0)).unwrap();
+        assert_eq!(whole["interfaces"].as_array().unwrap().len(), 3);
+        assert_eq!(whole["interfaces"][2]["name"], "eth0");
+        let indices: Vec<&Value> = whole["ips"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|ip| &ip["interface"])
+            .collect();
+        assert_eq!(indices, [0, 2, 2]);
+        assert_eq!(whole["routes"].as_array().unwrap().len(), 2);
+        assert_eq!(whole["dns"], previous["dns"]);
+        let nothing = chained(&json!({}), result(Version::V1_1_0)).unwrap();
+        assert_eq!(nothing, result(Version::V1_1_0));
+        for (wrong, reason) in [
+            (json!([]), "no object"),
+            (json!({"ips": 7}), "ips is no list"),
+            (json!({"interfaces": {}}), "interfaces"),
+        ] {
+            let error = chained(&wrong, result(Version::V1_1_0)).unwrap_err();
+            assert!(error.contains(reason), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
     fn dns_is_passed_on_when_it_says_something() {
         let dns = |json: Value| {
             let dns = serde_json::from_value(json).unwrap();
-            serde_json::to_value(add_result(Version::V1_0_0, &attachment(), "", 1500, Some(dns))).unwrap()
+            serde_json::to_value(add_result(Version::V1_0_0, &attachment(), "", Some(dns))).unwrap()
         };
         assert_eq!(
             dns(json!({"nameservers": ["10.0.0.1"]}))["dns"],

@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr};
 
 use nix::errno::Errno;
 
-use crate::cidr::Cidr;
+use crate::{bandwidth::Bucket, cidr::Cidr};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -70,6 +70,13 @@ pub enum LinkStep {
         /// The address.
         address: IpAddr,
     },
+    /// Keep a hardware address that was asked for as an alternative name.
+    KeepMac {
+        /// Which link.
+        link: String,
+        /// The hardware address.
+        mac: Mac,
+    },
     /// IPv4: forward what comes in, and drop what comes in with a source that is not routed to this link.
     ForwardAndFilter {
         /// Which link.
@@ -99,6 +106,28 @@ pub enum LinkStep {
         /// The address.
         address: IpAddr,
     },
+    /// IPv4: let the link carry what comes from or goes to a loopback address, for ports of the node that lead to the pod.
+    RouteLoopback {
+        /// Index of the link.
+        index: u32,
+    },
+    /// Queue what the link sends in a token bucket.
+    Limit {
+        /// Index of the link.
+        index: u32,
+        /// The bucket.
+        bucket: Bucket,
+    },
+    /// Make the place for [`Self::Inspect`] on the link.
+    PrepareInspection {
+        /// Index of the link.
+        index: u32,
+    },
+    /// Have what comes in by the link looked at by the eBPF program that comes with the batch, in the place of another.
+    Inspect {
+        /// Index of the link.
+        index: u32,
+    },
     /// Say for good which hardware address a neighbour has.
     AddNeighbour {
         /// Index of the link.
@@ -118,6 +147,18 @@ pub enum LinkStep {
         gateway: Option<IpAddr>,
         /// Source address of the node's own packets.
         source: Option<IpAddr>,
+    },
+    /// Route a peer's range to the peer.
+    AddPeerRoute {
+        /// Where to.
+        to: Cidr,
+        /// The peer's address on a network of the node's.
+        gateway: IpAddr,
+    },
+    /// Remove what [`Self::AddPeerRoute`] made; not there is fine.
+    RemovePeerRoute {
+        /// Where to.
+        to: Cidr,
     },
     /// Answer "unreachable" for a range where nothing more exact is routed.
     AddUnreachable {
@@ -146,6 +187,11 @@ pub enum LinkStep {
         /// The group.
         group: u32,
     },
+    /// Answer with the route to an address.
+    FindRoute {
+        /// Where to.
+        to: IpAddr,
+    },
     /// Answer with the link as it is.
     Show {
         /// Which link.
@@ -159,18 +205,24 @@ impl LinkStep {
         match self {
             Self::NoAutomaticAddress { .. } => matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
             Self::RemoveAddress { .. } => errno == Errno::EADDRNOTAVAIL,
-            Self::RemoveUnreachable { .. } => errno == Errno::ESRCH,
+            Self::RemoveUnreachable { .. } | Self::RemovePeerRoute { .. } => errno == Errno::ESRCH,
+            Self::KeepMac { .. } | Self::PrepareInspection { .. } => errno == Errno::EEXIST,
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
             Self::CreatePair { .. }
             | Self::ProbeNetkit
             | Self::SetAlias { .. }
             | Self::HoldAddress { .. }
             | Self::ForwardAndFilter { .. }
+            | Self::RouteLoopback { .. }
+            | Self::Limit { .. }
+            | Self::Inspect { .. }
+            | Self::AddPeerRoute { .. }
             | Self::SetUp { .. }
             | Self::AddAddress { .. }
             | Self::AddNeighbour { .. }
             | Self::AddRoute { .. }
             | Self::AddUnreachable { .. }
+            | Self::FindRoute { .. }
             | Self::Show { .. } => false,
         }
     }
@@ -196,6 +248,13 @@ impl fmt::Display for LinkStep {
             Self::ProbeNetkit => write!(f, "ask for a netkit link"),
             Self::SetAlias { link, alias } => write!(f, "set the alias of {link} to {alias}"),
             Self::HoldAddress { link, address } => write!(f, "hold {address} by {link}"),
+            Self::KeepMac { link, .. } => write!(f, "keep the hardware address of link {link}"),
+            Self::RouteLoopback { index } => write!(f, "let link #{index} carry loopback addresses"),
+            Self::Limit { index, bucket } => write!(f, "limit link #{index} to {} bytes a second", bucket.rate),
+            Self::PrepareInspection { index } => write!(f, "make the place for a program on link #{index}"),
+            Self::Inspect { index } => write!(f, "attach the program to link #{index}"),
+            Self::AddPeerRoute { to, gateway } => write!(f, "route {to} to {gateway}"),
+            Self::RemovePeerRoute { to } => write!(f, "remove the route to {to}"),
             Self::ForwardAndFilter { link } => write!(f, "turn on IPv4 forwarding of {link}"),
             Self::NoAutomaticAddress { link } => write!(f, "turn off automatic IPv6 addresses of {link}"),
             Self::SetUp { link } => write!(f, "bring up {link}"),
@@ -208,6 +267,7 @@ impl fmt::Display for LinkStep {
             Self::SetGroup { link, group } => write!(f, "put {link} into group {group}"),
             Self::Delete { index } => write!(f, "delete link #{index}"),
             Self::DeleteGroup { group } => write!(f, "delete the links of group {group}"),
+            Self::FindRoute { to } => write!(f, "find the route to {to}"),
             Self::Show { link } => write!(f, "look at {link}"),
         }
     }

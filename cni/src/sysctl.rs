@@ -32,14 +32,28 @@ pub(crate) fn guard_link(link: &str, has_ipv6: bool) -> Result<(), SysctlError> 
     set(link, "force_forwarding", "1").map(drop)
 }
 
-/// Lets the node forward IPv6 where the kernel can't do so link by link (before 6.17). Interfaces that get their routes
+/// Lets the node forward IPv4 on all its links.
+///
+/// # Errors
+/// When the setting can't be made.
+pub(crate) fn forward_ipv4() -> Result<(), SysctlError> {
+    let path = PathBuf::from("/proc/sys/net/ipv4/ip_forward");
+    if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+        return Ok(());
+    }
+    let value = "1";
+    fs::write(&path, value).map_err(|source| SysctlError { path, value, source })
+}
+
+/// Lets the node forward IPv6: on all its links when pods leave it, and where the kernel can't do so link by link (before
+/// 6.17). Interfaces that get their routes
 /// from router advertisements go on doing so, which a forwarding node would otherwise stop.
 ///
 /// # Errors
 /// When a setting exists and can't be made.
-pub(crate) fn forward_ipv6() -> Result<(), SysctlError> {
-    if Path::new(IPV6_CONF).join("all/force_forwarding").exists() || value("all", "forwarding").as_deref() == Some("1")
-    {
+pub(crate) fn forward_ipv6(on_all_links: bool) -> Result<(), SysctlError> {
+    let by_link = !on_all_links && Path::new(IPV6_CONF).join("all/force_forwarding").exists();
+    if by_link || value("all", "forwarding").as_deref() == Some("1") {
         return Ok(());
     }
     for link in fs::read_dir(IPV6_CONF).into_iter().flatten().flatten() {

@@ -12,12 +12,7 @@ pub const INTERFACE: &str = "eth0";
 /// Attaches the pod's pinned namespace, or completes what is missing.
 pub fn attach(network: &NodeNetwork, pod: &DesiredPod, paths: &PodPaths) -> Result<(), NetworkError> {
     let netns = pin_path(&paths.namespaces(), Shared::Net);
-    let request = AttachRequest {
-        netns: &netns,
-        container_id: pod.uid.as_str(),
-        ifname: INTERFACE,
-        addresses: &[],
-    };
+    let request = AttachRequest::new(&netns, pod.uid.as_str(), INTERFACE);
     pod_network::attach(network, &request).map(drop)
 }
 

@@ -56,6 +56,7 @@ const WANTED: &[&str] = &[
     "act_bpf",
     "sch_ingress",
     "sch_fq_codel",
+    "sch_tbf",
     "inet_diag",
     "tcp_diag",
     "udp_diag",

@@ -14,6 +14,11 @@ use std::{
 use cni::pod_network::{self, AttachRequest, Attachment, LinkKind, NetworkError, NodeNetwork};
 use tests::{LeakAudit, NetworkNamespace, Scratch};
 
+mod limits;
+mod off_node;
+mod peers;
+mod ports;
+
 const V4: &str = "10.244.0.0/24";
 const V6: &str = "fd00:10:244::/64";
 
@@ -49,10 +54,8 @@ impl Node {
     fn attach_with(&self, pod: &NetworkNamespace, id: &str, addresses: &[IpAddr]) -> Result<Attachment, NetworkError> {
         let netns = pod.path();
         let request = AttachRequest {
-            netns: &netns,
-            container_id: id,
-            ifname: "eth0",
             addresses,
+            ..AttachRequest::new(&netns, id, "eth0")
         };
         self.run(|network| pod_network::attach(network, &request))
     }
@@ -73,12 +76,35 @@ impl Node {
     }
 }
 
+/// A wire between two namespaces: a pair of links named `wire0`, with these addresses and an MTU of 1500 bytes.
+fn wire(a: &NetworkNamespace, in_a: &[&str], b: &NetworkNamespace, in_b: &[&str]) {
+    let other = b.path();
+    let other = other.to_str().unwrap();
+    tool(
+        a,
+        &[
+            "ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire0", "netns", other,
+        ],
+    );
+    for (namespace, addresses) in [(a, in_a), (b, in_b)] {
+        for address in addresses {
+            tool(namespace, &["ip", "address", "add", address, "dev", "wire0", "nodad"]);
+        }
+        tool(namespace, &["ip", "link", "set", "wire0", "up"]);
+    }
+    for namespace in [a, b] {
+        tests::eventually(Duration::from_secs(10), "the wire is up", || {
+            tool(namespace, &["ip", "link", "show", "wire0"]).contains("state UP")
+        });
+    }
+}
+
 /// A line goes from `client` to `server` and comes back; answers the address that the server saw.
 fn echo(server: &NetworkNamespace, address: IpAddr, client: &NetworkNamespace) -> IpAddr {
     let listener = server.run(|| TcpListener::bind(SocketAddr::new(address, 7)).unwrap());
     thread::scope(|scope| {
         let server = scope.spawn(move || {
-            let (mut stream, peer) = listener.accept().unwrap();
+            let (mut stream, peer) = accept(&listener);
             let mut line = [0; 5];
             stream.read_exact(&mut line).unwrap();
             stream.write_all(&line).unwrap();
@@ -93,6 +119,20 @@ fn echo(server: &NetworkNamespace, address: IpAddr, client: &NetworkNamespace) -
         });
         server.join().unwrap()
     })
+}
+
+/// The next connection; panics when none comes, so that a client that fails does not leave its server waiting.
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    tests::eventually(Duration::from_secs(10), "a connection comes", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (stream, peer) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    (stream, peer)
 }
 
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
@@ -359,6 +399,8 @@ fn half_made_links_are_listed_repaired_and_removed() {
         mtu: 1500,
         pod_cidrs: node.network.pod_cidrs.clone(),
         requested: Vec::new(),
+        mac: None,
+        bandwidth: cni::bandwidth::Bandwidth::default(),
     };
     let claim = cni::plan::claim(&wanted, &["10.244.0.50".parse().unwrap()]);
     let netns = cni::netns::Netns::open(&pod.path()).unwrap();
@@ -405,12 +447,7 @@ fn what_is_somebody_elses_is_left_alone() {
     let error = node.attach(&pod, "a").unwrap_err();
     assert_eq!(error.to_string(), "the pod's namespace has a link named eth0 already");
     let netns = node.namespace.path();
-    let request = AttachRequest {
-        netns: &netns,
-        container_id: "a",
-        ifname: "eth0",
-        addresses: &[],
-    };
+    let request = AttachRequest::new(&netns, "a", "eth0");
     let error = node.run(|network| pod_network::attach(network, &request)).unwrap_err();
     assert!(matches!(error, NetworkError::OwnNamespace(_)), "{error}");
     let missing = AttachRequest {
@@ -502,12 +539,7 @@ fn teardown_leaves_nothing() {
         pod_network::prepare(&network).unwrap();
         for (id, pod) in ["a", "b", "c"].into_iter().zip(&pods) {
             let netns = pod.path();
-            let request = AttachRequest {
-                netns: &netns,
-                container_id: id,
-                ifname: "eth0",
-                addresses: &[],
-            };
+            let request = AttachRequest::new(&netns, id, "eth0");
             pod_network::attach(&network, &request).unwrap();
         }
         pod_network::teardown(&network).unwrap();

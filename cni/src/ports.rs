@@ -1,0 +1,142 @@
+//! Ports of the node that lead to pods, and the rest of the network's nftables table: looks whether it is as it should be,
+//! and has `netfilter` make it so.
+
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+
+use crate::{
+    firewall::{PORT_MAPS, STATE, port_elements, table_name},
+    mapping::PortMapping,
+    netfilter::{Netfilter, NftError},
+    netlink::Connection,
+    nft::{Element, NftStep},
+    node_network::NodeNetwork,
+    observe,
+    plan::HostEnd,
+    pod_network::NetworkError,
+};
+
+/// Makes the network's table what it should be; costs one look when it is.
+pub(crate) fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
+    let (table, firewall) = (table_name(&network.name), network.firewall());
+    let netfilter = connect()?;
+    let state = netfilter.list(&table, STATE)?.unwrap_or_default();
+    if state.iter().any(|element| element.key == firewall.state()) {
+        return Ok(());
+    }
+    Ok(netfilter.perform(&table, &firewall.steps())?)
+}
+
+/// Removes the network's table.
+pub(crate) fn clear(network: &str) -> Result<(), NetworkError> {
+    let Some(netfilter) = connect_if_any()? else {
+        return Ok(());
+    };
+    match netfilter.perform(&table_name(network), &[NftStep::DropTable]) {
+        Err(error) if error.source.errno == Errno::ENOENT => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Lets ports of the node lead to a pod. Repeatable: what is there with the same answer is as good. A port of a pod whose
+/// link is gone is taken over.
+pub(crate) fn open(
+    network: &NodeNetwork,
+    node: &Connection,
+    host: &HostEnd,
+    ports: &[PortMapping],
+) -> Result<(), NetworkError> {
+    let table = table_name(&network.name);
+    let steps: Vec<NftStep> = port_elements(ports, &host.addresses, &host.name)
+        .into_iter()
+        .map(|(map, element)| NftStep::Add(map, vec![element]))
+        .collect();
+    prepare(network)?;
+    let netfilter = connect()?;
+    match netfilter.perform(&table, &steps) {
+        Ok(()) => return Ok(()),
+        Err(error) if is_taken(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let owners: Vec<String> = observe::host_ends(node)?.into_iter().map(|end| end.name).collect();
+    close(&network.name, |owner| !owners.iter().any(|name| name == owner))?;
+    netfilter.perform(&table, &steps).map_err(|error| {
+        let taken = ports
+            .iter()
+            .find(|port| is_taken(&error) && leads_by(&error.step, port, host));
+        match taken {
+            Some(port) => NetworkError::PortInUse(*port),
+            None => error.into(),
+        }
+    })
+}
+
+fn is_taken(error: &NftError) -> bool {
+    matches!(error.source.errno, Errno::EEXIST | Errno::EBUSY)
+}
+
+fn leads_by(step: &NftStep, port: &PortMapping, host: &HostEnd) -> bool {
+    let elements = port_elements(&[*port], &host.addresses, &host.name);
+    let mut steps = elements
+        .into_iter()
+        .map(|(map, element)| NftStep::Add(map, vec![element]));
+    steps.any(|own| own == *step)
+}
+
+/// Takes the ports of these owners back. Owners are the names of host links.
+pub(crate) fn close(network: &str, is_to_go: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
+    let Some(netfilter) = connect_if_any()? else {
+        return Ok(());
+    };
+    let table = table_name(network);
+    for map in PORT_MAPS {
+        let Some(elements) = netfilter.list(&table, map)? else {
+            return Ok(());
+        };
+        for element in elements
+            .into_iter()
+            .filter(|element| element.owner.as_deref().is_some_and(&is_to_go))
+        {
+            close_one(&netfilter, &table, map, element)?;
+        }
+    }
+    Ok(())
+}
+
+/// One at a time, for somebody else may do the same.
+fn close_one(netfilter: &Netfilter, table: &str, map: &'static str, element: Element) -> Result<(), NetworkError> {
+    match netfilter.perform(table, &[NftStep::Remove(map, vec![element])]) {
+        Err(error) if error.source.errno == Errno::ENOENT => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Whether each port leads to these addresses.
+pub(crate) fn are_open(
+    network: &str,
+    addresses: &[IpAddr],
+    owner: &str,
+    ports: &[PortMapping],
+) -> Result<bool, NetworkError> {
+    let (netfilter, table) = (connect()?, table_name(network));
+    let mut wanted = port_elements(ports, addresses, owner);
+    for map in PORT_MAPS {
+        let elements = netfilter.list(&table, map)?.unwrap_or_default();
+        wanted.retain(|(of, element)| *of != map || !elements.contains(element));
+    }
+    Ok(wanted.is_empty())
+}
+
+fn connect() -> Result<Netfilter, NetworkError> {
+    Netfilter::open().map_err(NetworkError::Socket)
+}
+
+/// No netfilter in the kernel, no ports to look for.
+fn connect_if_any() -> Result<Option<Netfilter>, NetworkError> {
+    match Netfilter::open() {
+        Ok(netfilter) => Ok(Some(netfilter)),
+        Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
+        Err(error) => Err(NetworkError::Socket(error)),
+    }
+}
