@@ -28,6 +28,8 @@ pub(crate) struct Bundle<'a> {
     pub(crate) program: PathBuf,
     /// A guard that a weakened runtime is to do without.
     pub(crate) without: Option<String>,
+    /// What stands before the runtime on the command line, and its global flags: nothing for ours.
+    pub(crate) around: (Vec<String>, Vec<String>),
 }
 
 /// What a command of `orlop-oci` returned and said.
@@ -57,6 +59,7 @@ impl<'a> Bundle<'a> {
             scratch,
             program: binary_path("orlop-oci"),
             without: None,
+            around: (Vec::new(), Vec::new()),
         };
         let bin = bundle.rootfs().join("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -83,6 +86,7 @@ impl<'a> Bundle<'a> {
             scratch,
             program: binary_path("orlop-oci"),
             without: None,
+            around: (Vec::new(), Vec::new()),
         }
     }
 
@@ -94,7 +98,7 @@ impl<'a> Bundle<'a> {
         self.dir().join("rootfs")
     }
 
-    fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.scratch.input().join("state")
     }
 
@@ -151,8 +155,12 @@ impl<'a> Bundle<'a> {
     }
 
     pub(crate) fn oci(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--root").arg(self.state()).arg(verb).stdin(Stdio::null());
+        let (before, flags) = &self.around;
+        let program = self.program.clone().into_os_string();
+        let mut line = before.iter().map(Into::into).chain([program]);
+        let mut command = Command::new(line.next().unwrap());
+        command.args(line).arg("--root").arg(self.state()).args(flags).arg(verb);
+        command.stdin(Stdio::null());
         command.envs(self.without.iter().map(|guard| ("ORLOP_WEAKEN", guard)));
         command
     }

@@ -8,12 +8,16 @@
 mod attack;
 mod bundle;
 mod cgroup;
+mod detached;
 mod escape;
 mod exec;
 mod filesystem;
+mod hooks;
 mod lifecycle;
 mod namespaces;
+mod peer;
 mod process;
 mod refused;
 mod seccomp;
 mod user;
+mod verbs;

@@ -7,7 +7,7 @@ use std::path::{Component, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use lexopt::ValueExt;
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 use runtime::container::Manner;
 use runtime::container::named::{ExecOrder, Named};
 
@@ -187,10 +187,7 @@ fn with_capabilities(sets: Option<LinuxCapabilities>, names: &[String]) -> Resul
     let mut sets = sets.unwrap_or_default();
     let added: Capabilities = names
         .iter()
-        .map(|name| {
-            name.parse()
-                .with_context(|| format!("--cap: {name:?} is not a capability"))
-        })
+        .map(|name| capability(name).with_context(|| format!("--cap: {name:?} is not a capability")))
         .collect::<Result<_>>()?;
     let with = |set: &Option<Capabilities>| Some(set.iter().flatten().copied().chain(added.iter().copied()).collect());
     let (bounding, permitted, effective) = (with(sets.bounding()), with(sets.permitted()), with(sets.effective()));
@@ -198,6 +195,17 @@ fn with_capabilities(sets: Option<LinuxCapabilities>, names: &[String]) -> Resul
         .set_permitted(permitted)
         .set_effective(effective);
     Ok(sets)
+}
+
+/// As config.json names it; the prefix may be left out.
+fn capability(name: &str) -> Result<Capability, serde_json::Error> {
+    let name = name.to_ascii_uppercase();
+    let name = if name.starts_with("CAP_") {
+        name
+    } else {
+        format!("CAP_{name}")
+    };
+    serde_json::from_value(name.into())
 }
 
 /// A path below the container's cgroup. In the manner of cgroup v1 a controller may stand before it, which means nothing.

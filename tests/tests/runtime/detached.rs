@@ -1,0 +1,363 @@
+//! Containers without anybody who stands in for them: who their parent is, and what they inherit.
+
+use std::fs;
+use std::io::{IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::json;
+use tests::{eventually, require_root};
+
+use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
+use crate::peer::{Runtime, with_each};
+
+fn pid(bundle: &Bundle<'_>) -> i32 {
+    bundle.state_of("c1")["pid"].as_i64().unwrap().try_into().unwrap()
+}
+
+fn children() -> Vec<i32> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
+    lists
+        .collect::<Vec<_>>()
+        .join(" ")
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_callers_subreaper_gets_the_container_and_nothing_else() {
+    require_root!();
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    with_each("subreaper", |bundle, _| {
+        let before = children();
+        bundle.create("exit 7");
+        let pid = pid(bundle);
+        let new: Vec<_> = children().into_iter().filter(|child| !before.contains(child)).collect();
+        assert_eq!(new, [pid], "create has left something else behind");
+        bundle.ok("start", &["c1"]);
+        let ended = waitpid(Pid::from_raw(pid), None).unwrap();
+        assert_eq!(ended, WaitStatus::Exited(Pid::from_raw(pid), 7));
+        bundle.becomes("stopped");
+        bundle.ok("delete", &["c1"]);
+    });
+    nix::sys::prctl::set_child_subreaper(false).unwrap();
+}
+
+#[test]
+fn a_detached_run_ends_at_once_and_the_container_lives_on() {
+    require_root!();
+    with_each("run-detach", |bundle, _| {
+        bundle.set("/process/args", json!(["sh", "-c", "touch /ran; sleep 1000"]));
+        bundle.file("config.json", &bundle.config.to_string());
+        let (dir, pid_file) = (bundle.dir(), bundle.dir().join("pid"));
+        let [dir, pid_file] = [&dir, &pid_file].map(|path| path.to_str().unwrap());
+        bundle.ok("run", &["--detach", "--pid-file", pid_file, "--bundle", dir, "c1"]);
+        eventually(PATIENCE, "the program runs", || bundle.has("ran"));
+        assert_eq!(bundle.status(), "running");
+        assert_eq!(fs::read_to_string(pid_file).unwrap(), pid(bundle).to_string());
+        bundle.ok("delete", &["-f", "c1"]);
+    });
+}
+
+fn received(listener: &UnixListener) -> OwnedFd {
+    let (connection, _) = listener.accept().unwrap();
+    let (mut bytes, mut space) = ([0; 64], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let message = recvmsg(&connection, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    assert!(message.bytes > 0, "some receivers want a name beside the descriptor");
+    let descriptors = |part| {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+            Some(descriptors)
+        } else {
+            None
+        }
+    };
+    let mut descriptors = control.drain().filter_map(descriptors);
+    descriptors.next().unwrap().next().unwrap()
+}
+
+#[test]
+fn the_terminal_goes_to_the_console_socket() {
+    require_root!();
+    with_each("console", |bundle, _| {
+        bundle.set("/process/terminal", json!(true));
+        bundle.set(
+            "/process/args",
+            json!([
+                "sh",
+                "-c",
+                "test -t 0 && test -t 2 && echo it is a terminal; sleep 1000"
+            ]),
+        );
+        bundle.file("config.json", &bundle.config.to_string());
+        let (dir, socket) = (bundle.dir(), bundle.scratch.path("input/s"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let [dir, socket] = [&dir, &socket].map(|path| path.to_str().unwrap().to_owned());
+        bundle.ok("create", &["--console-socket", &socket, "--bundle", &dir, "c1"]);
+        let mut terminal = fs::File::from(received(&listener));
+        bundle.ok("start", &["c1"]);
+        let mut said = String::new();
+        let mut chunk = [0; 256];
+        while !said.contains('\n') {
+            let length = terminal.read(&mut chunk).unwrap();
+            said.push_str(std::str::from_utf8(&chunk[..length]).unwrap());
+        }
+        assert_eq!(said.trim(), "it is a terminal");
+        let flags = [
+            "--tty",
+            "--detach",
+            "--console-socket",
+            &socket,
+            "c1",
+            "sh",
+            "-c",
+            "test -t 0 && echo exec; sleep 9",
+        ];
+        bundle.ok("exec", &flags);
+        let mut terminal = fs::File::from(received(&listener));
+        let length = terminal.read(&mut chunk).unwrap();
+        assert_eq!(&chunk[..length], b"exec\r\n");
+        bundle.ok("delete", &["-f", "c1"]);
+        fs::remove_file(&socket).unwrap();
+    });
+}
+
+#[test]
+fn a_terminal_without_anybody_to_hold_it_is_refused() {
+    require_root!();
+    with_each("no-console", |bundle, _| {
+        let dir = bundle.dir();
+        let dir = dir.to_str().unwrap();
+        bundle.set("/process/terminal", json!(true));
+        bundle.file("config.json", &bundle.config.to_string());
+        assert!(!bundle.fails("create", &["--bundle", dir, "c1"]).is_empty());
+        bundle.set("/process/terminal", json!(false));
+        bundle.file("config.json", &bundle.config.to_string());
+        if bundle.program.ends_with("orlop-oci") {
+            assert!(
+                bundle
+                    .fails("create", &["--console-socket", "/s", "--bundle", dir, "c1"])
+                    .contains("--console-socket")
+            );
+        }
+        bundle.verb("delete", &["-f", "c1"]);
+    });
+}
+
+/// A shell that opens 3, 4 and 5 before it becomes the runtime.
+fn with_descriptors(bundle: &Bundle<'_>, verb: &str, arguments: &[&str], before: &str) -> Finished {
+    let inner = bundle.oci(verb);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{before} exec \"$@\"")).arg("sh");
+    command.arg(inner.get_program()).args(inner.get_args()).args(arguments);
+    Finished::of(&mut command)
+}
+
+#[test]
+fn as_many_descriptors_as_asked_for_are_inherited() {
+    require_root!();
+    with_each("preserve-fds", |bundle, _| {
+        let file = bundle.file("passed", "content\n");
+        bundle.set(
+            "/process/args",
+            json!([
+                "sh",
+                "-c",
+                "cat <&4; ls /proc/1/fd; cat /proc/1/environ | tr '\\0' '\\n'"
+            ]),
+        );
+        bundle.file("config.json", &bundle.config.to_string());
+        let open = format!("exec 3</dev/null 4<{0} 5<{0};", file.display());
+        let dir = bundle.dir();
+        let dir = dir.to_str().unwrap();
+        let finished = with_descriptors(bundle, "run", &["--preserve-fds", "2", "--bundle", dir, "c1"], &open);
+        assert!(finished.out.starts_with("content\n0\n1\n2\n3\n4\n"), "{finished:?}");
+        assert!(!finished.out.contains("\n5\n"), "{finished:?}");
+        if bundle.program.ends_with("orlop-oci") {
+            let closed = with_descriptors(bundle, "run", &["--preserve-fds", "9", "--bundle", dir, "c1"], &open);
+            assert!(
+                closed.err.contains("--preserve-fds: descriptor 6 is not open"),
+                "{closed:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn sockets_of_a_service_manager_are_passed_on() {
+    require_root!();
+    with_each("listen-fds", |bundle, runtime| {
+        bundle.set(
+            "/process/args",
+            json!(["sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3"]),
+        );
+        bundle.file("config.json", &bundle.config.to_string());
+        let file = bundle.file("passed", "content\n");
+        let open = format!("exec 3<{}; export LISTEN_FDS=1 LISTEN_PID=$$;", file.display());
+        let dir = bundle.dir();
+        let finished = with_descriptors(bundle, "run", &["--bundle", dir.to_str().unwrap(), "c1"], &open);
+        // crun does not look at LISTEN_PID's process of the wrapper.
+        if runtime != Runtime::Crun {
+            assert_eq!(finished.out, "1 1\ncontent\n", "{finished:?}");
+        }
+    });
+}
+
+#[test]
+fn a_started_container_has_its_streams_and_nothing_else() {
+    require_root!();
+    with_each("gate-fds", |bundle, _| {
+        bundle.create("exec sleep 1000");
+        bundle.ok("start", &["c1"]);
+        let directory = format!("/proc/{}", pid(bundle));
+        let command = || fs::read_to_string(format!("{directory}/cmdline")).unwrap_or_default();
+        eventually(PATIENCE, "the program runs", || command().starts_with("sleep"));
+        let entries = fs::read_dir(format!("{directory}/fd")).unwrap();
+        let mut fds: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        fds.sort();
+        assert_eq!(fds, ["0", "1", "2"]);
+        bundle.ok("delete", &["-f", "c1"]);
+    });
+}
+
+/// All that the gate takes is read(2) and write(2), which a filter that lets a program do anything has to allow.
+#[test]
+fn the_strictest_filter_does_not_lock_a_waiting_container_in() {
+    require_root!();
+    for no_new_privileges in [true, false] {
+        with_bundle("gate-seccomp", |bundle| {
+            let denied = [
+                "accept4",
+                "recvfrom",
+                "recvmsg",
+                "sendto",
+                "sendmsg",
+                "openat",
+                "openat2",
+                "faccessat2",
+                "poll",
+            ];
+            let rule = json!({ "names": denied, "action": "SCMP_ACT_KILL_PROCESS" });
+            bundle.set(
+                "/linux/seccomp",
+                json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] }),
+            );
+            bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+            bundle.create("exit 0");
+            let pid = pid(bundle);
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let filtered = if no_new_privileges {
+                "Seccomp:\t0"
+            } else {
+                "Seccomp:\t2"
+            };
+            assert!(status.contains(filtered), "{status}");
+            bundle.ok("start", &["c1"]);
+            bundle.becomes("stopped");
+            bundle.ok("delete", &["c1"]);
+        });
+    }
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    require_root!();
+    with_bundle("start-fails", |bundle| {
+        bundle.set("/process/args", json!(["/text"]));
+        let text = bundle.rootfs().join("text");
+        fs::write(&text, "no program").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&text, mode).unwrap();
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        bundle.ok("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
+        let finished = bundle.verb("start", &["c1"]);
+        assert_eq!(finished.code, Some(126), "{finished:?}");
+        assert!(
+            finished
+                .err
+                .contains("exec \"/text\", for process.args: Exec format error"),
+            "{finished:?}"
+        );
+        bundle.becomes("stopped");
+        bundle.ok("delete", &["c1"]);
+    });
+}
+
+#[test]
+fn without_cgroups_a_container_stays_in_its_callers() {
+    require_root!();
+    with_bundle("no-cgroups", |bundle| {
+        bundle.around.1 = ["--cgroup-manager", "disabled"].map(String::from).into();
+        bundle.set(
+            "/linux/namespaces",
+            json!([{ "type": "mount" }, { "type": "pid" }, { "type": "uts" }]),
+        );
+        let ours = fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert_eq!(bundle.say("cat /proc/self/cgroup"), ours);
+        assert!(!bundle.scratch.cgroup().join("c1").exists());
+    });
+}
+
+#[test]
+fn the_root_can_be_moved_instead_of_pivoted() {
+    require_root!();
+    with_each("no-pivot", |bundle, _| {
+        bundle.set(
+            "/process/args",
+            json!([
+                "sh",
+                "-c",
+                "ls / | grep -c proc; cat /proc/self/mountinfo | wc -l; ls /.."
+            ]),
+        );
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        let finished = Finished::of(
+            bundle
+                .oci("run")
+                .args(["--no-pivot", "--bundle", dir.to_str().unwrap(), "c1"]),
+        );
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        assert!(
+            finished.out.contains("bin") && !finished.out.contains("etc"),
+            "{finished:?}"
+        );
+    });
+}
+
+#[test]
+fn a_keyring_is_new_unless_told() {
+    require_root!();
+    if !std::path::Path::new("/proc/keys").exists() {
+        eprintln!("SKIP: {} needs a kernel with keys", module_path!());
+        return;
+    }
+    with_each("keyring", |bundle, _| {
+        bundle.set(
+            "/process/args",
+            json!(["sh", "-c", "cat /proc/keys | grep -c _ses; true"]),
+        );
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        for flags in [&["--no-new-keyring"][..], &[]] {
+            let finished = Finished::of(
+                bundle
+                    .oci("run")
+                    .args(flags)
+                    .args(["--bundle", dir.to_str().unwrap(), "c1"]),
+            );
+            assert_eq!(finished.code, Some(0), "{finished:?}");
+        }
+    });
+}

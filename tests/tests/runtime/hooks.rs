@@ -1,0 +1,214 @@
+//! `hooks`: when they run, where, and what becomes of a container whose hooks fail.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tests::require_root;
+
+use crate::bundle::{Bundle, with_bundle};
+use crate::peer::{Runtime, with_each};
+
+/// A hook that runs a shell script of the host.
+fn hook(script: &str) -> Value {
+    json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] })
+}
+
+fn said(bundle: &Bundle<'_>) -> String {
+    fs::read_to_string(bundle.dir().join("said")).unwrap_or_default()
+}
+
+/// A hook that adds its name and the status that it was told to the file `said` of the bundle.
+fn telling(bundle: &Bundle<'_>, name: &str) -> Value {
+    let file = bundle.dir().join("said");
+    let script = format!(
+        "s=$(sed 's/.*\"status\": *\"\\([a-z]*\\)\".*/\\1/' | tr -d '\\n'); echo {name} $s >> {}",
+        file.display()
+    );
+    hook(&script)
+}
+
+#[test]
+fn hooks_run_in_the_order_of_the_specification_and_are_told_the_state() {
+    require_root!();
+    with_each("hooks-order", |bundle, runtime| {
+        let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+        let mut hooks: serde_json::Map<String, Value> = kinds
+            .iter()
+            .map(|kind| ((*kind).to_owned(), json!([telling(bundle, kind)])))
+            .collect();
+        // It is a program of the container's, and sees its files.
+        let inside = json!({ "path": "/bin/sh", "args": ["sh", "-c", "cat > /told; echo $$ > /ran-hook"], "env": ["PATH=/bin"] });
+        hooks.insert("startContainer".into(), json!([inside]));
+        bundle.set("/hooks", hooks.into());
+        bundle.create("test -f /ran-hook && touch /after-hook; sleep 1000");
+        let created = said(bundle);
+        let names: Vec<_> = created.lines().filter_map(|line| line.split(' ').next()).collect();
+        // runc 1.1 runs poststart at the end of create (runc#4347).
+        let expected: &[&str] = if runtime == Runtime::Runc { &["poststart"] } else { &[] };
+        let expected = [&["prestart", "createRuntime", "createContainer"], expected].concat();
+        assert_eq!(names, expected, "{created}");
+        assert!(!bundle.has("ran-hook"), "startContainer has run before the start");
+        bundle.ok("start", &["c1"]);
+        let told: Value = serde_json::from_str(&fs::read_to_string(bundle.rootfs().join("told")).unwrap()).unwrap();
+        assert_eq!(told["id"], "c1");
+        // crun names the root of the container.
+        assert!(
+            told["bundle"] == json!(bundle.dir()) || runtime == Runtime::Crun,
+            "{told}"
+        );
+        assert!(bundle.has("ran-hook"));
+        bundle.ok("delete", &["--force", "c1"]);
+        let all = said(bundle);
+        if runtime == Runtime::Ours {
+            let expected = "prestart creating\ncreateRuntime creating\ncreateContainer creating\npoststart running\npoststop stopped\n";
+            assert_eq!(all, expected);
+        }
+        assert_eq!(all.lines().count(), 5, "{all}");
+    });
+}
+
+#[test]
+fn hooks_before_the_change_of_root_see_the_mounts_and_change_them() {
+    require_root!();
+    with_each("hooks-mounts", |bundle, _| {
+        bundle.set("/root/readonly", json!(true));
+        let (root, kept) = (bundle.rootfs(), bundle.file("kept", "from the host\n"));
+        fs::write(root.join("file"), "").unwrap();
+        let root = root.display();
+        // As the GPU vendors' hooks do it: into the container's /dev, from its own mount namespace.
+        let script = format!(
+            "grep -q ' {root}/dev ' /proc/self/mountinfo && touch {root}/dev/gpu && mount --bind {} {root}/file",
+            kept.display()
+        );
+        bundle.set("/hooks", json!({ "createContainer": [hook(&script)] }));
+        bundle.set(
+            "/process/args",
+            json!([
+                "sh",
+                "-c",
+                "ls /dev/gpu; cat /file; touch /x 2>/dev/null || echo read-only; ls / | wc -l"
+            ]),
+        );
+        let finished = bundle.run_as_it_is();
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        assert!(
+            finished.out.starts_with("/dev/gpu\nfrom the host\nread-only\n"),
+            "{finished:?}"
+        );
+    });
+}
+
+#[test]
+fn a_container_whose_hook_fails_before_the_start_is_not_there() {
+    require_root!();
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        with_each("hooks-fail", |bundle, runtime| {
+            bundle.set(
+                "/hooks",
+                json!({ kind: [hook("echo so sad >&2; exit 3")], "poststop": [telling(bundle, "poststop")] }),
+            );
+            bundle.set("/process/args", json!(["true"]));
+            bundle.file("config.json", &bundle.config.to_string());
+            let dir = bundle.dir();
+            let error = bundle.fails("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
+            bundle.fails("state", &["c1"]);
+            if runtime == Runtime::Ours {
+                assert!(
+                    error.contains(&format!("hooks.{kind}[0]")) && error.contains("so sad"),
+                    "{error}"
+                );
+                assert!(!bundle.scratch.cgroup().join("c1").exists());
+                assert_eq!(said(bundle), "poststop stopped\n");
+            }
+            bundle.verb("delete", &["--force", "c1"]);
+        });
+    }
+}
+
+#[test]
+fn a_hook_that_fails_at_the_start_ends_the_container_and_one_after_it_is_only_reported() {
+    require_root!();
+    with_bundle("hooks-start", |bundle| {
+        let failing = json!({ "path": "/bin/sh", "args": ["sh", "-c", "exit 4"] });
+        bundle.set("/hooks", json!({ "startContainer": [failing] }));
+        bundle.create("touch /ran; sleep 1000");
+        assert!(
+            bundle
+                .fails("start", &["c1"])
+                .contains("hooks.startContainer[0]: it ended with 4")
+        );
+        bundle.becomes("stopped");
+        assert!(!bundle.has("ran"));
+        bundle.ok("delete", &["c1"]);
+        bundle.set(
+            "/hooks",
+            json!({ "poststart": [hook("exit 5"), telling(bundle, "second")], "poststop": [hook("exit 6")] }),
+        );
+        bundle.create("touch /ran; sleep 1000");
+        let started = bundle.verb("start", &["c1"]);
+        assert!(
+            started.code == Some(0) && started.err.contains("hooks.poststart[0]: it ended with 5"),
+            "{started:?}"
+        );
+        assert_eq!(
+            (bundle.status().as_str(), said(bundle).as_str()),
+            ("running", "second running\n")
+        );
+        let deleted = bundle.verb("delete", &["-f", "c1"]);
+        assert!(
+            deleted.code == Some(0) && deleted.err.contains("hooks.poststop[0]: it ended with 6"),
+            "{deleted:?}"
+        );
+    });
+}
+
+#[test]
+fn a_hook_that_takes_too_long_is_ended_with_what_it_started() {
+    require_root!();
+    // runc and crun leave what the hook has started to itself; runc 1.1 even waits for it.
+    with_bundle("hooks-late", |bundle| {
+        let mark = format!("{}77", std::process::id());
+        let mut late = hook(&format!("sleep {mark} & wait"));
+        late["timeout"] = json!(1);
+        bundle.set("/hooks", json!({ "createRuntime": [late] }));
+        bundle.set("/process/args", json!(["true"]));
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        let error = bundle.fails("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
+        assert!(error.contains("time-out"), "{error}");
+        let left: Vec<_> = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| {
+                let command = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
+                command.contains(&mark).then_some(command)
+            })
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+#[test]
+fn a_hook_in_the_container_is_confined_as_the_program_is() {
+    require_root!();
+    with_bundle("hooks-confined", |bundle| {
+        bundle.set("/process/user", json!({ "uid": 5, "gid": 6 }));
+        bundle.set(
+            "/process/capabilities",
+            json!({ "bounding": ["CAP_KILL"], "permitted": [], "effective": [] }),
+        );
+        bundle.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW" }));
+        bundle.mount("tmpfs", "tmpfs", "/tmp", &["mode=1777"]);
+        let path = "/proc/self/status";
+        let script = format!("grep -E '^(Uid|Gid|Cap|Seccomp:|NoNew)' {path} > /tmp/hook");
+        bundle.set(
+            "/hooks",
+            json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"] }] }),
+        );
+        let out = bundle.say(&format!(
+            "grep -E '^(Uid|Gid|Cap|Seccomp:|NoNew)' {path} > /tmp/own; cat /tmp/hook; echo -; cat /tmp/own"
+        ));
+        let (hook, own) = out.split_once("-\n").unwrap();
+        assert!(hook.contains("Uid:\t5") && hook.contains("Seccomp:\t2"), "{hook}");
+        assert_eq!(hook, own);
+    });
+}
