@@ -24,7 +24,7 @@ use crate::node::Node;
 use crate::paths::PodPaths;
 use crate::pod_task::Facts;
 use crate::server::{self, Api};
-use crate::services::node::{Cookies, facts as facts_of_node};
+use crate::services::node::{Cookies, facts as facts_of_node, uplinks};
 use crate::services::{self, ServiceFacts, ServicesConfig};
 use crate::sources::{self, WantedReceiver};
 use crate::{pods, service_env, status};
@@ -190,6 +190,7 @@ fn services_config(node: &Node) -> ServicesConfig {
     ServicesConfig {
         bpf_dir: places.bpf_dir.clone(),
         cgroup: node.cgroup_root.join(&places.service_cgroup),
+        uplinks: uplinks(&node.config.services),
         ranges: vec![range],
         record: places.root_dir.join("cluster-addresses.json"),
     }

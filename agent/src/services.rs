@@ -27,6 +27,8 @@ pub use crate::hands::maps::remove_all;
 pub use node::{NodePortAddresses, ServiceFlags};
 pub use record::RecordError;
 
+/// How often the flows from outside are looked through for those that are over.
+const SWEEP: Duration = Duration::from_secs(10);
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -52,6 +54,8 @@ pub struct ServicesConfig {
     pub bpf_dir: PathBuf,
     /// Absolute path of the cgroup v2 directory whose processes are served: the root of the tree on a node.
     pub cgroup: PathBuf,
+    /// Links whose packets from outside are served.
+    pub uplinks: Vec<String>,
     /// Ranges of cluster addresses, at most one of each family.
     pub ranges: Vec<AddressRange>,
     /// File that remembers the allocated cluster addresses.
@@ -82,12 +86,18 @@ pub async fn run(
     let mut keeper: Option<Keeper> = None;
     let mut wait: Option<Duration> = None;
     let mut wake: Option<Instant> = None;
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     facts.mark_changed();
     loop {
         // Every branch is cancel-safe: each waits for a channel or the clock and has done nothing yet.
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
             () = sleep_until(wake) => {}
+            _ = sweep.tick() => {
+                keeper = swept(keeper).await;
+                continue;
+            }
             Some(query) = queries.recv() => {
                 keeper = answer(keeper, &status, query).await;
                 continue;
@@ -147,6 +157,21 @@ async fn update(config: &ServicesConfig, keeper: Option<Keeper>, facts: ServiceF
     spawn_blocking(work).await?
 }
 
+/// Looks through the flows. What can't be swept now is swept later: a full table takes no new flow, and keeps the others.
+async fn swept(keeper: Option<Keeper>) -> Option<Keeper> {
+    let mut keeper = keeper?;
+    let work = move || {
+        if let Err(error) = keeper.maps.sweep(node::seconds_since_boot()) {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "flows that are over are still there"
+            );
+        }
+        keeper
+    };
+    spawn_blocking(work).await.ok()
+}
+
 /// Answers a query, with the counters of the kernel where they can be read.
 async fn answer(keeper: Option<Keeper>, status: &watch::Sender<ServicesStatus>, query: Query) -> Option<Keeper> {
     let mut report = status.borrow().clone();
@@ -177,7 +202,7 @@ struct Keeper {
 
 impl Keeper {
     fn open(config: ServicesConfig) -> Result<Self, UpdateError> {
-        let maps = KernelMaps::open(&config.bpf_dir, &config.cgroup)?;
+        let maps = KernelMaps::open(&config.bpf_dir, &config.cgroup, &config.uplinks)?;
         let have = maps.dump()?;
         let ledger = Ledger::restore(&have, maps.capacity());
         let addresses = record::read(&config.record).unwrap_or_else(|error| {

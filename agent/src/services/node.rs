@@ -28,6 +28,9 @@ pub struct ServiceFlags {
     /// Honour spec.externalIPs of Services, which lets whoever writes them take any address
     #[arg(long)]
     pub service_external_ips: bool,
+    /// Link that leads to clients outside of the node; by default those of the default routes
+    #[arg(long = "uplink", value_name = "NAME")]
+    pub uplinks: Vec<String>,
     /// The node's topology zone, for traffic that keeps to its zone
     #[arg(long, value_name = "NAME", default_value = "")]
     pub zone: String,
@@ -124,6 +127,49 @@ fn present() -> Vec<IpAddr> {
     addresses.filter(is_everywhere).collect()
 }
 
+/// The links that were asked for, or those of the default routes.
+pub(crate) fn uplinks(flags: &ServiceFlags) -> Vec<String> {
+    if !flags.uplinks.is_empty() {
+        return flags.uplinks.clone();
+    }
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    default_links(
+        &read("/proc/thread-self/net/route"),
+        &read("/proc/thread-self/net/ipv6_route"),
+    )
+}
+
+/// Columns stand in proc(5): of IPv4 the link, the destination and, as the eighth, the mask; of IPv6 the destination, the
+/// length of its prefix and, at last, the link.
+fn default_links(four: &str, six: &str) -> Vec<String> {
+    const ANY6: &str = "00000000000000000000000000000000";
+    let of_four = four.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let is_default = columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000");
+        is_default.then(|| columns.first().copied()).flatten()
+    });
+    let of_six = six.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let is_default = columns.first() == Some(&ANY6) && columns.get(1) == Some(&"00");
+        is_default.then(|| columns.last().copied()).flatten()
+    });
+    // An unreachable default route is lo's.
+    let mut links: Vec<String> = of_four
+        .chain(of_six)
+        .filter(|link| *link != "lo")
+        .map(str::to_owned)
+        .collect();
+    links.sort_unstable();
+    links.dedup();
+    links
+}
+
+/// The clock of the programs.
+pub(super) fn seconds_since_boot() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.ok().and_then(|now| u32::try_from(now.tv_sec()).ok()).unwrap_or(0)
+}
+
 /// Cookies of the pods' network namespaces, each asked for once: a namespace keeps its cookie.
 #[derive(Debug, Default)]
 pub(crate) struct Cookies(BTreeMap<PodUid, u64>);
@@ -149,6 +195,21 @@ impl Cookies {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_routes_name_the_uplinks() {
+        let four = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+                    eth1\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+                    eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let zero = "0".repeat(32);
+        let six = format!(
+            "{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth2\n\
+             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n\
+             fe800000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth0\n"
+        );
+        assert_eq!(default_links(four, &six), ["eth1", "eth2"]);
+        assert!(default_links("", "").is_empty());
+    }
 
     #[test]
     fn node_ports_are_on_the_addresses_that_were_asked_for() {

@@ -9,6 +9,8 @@
 //! | `affinities` | LRU hash | Service port id and client → the backend that it keeps to |
 //! | `ranges` | trie | Service port id and source prefix → allowed |
 //! | `clients` | hash | cookie of a network namespace → its addresses, and whether it is the node's own |
+//! | `flows` | hash | a packet of a client outside → what becomes of its address, see [`crate::flow`] |
+//! | `fragments` | LRU hash | a packet in pieces → its ports |
 //! | `sockets` | socket storage | a socket → the Service it was connected to |
 //! | `replies` | LRU hash | socket and backend → the Service that a datagram was sent to |
 //! | `counters` | per-CPU array | Service port id → [`Counters`] |
@@ -80,7 +82,7 @@ plain! {
     Service: 32,
     Slot4: 8,
     Slot6: 24,
-    Counters: 32,
+    Counters: 48,
     Member: 28,
     AffinityKey: 20,
     Affinity: 24,
@@ -384,6 +386,10 @@ pub struct Counters {
     pub no_local: u64,
     /// Attempts that were dropped because their source is in none of the Service's ranges.
     pub not_allowed: u64,
+    /// New flows from outside that were dropped because the table of flows, or the source ports for a backend, were full.
+    pub no_room: u64,
+    /// Packets that could not be read: cut short, or a fragment whose first one is unknown. Counted for the id zero.
+    pub unreadable: u64,
 }
 
 /// Key of `members`: a backend that clients of a Service port may keep to.
@@ -497,6 +503,9 @@ pub struct Client {
     v4: u32,
     is_node: u32,
 }
+
+/// The key of `clients` under which the node itself stands a second time, for those who don't know its cookie.
+pub const NODE: u64 = 0;
 
 impl Client {
     /// A namespace with these addresses; `is_node` for the node's own.

@@ -9,6 +9,9 @@ use std::path::Path;
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
@@ -113,6 +116,129 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(info.cgroup)
+}
+
+/// Takes an element out of a hash map; `None` when it is not there. What programs do to it before is in what is returned,
+/// what they do afterwards is lost.
+///
+/// # Errors
+/// What bpf(2) says; before Linux 5.14 that it can't.
+pub fn take_element<const KEY: usize, const VALUE: usize>(
+    map: BorrowedFd<'_>,
+    key: &[u8; KEY],
+) -> io::Result<Option<[u8; VALUE]>> {
+    #[repr(C)]
+    struct Attributes {
+        map_fd: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut value = [0_u8; VALUE];
+    let mut attributes = Attributes {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes have the layout of BPF_MAP_LOOKUP_AND_DELETE_ELEM; key and value outlive the call, and have
+    // the sizes of the map's: the caller opened it by its shape.
+    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attributes) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many elements are read or written by one call.
+const BATCH: u32 = 4096;
+
+/// What the batch commands of bpf(2) take.
+#[repr(C)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Every element of a hash map, a few thousand by each call. What comes or goes meanwhile may be missing or there.
+///
+/// # Errors
+/// What bpf(2) says; `EINVAL` before Linux 5.6.
+pub fn read_elements<const KEY: usize, const VALUE: usize>(
+    map: BorrowedFd<'_>,
+) -> io::Result<Vec<([u8; KEY], [u8; VALUE])>> {
+    let mut found = Vec::new();
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    let (mut batch, mut place, mut next) = (BATCH, 0_u32, 0_u32);
+    let mut is_first = true;
+    loop {
+        keys.resize(batch as usize, [0_u8; KEY]);
+        values.resize(batch as usize, [0_u8; VALUE]);
+        let mut attributes = BatchAttributes {
+            in_batch: if is_first { 0 } else { (&raw const place) as u64 },
+            out_batch: (&raw mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: batch,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attributes have the layout of BPF_MAP_LOOKUP_BATCH; there is room for `count` keys and values of the
+        // map's sizes: the caller opened it by its shape. A hash map's place is one word.
+        let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
+        let is_last = match result {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            // The elements of one bucket have to fit; a bucket of all elements does in the end.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && batch < 1 << 20 => {
+                batch *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let count = attributes.count as usize;
+        found.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+        if is_last {
+            return Ok(found);
+        }
+        (place, is_first) = (next, false);
+    }
+}
+
+/// Writes elements of a hash map or an array, a few thousand by each call, in their order.
+///
+/// # Errors
+/// What bpf(2) says, of the first element that fails; those before it are written.
+pub fn write_elements<const KEY: usize, const VALUE: usize>(
+    map: BorrowedFd<'_>,
+    keys: &[[u8; KEY]],
+    values: &[[u8; VALUE]],
+) -> io::Result<()> {
+    for (keys, values) in keys.chunks(BATCH as usize).zip(values.chunks(BATCH as usize)) {
+        let mut attributes = BatchAttributes {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: u32::try_from(keys.len().min(values.len())).expect("a chunk is short"),
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attributes have the layout of BPF_MAP_UPDATE_BATCH; `count` keys and values of the map's sizes lie
+        // behind the pointers: the caller opened it by its shape.
+        unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attributes) }?;
+    }
+    Ok(())
 }
 
 /// Cookie of the calling thread's network namespace: unique among all namespaces since boot, and what programs know a

@@ -1,8 +1,8 @@
-//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup. What they decide stands in
-//! `ebpf_common::lookup`; who loads and attaches them is `agent::hands::maps`.
+//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup, and two for links. What they
+//! decide stands in `ebpf_common::lookup`; who loads and attaches them is `agent::hands::maps`.
 //!
 //! A Service address becomes a backend when a socket connects or sends, and the backend becomes the Service again when
-//! the socket asks who its peer is. No packet is rewritten.
+//! the socket asks who its peer is. Packets are rewritten only for clients outside of the node.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -15,6 +15,10 @@ mod datagram;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod name;
+#[cfg(target_arch = "bpf")]
+mod outside;
+#[cfg(target_arch = "bpf")]
+mod packet;
 #[cfg(target_arch = "bpf")]
 mod reserve;
 #[cfg(target_arch = "bpf")]

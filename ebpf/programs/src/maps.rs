@@ -1,10 +1,11 @@
 //! The maps, and what of them the choice of a backend reads. Keys and values stand in `ebpf_common::maps`.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::btf_map;
+use ebpf_common::flow::{Entry, FragmentKey, FragmentPorts, MAX_FLOWS, MAX_FRAGMENTS, Tuple};
 use ebpf_common::lookup::Frontend as _;
 use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters, Frontend4, Frontend6, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4,
@@ -33,6 +34,10 @@ static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }
 static RANGES: LpmTrie<RangeKey, u32, { MAX_RANGES as usize }> = LpmTrie::new();
 #[btf_map(name = "clients")]
 static CLIENTS: HashMap<u64, Client, { MAX_CLIENTS as usize }> = HashMap::new();
+#[btf_map(name = "flows")]
+pub(crate) static FLOWS: HashMap<Tuple, Entry, { MAX_FLOWS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map(name = "fragments")]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 #[btf_map(name = "sockets")]
 pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[btf_map(name = "replies")]
@@ -137,4 +142,18 @@ pub(crate) fn count(id: u32, add: impl Fn(&mut Counters)) {
         // SAFETY: a lookup returned the pointer, and only this CPU writes its copy.
         add(unsafe { &mut *counters });
     }
+}
+
+/// The ports of a packet whose first piece has been seen.
+#[inline(always)]
+pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentPorts> {
+    // SAFETY: the value is copied at once; it is written once for each packet.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Notes the ports of a packet for its later pieces.
+#[inline(always)]
+pub(crate) fn note_fragment(key: &FragmentKey, ports: &FragmentPorts) {
+    // Without it the later pieces are passed on as they came.
+    let _ = FRAGMENTS.insert(key, ports, 0);
 }

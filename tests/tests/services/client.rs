@@ -60,6 +60,22 @@ impl Client {
         Self { child, input, output }
     }
 
+    /// Starts a client in the namespace of the calling thread that no hook of the node meets.
+    pub(crate) fn start_outside() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "client_process", "--nocapture"])
+            .env(ASKED, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (
+            child.stdin.take().unwrap(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
+        Self { child, input, output }
+    }
+
     /// Has the client do one thing.
     #[track_caller]
     pub(crate) fn ask(&mut self, question: &str) -> String {
@@ -155,6 +171,8 @@ fn perform(words: &[&str]) -> io::Result<String> {
         "udp-sent-then-connected" => udp_sent_then_connected(addresses[0], addresses[1]),
         "udp-failed" => udp_failed(addresses[0], addresses[1]),
         "udp-reconnect" => udp_reconnect(&addresses),
+        "say" => say(addresses[0], words[2].parse().unwrap()),
+        "say-udp" => say_udp(addresses[0], words[2].parse().unwrap()),
         "bind-tcp" => std::net::TcpListener::bind(addresses[0]).map(|_| "bound".into()),
         "bind-udp" => UdpSocket::bind(addresses[0]).map(|_| "bound".into()),
         other => panic!("what is {other}?"),
@@ -167,6 +185,30 @@ fn tcp(address: SocketAddr) -> io::Result<(String, SocketAddr)> {
     let mut label = String::new();
     stream.read_to_string(&mut label)?;
     Ok((label, peer))
+}
+
+/// Sends so many bytes over TCP; the answer and whom it came from.
+fn say(address: SocketAddr, count: usize) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let peer = stream.peer_addr()?;
+    stream.write_all(&vec![b'x'; count])?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(format!("{answer} from {peer}"))
+}
+
+/// Sends one datagram of so many bytes.
+fn say_udp(address: SocketAddr, count: usize) -> io::Result<String> {
+    let socket = socket(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.connect(address)?;
+    socket.send(&vec![b'x'; count])?;
+    let mut buffer = vec![0; 65_536];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned())
 }
 
 fn socket(peer: SocketAddr) -> io::Result<UdpSocket> {

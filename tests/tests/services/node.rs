@@ -25,6 +25,7 @@ pub(crate) struct Node<'a> {
     namespace: &'a NetworkNamespace,
     agent: Option<Agent>,
     facts: ServiceFacts,
+    uplinks: Vec<String>,
 }
 
 struct Agent {
@@ -40,6 +41,7 @@ impl<'a> Node<'a> {
             scratch,
             namespace,
             agent: None,
+            uplinks: Vec::new(),
             facts: ServiceFacts {
                 node: facts(namespace),
                 ..ServiceFacts::default()
@@ -49,21 +51,42 @@ impl<'a> Node<'a> {
         node
     }
 
+    /// A node that serves clients outside through these links, and is known to others by these addresses.
+    pub(crate) fn with_uplinks(
+        scratch: &'a Scratch,
+        namespace: &'a NetworkNamespace,
+        uplinks: &[&str],
+        addresses: &[&str],
+    ) -> Self {
+        let mut node = Self::new(scratch, namespace);
+        node.stop_agent();
+        node.uplinks = uplinks.iter().map(|name| (*name).into()).collect();
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        node.facts.node.node_port_addresses = addresses.clone();
+        node.facts.node.own = Some((cookie(namespace), addresses));
+        node.start_agent();
+        node
+    }
+
     pub(crate) fn start_agent(&mut self) {
         let config = ServicesConfig {
             bpf_dir: self.scratch.bpf_dir(),
             cgroup: self.scratch.cgroup(),
+            uplinks: self.uplinks.clone(),
             ranges: vec![range("10.96.0.0", 16), range("fd00:96::", 112)],
             record: self.scratch.path("services.json"),
         };
         let (facts, for_task) = watch::channel(None);
         let (reports, status) = watch::channel(ServicesStatus::default());
         let (queries, asked) = mpsc::channel(1);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_time()
-            .build()
-            .unwrap();
+        // Its threads are in the namespace, as an agent is in its node's.
+        let runtime = self.namespace.run(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_time()
+                .build()
+                .unwrap()
+        });
         runtime.spawn(run(config, for_task, reports, asked));
         self.agent = Some(Agent {
             runtime,

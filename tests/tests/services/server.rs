@@ -32,6 +32,51 @@ pub(crate) fn tcp(address: &str) -> impl FnOnce() -> Backend + Send {
     }
 }
 
+/// A TCP server that reads to the end, says its label, who asked and how many bytes there were. Call within the namespace.
+pub(crate) fn witness(address: &str) -> impl FnOnce() -> Backend + Send {
+    let listener_address: SocketAddr = address.parse().unwrap();
+    move || {
+        let listener = TcpListener::bind(listener_address).unwrap();
+        let backend = backend(listener.local_addr().unwrap(), Protocol::Tcp);
+        let label = backend.label.clone();
+        std::thread::spawn(move || {
+            for mut connection in listener.incoming().flatten() {
+                let label = label.clone();
+                std::thread::spawn(move || {
+                    let from = connection
+                        .peer_addr()
+                        .map(|peer| peer.ip().to_string())
+                        .unwrap_or_default();
+                    let count = std::io::copy(&mut connection, &mut std::io::sink()).unwrap_or(0);
+                    // A client that has gone is its own affair.
+                    let _ = connection.write_all(format!("{label} {from} {count}").as_bytes());
+                });
+            }
+        });
+        backend
+    }
+}
+
+/// A UDP server that says its label, who asked and how many bytes there were. Call within the namespace.
+pub(crate) fn udp_witness(address: &str) -> impl FnOnce() -> Backend + Send {
+    let socket_address: SocketAddr = address.parse().unwrap();
+    move || {
+        let socket = UdpSocket::bind(socket_address).unwrap();
+        let backend = backend(socket.local_addr().unwrap(), Protocol::Udp);
+        let label = backend.label.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+                // As long as the question, so that the answer is in pieces, too.
+                let mut answer = format!("{label} {} {count} ", from.ip()).into_bytes();
+                answer.resize(count.max(answer.len()), b' ');
+                let _ = socket.send_to(&answer, from);
+            }
+        });
+        backend
+    }
+}
+
 /// A UDP server that answers its label. Call within the namespace.
 pub(crate) fn udp(address: &str) -> impl FnOnce() -> Backend + Send {
     let socket_address: SocketAddr = address.parse().unwrap();

@@ -10,7 +10,8 @@ use std::time::Duration;
 use ebpf_common::lookup::{Frontend as _, Slot};
 use ebpf_common::maps::{
     Client, Frontend4, Frontend6, MAPPED, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS,
-    MAX_RANGES, MAX_SLOTS4, MAX_SLOTS6, Member, RangeKey, Region, SCTP, Service, Slot4, Slot6, TCP, Traits, UDP, words,
+    MAX_RANGES, MAX_SLOTS4, MAX_SLOTS6, Member, NODE, RangeKey, Region, SCTP, Service, Slot4, Slot6, TCP, Traits, UDP,
+    words,
 };
 
 use super::ids::{Ids, Regions};
@@ -194,9 +195,9 @@ pub fn clients(node: &NodeFacts, pods: &[ReadyPod]) -> BTreeMap<u64, Client> {
     let own = node
         .own
         .iter()
-        .map(|(cookie, addresses)| (*cookie, client(addresses, true)));
+        .flat_map(|(cookie, addresses)| [*cookie, NODE].map(|name| (name, client(addresses, true))));
     // The node's own comes last and wins: a pod in the host's network is the node.
-    pods.take(MAX_CLIENTS as usize - 1).chain(own).collect()
+    pods.take(MAX_CLIENTS as usize - 2).chain(own).collect()
 }
 
 enum Key {

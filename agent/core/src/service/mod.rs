@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Service;
 pub mod address;
 pub mod diff;
 pub mod endpoint;
+pub mod flows;
 pub mod ids;
 pub mod image;
 pub mod maglev;
@@ -186,6 +187,10 @@ pub struct Counters {
     pub no_local: u64,
     /// Dropped, because the client is in none of the source ranges.
     pub not_allowed: u64,
+    /// Dropped, because the table of flows from outside was full, or all source ports for the backend were in use.
+    pub no_room: u64,
+    /// Packets that could not be read; counted for no Service.
+    pub unreadable: u64,
 }
 
 impl AddressRange {

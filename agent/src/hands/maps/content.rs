@@ -1,11 +1,15 @@
 //! Reading and writing the maps, byte for byte as `ebpf_common::maps` lays them out.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use agent_core::service::Counters;
 use agent_core::service::diff::MapStep;
+use agent_core::service::flows;
 use agent_core::service::image::{Half, Image, Range};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, Pod};
+use ebpf_common::flow::{Entry, Tuple};
 use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, Member, RangeKey, Service, Slot4,
     Slot6,
@@ -19,11 +23,14 @@ pub(super) struct Content {
     svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
     slots4: Array<MapData, [u8; 8]>,
     slots6: Array<MapData, [u8; 24]>,
-    counters: PerCpuArray<MapData, [u8; 32]>,
+    counters: PerCpuArray<MapData, [u8; 48]>,
     members: HashMap<MapData, [u8; 28], u32>,
     ranges: LpmTrie<MapData, [u8; 20], u32>,
     clients: HashMap<MapData, u64, [u8; 24]>,
     affinities: HashMap<MapData, [u8; 20], [u8; 24]>,
+    flows: HashMap<MapData, [u8; 40], [u8; 48]>,
+    /// The same map once more, for a call that the loader library has no function for.
+    flows_fd: OwnedFd,
     cpus: usize,
 }
 
@@ -44,6 +51,8 @@ impl Content {
             ranges: take(programs, "ranges")?,
             clients: take(programs, "clients")?,
             affinities: take(programs, "affinities")?,
+            flows_fd: descriptor(programs, "flows")?,
+            flows: take(programs, "flows")?,
             cpus,
         })
     }
@@ -126,6 +135,8 @@ impl Content {
             sum.refused += cpu.refused;
             sum.no_local += cpu.no_local;
             sum.not_allowed += cpu.not_allowed;
+            sum.no_room += cpu.no_room;
+            sum.unreadable += cpu.unreadable;
         }
         Ok(sum)
     }
@@ -143,8 +154,34 @@ impl Content {
         Ok(found)
     }
 
+    /// Every entry of the flows from outside. Those that come or go meanwhile may be missing.
+    pub(super) fn flows(&self) -> Result<Vec<(Tuple, Entry)>, MapsError> {
+        let all = ebpf_kernel::read_elements::<40, 48>(self.flows_fd.as_fd());
+        let all = all.map_err(|source| failed("list", "flows")(MapError::IoError(source)))?;
+        let read = |(key, value)| (Tuple::from_bytes(key), Entry::from_bytes(value));
+        Ok(all.into_iter().map(read).collect())
+    }
+
+    /// Takes away the flows that are over. An entry that a packet has used since it was read is put back.
+    pub(super) fn sweep(&mut self, now: u32) -> Result<(usize, usize), MapsError> {
+        let all = self.flows()?;
+        let over = flows::over(&all, now);
+        for (key, read) in &over {
+            let taken = ebpf_kernel::take_element::<40, 48>(self.flows_fd.as_fd(), &key.to_bytes());
+            let taken = taken.map_err(|source| failed("take an entry out of", "flows")(MapError::IoError(source)))?;
+            if let Some(bytes) = taken
+                && Entry::from_bytes(bytes).last != read.last
+            {
+                const NOEXIST: u64 = 1;
+                // Whoever has made it anew meanwhile has the same.
+                let _ = self.flows.insert(key.to_bytes(), bytes, NOEXIST);
+            }
+        }
+        Ok((over.len(), all.len() - over.len()))
+    }
+
     fn clear_counters(&mut self, id: u32) -> Result<(), MapsError> {
-        let zero = PerCpuValues::try_from(vec![[0; 32]; self.cpus]).map_err(|source| MapsError::Map {
+        let zero = PerCpuValues::try_from(vec![[0; 48]; self.cpus]).map_err(|source| MapsError::Map {
             action: "make room in",
             map: "counters",
             source: MapError::IoError(source),
@@ -168,6 +205,14 @@ fn keys<K, T: Ord>(
 fn take<M: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static str) -> Result<M, MapsError> {
     let map = programs.take_map(name).ok_or(MapsError::Missing(name))?;
     map.try_into().map_err(failed("open", name))
+}
+
+fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
+    let Some(Map::HashMap(map)) = programs.map(name) else {
+        return Err(MapsError::Missing(name));
+    };
+    let copy = map.fd().as_fd().try_clone_to_owned();
+    copy.map_err(|source| failed("open once more", name)(MapError::IoError(source)))
 }
 
 fn entries<K: Pod, Key: Ord>(

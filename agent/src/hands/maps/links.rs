@@ -39,13 +39,15 @@ pub(super) fn attach(programs: &mut Ebpf, cgroup: &Path, links: &Path) -> Result
     let id = opened.metadata().map_err(files("look at the cgroup", cgroup))?.ino();
     for (hook, name) in HOOKS {
         let mut program = program(programs, name)?;
-        let pin = links.join(hook);
-        let replaced = match present(&pin, id)? {
-            Some(link) => replace(&link, &program, name, &pin)?,
+        let at = links.join(hook);
+        let fd = program.fd().map_err(failed("find", name))?;
+        let replaced = match present(&at, id)? {
+            Some(link) => replace(&link, fd, &at)?,
             None => false,
         };
         if !replaced {
-            create(&mut program, name, &opened, &pin)?;
+            let link = program.attach(&opened).map_err(failed("attach", name))?;
+            pin(link.ok_or(MapsError::Missing("link that can be pinned"))?, name, &at)?;
         }
     }
     Ok(())
@@ -55,15 +57,27 @@ pub(super) fn attach(programs: &mut Ebpf, cgroup: &Path, links: &Path) -> Result
 /// them. When this comes back, no new connection meets a Service.
 pub(super) fn remove(links: &Path) -> Result<(), MapsError> {
     for (hook, _) in HOOKS.iter().rev() {
-        let pin = links.join(hook);
-        match ebpf_kernel::open_link(&pin) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(files("open the link", &pin)(error)),
-            Ok(link) => ebpf_kernel::detach_link(link.as_fd()).map_err(files("detach the link", &pin))?,
-        }
-        remove_if_there(&pin)?;
+        detach(&links.join(hook))?;
     }
     Ok(())
+}
+
+/// Takes a pinned link's program off and unpins it, if there is one.
+pub(super) fn detach(pin: &Path) -> Result<(), MapsError> {
+    if let Some(link) = open(pin)? {
+        ebpf_kernel::detach_link(link.as_fd()).map_err(files("detach the link", pin))?;
+        remove_if_there(pin)?;
+    }
+    Ok(())
+}
+
+/// The pinned link, if there is one.
+pub(super) fn open(pin: &Path) -> Result<Option<OwnedFd>, MapsError> {
+    match ebpf_kernel::open_link(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(files("open the link", pin)(error)),
+    }
 }
 
 pub(super) fn verified_instructions(programs: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
@@ -73,19 +87,16 @@ pub(super) fn verified_instructions(programs: &Ebpf) -> Vec<(&'static str, Optio
 
 /// The pinned link, if there is one and it is on the cgroup with this id.
 fn present(pin: &Path, cgroup: u64) -> Result<Option<OwnedFd>, MapsError> {
-    let link = match ebpf_kernel::open_link(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(files("open the link", pin)(error)),
+    let Some(link) = open(pin)? else {
+        return Ok(None);
     };
     let on = ebpf_kernel::link_cgroup(link.as_fd()).map_err(files("look at the link", pin))?;
     Ok((on == cgroup).then_some(link))
 }
 
-/// Exchanges the link's program; false when the link's cgroup is gone, so that a new link is needed.
-fn replace(link: &OwnedFd, program: &Hook<'_>, name: &'static str, pin: &Path) -> Result<bool, MapsError> {
+/// Exchanges the link's program; false when what it was attached to is gone, so that a new link is needed.
+pub(super) fn replace(link: &OwnedFd, program: &ProgramFd, pin: &Path) -> Result<bool, MapsError> {
     const ENOLINK: i32 = 67;
-    let program = program.fd().map_err(failed("find", name))?;
     match ebpf_kernel::update_link(link.as_fd(), program.as_fd()) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(ENOLINK) => Ok(false),
@@ -93,10 +104,8 @@ fn replace(link: &OwnedFd, program: &Hook<'_>, name: &'static str, pin: &Path) -
     }
 }
 
-/// Attaches the program and puts its link in the place of whatever is pinned there.
-fn create(program: &mut Hook<'_>, name: &'static str, cgroup: &File, pin: &Path) -> Result<(), MapsError> {
-    let link = program.attach(cgroup).map_err(failed("attach", name))?;
-    let link = link.ok_or(MapsError::Missing("link that can be pinned"))?;
+/// Puts a link in the place of whatever is pinned there.
+pub(super) fn pin(link: FdLink, name: &'static str, pin: &Path) -> Result<(), MapsError> {
     // bpffs takes no name with a dot.
     let fresh = pin.with_file_name(format!("{name}_new"));
     remove_if_there(&fresh)?;
@@ -172,7 +181,7 @@ fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) 
     }
 }
 
-fn files(action: &'static str, path: &Path) -> impl Fn(io::Error) -> MapsError + use<> {
+pub(super) fn files(action: &'static str, path: &Path) -> impl Fn(io::Error) -> MapsError + use<> {
     let path = path.to_path_buf();
     move |source| MapsError::Files {
         action,

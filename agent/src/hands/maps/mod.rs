@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <bpf-dir>/v2/maps/<name>       the maps, see `ebpf_common::maps`
-//! <bpf-dir>/v2/links/<hook>      what holds each program to the cgroup
+//! <bpf-dir>/v2/links/<hook>      what holds each program to the cgroup; and `arriving_<index>`, `leaving_<index>` of a link
 //! ```
 //!
 //! What is written is decided in `agent_core::service`; here it is only done.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use agent_core::service::Counters;
 use agent_core::service::diff::MapStep;
 use agent_core::service::image::{Capacity, Image};
+use agent_core::service::table::Scope;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -20,6 +21,7 @@ use ebpf_common::maps::{Affinity, AffinityKey};
 mod content;
 mod links;
 mod pins;
+mod uplinks;
 
 pub use pins::remove_all;
 
@@ -36,6 +38,7 @@ pub struct KernelMaps {
     /// Loaded programs that are not attached yet.
     programs: Option<Ebpf>,
     cgroup: PathBuf,
+    uplinks: Vec<String>,
 }
 
 /// What could not be done to the kernel's Service maps or programs.
@@ -82,6 +85,14 @@ pub enum MapsError {
         /// Why not.
         source: aya::pin::PinError,
     },
+    /// A link that leads out of the node.
+    #[error("serve clients outside through the link {uplink}")]
+    Uplink {
+        /// Its name.
+        uplink: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The object that the agent carries lacks something: it was built from other sources.
     #[error("the Service programs have no {0}")]
     Missing(&'static str),
@@ -90,7 +101,7 @@ pub enum MapsError {
 impl KernelMaps {
     /// Opens the pinned maps below `bpf_dir`, or makes them, and loads the programs against them. Programs that an
     /// earlier agent attached go on until [`KernelMaps::attach`].
-    pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, MapsError> {
+    pub fn open(bpf_dir: &Path, cgroup: &Path, uplinks: &[String]) -> Result<Self, MapsError> {
         let pins = Pins::prepare(bpf_dir)?;
         let set = pins.usable_set()?;
         let mut loader = EbpfLoader::new();
@@ -100,20 +111,23 @@ impl KernelMaps {
         let mut programs = loader.load(PROGRAMS).map_err(MapsError::Load)?;
         let content = Content::take(&mut programs)?;
         links::load(&mut programs)?;
+        uplinks::load(&mut programs)?;
         Ok(Self {
             pins,
             set,
             content,
             programs: Some(programs),
             cgroup: cgroup.into(),
+            uplinks: uplinks.into(),
         })
     }
 
-    /// Lets the cgroup's sockets meet the loaded programs, in the place of earlier ones and without a moment between.
+    /// Lets the cgroup's sockets and the links' packets meet the loaded programs, in the place of earlier ones and without a moment between.
     /// To be called when the maps hold what they should; a second call does nothing.
     pub fn attach(&mut self) -> Result<(), MapsError> {
         if let Some(programs) = &mut self.programs {
             links::attach(programs, &self.cgroup, &self.pins.links())?;
+            uplinks::attach(programs, &self.uplinks, &self.pins.links())?;
             self.pins.commit(&mut self.set)?;
             self.programs = None;
         }
@@ -145,11 +159,29 @@ impl KernelMaps {
         Capacity::default()
     }
 
+    /// What the program at the node's links does to an Ethernet frame that arrives from outside, or leaves from inside: its
+    /// verdict and the frame. Only before [`KernelMaps::attach`].
+    pub fn try_frame(&mut self, from: Scope, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
+        let programs = self.programs.as_mut().ok_or(MapsError::Missing("loaded program"))?;
+        uplinks::trial(programs, from, frame)
+    }
+
+    /// Forgets the flows from outside that are over; comes back with how many there were and how many are left.
+    pub fn sweep(&mut self, now: u32) -> Result<(usize, usize), MapsError> {
+        self.content.sweep(now)
+    }
+
     /// Instructions that the verifier went through for each program, where the kernel tells (5.16); none after
     /// [`KernelMaps::attach`].
     pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
+        let counts = |programs| {
+            [
+                links::verified_instructions(programs),
+                uplinks::verified_instructions(programs),
+            ]
+        };
         self.programs
             .as_ref()
-            .map_or_else(Vec::new, links::verified_instructions)
+            .map_or_else(Vec::new, |programs| counts(programs).concat())
     }
 }

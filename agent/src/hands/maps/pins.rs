@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapType};
+use ebpf_common::flow::{MAX_FLOWS, MAX_FRAGMENTS};
 use ebpf_common::maps::{
     LAYOUT, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES,
     MAX_SLOTS4, MAX_SLOTS6,
@@ -11,7 +12,7 @@ use ebpf_common::maps::{
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{MapsError, links};
+use super::{MapsError, links, uplinks};
 
 /// Where Linux has its bpf file system.
 const USUAL: &str = "/sys/fs/bpf";
@@ -38,14 +39,16 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
 }
 
 /// The maps, as `ebpf/programs` defines them.
-pub(super) const MAPS: [MapShape; 11] = [
+pub(super) const MAPS: [MapShape; 13] = [
     shape("svc4", MapType::Hash, 8, 32, MAX_FRONTENDS4),
     shape("svc6", MapType::Hash, 20, 32, MAX_FRONTENDS6),
     shape("slots4", MapType::Array, 4, 8, MAX_SLOTS4),
     shape("slots6", MapType::Array, 4, 24, MAX_SLOTS6),
     shape("sockets", MapType::SkStorage, 4, 40, 0),
     shape("replies", MapType::LruHash, 32, 20, MAX_REPLIES),
-    shape("counters", MapType::PerCpuArray, 4, 32, MAX_IDS),
+    shape("counters", MapType::PerCpuArray, 4, 48, MAX_IDS),
+    shape("flows", MapType::Hash, 40, 48, MAX_FLOWS),
+    shape("fragments", MapType::LruHash, 40, 4, MAX_FRAGMENTS),
     shape("members", MapType::Hash, 28, 4, MAX_MEMBERS),
     shape("affinities", MapType::LruHash, 20, 24, MAX_AFFINITIES),
     shape("ranges", MapType::LpmTrie, 24, 4, MAX_RANGES),
@@ -166,6 +169,7 @@ fn unmount_if_ours(target: &Path) -> Result<(), MapsError> {
 }
 
 fn remove_layout(layout: &Path) -> Result<(), MapsError> {
+    uplinks::remove(&layout.join("links"))?;
     links::remove(&layout.join("links"))?;
     remove_tree(layout)
 }

@@ -1,0 +1,217 @@
+//! The programs at the links that lead out of the node. From Linux 6.6 on a pinned link holds each (tcx), and its program
+//! is exchanged in place; before that a filter of the link's clsact queueing discipline does, which stays as it is.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+
+use agent_core::service::table::Scope;
+use aya::Ebpf;
+use aya::programs::links::FdLink;
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, TestRunResult,
+};
+use aya::util::KernelVersion;
+use nix::net::if_::{if_nameindex, if_nametoindex};
+
+use super::{MapsError, links};
+
+/// Directions and programs in the order of attaching: who translates replies comes before who makes them necessary.
+const PROGRAMS: [(&str, &str, TcAttachType); 2] = [
+    ("leaving", "outside_leaving", TcAttachType::Egress),
+    ("arriving", "outside_arriving", TcAttachType::Ingress),
+];
+/// Where our filters stand among those of a link: before those that the kernel numbers by itself.
+const PRIORITY: u16 = 50;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+/// ARPHRD_ETHER of `<linux/if_arp.h>`.
+const ETHERNET: u16 = 1;
+
+pub(super) fn load(programs: &mut Ebpf) -> Result<(), MapsError> {
+    for (_, name, _) in PROGRAMS {
+        program(programs, name)?.load().map_err(failed("load", name))?;
+    }
+    Ok(())
+}
+
+pub(super) fn verified_instructions(programs: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
+    let count = |name| programs.program(name)?.info().ok()?.verified_instruction_count();
+    PROGRAMS.map(|(_, name, _)| (name, count(name))).to_vec()
+}
+
+/// Attaches to these links and to no others any more.
+pub(super) fn attach(programs: &mut Ebpf, uplinks: &[String], links: &Path) -> Result<(), MapsError> {
+    let mut pins = Vec::new();
+    for uplink in uplinks {
+        let index = if_nametoindex(uplink.as_str()).map_err(|errno| uplink_error(uplink, errno.into()))?;
+        if !is_ethernet(uplink) {
+            let why = io::Error::new(
+                io::ErrorKind::Unsupported,
+                "only links with Ethernet headers are served",
+            );
+            return Err(uplink_error(uplink, why));
+        }
+        for (way, name, side) in PROGRAMS {
+            let program = program(programs, name)?;
+            if has_tcx() {
+                let pin = links.join(format!("{way}_{index}"));
+                attach_link(program, name, uplink, side, &pin)?;
+                pins.push(pin);
+            } else {
+                attach_filter(program, name, uplink, side)?;
+            }
+        }
+    }
+    for pin in pinned(links)?.into_iter().filter(|pin| !pins.contains(pin)) {
+        links::detach(&pin)?;
+    }
+    Ok(())
+}
+
+/// Detaches and unpins everything, arrivals first.
+pub(super) fn remove(links: &Path) -> Result<(), MapsError> {
+    for pin in pinned(links)? {
+        links::detach(&pin)?;
+    }
+    if has_tcx() {
+        return Ok(());
+    }
+    for link in if_nameindex().iter().flat_map(|links| links.iter()) {
+        let link = link.name().to_string_lossy().into_owned();
+        for (_, name, side) in PROGRAMS.iter().rev() {
+            // Most links have none.
+            let _ = tc::qdisc_detach_program(&link, *side, name);
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a packet, an Ethernet frame, without sending it.
+pub(super) fn trial(programs: &mut Ebpf, scope: Scope, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
+    let name = match scope {
+        Scope::Outside => "outside_arriving",
+        Scope::Inside => "outside_leaving",
+    };
+    let mut out = vec![0; frame.len() + 64];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ..TestRunOptions::new()
+    };
+    let TestRunResult {
+        return_value,
+        data_size_out,
+        ..
+    } = program(programs, name)?
+        .test_run(options)
+        .map_err(failed("try", name))?;
+    out.truncate(data_size_out as usize);
+    Ok((return_value, out))
+}
+
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
+fn attach_link(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    uplink: &str,
+    side: TcAttachType,
+    pin: &Path,
+) -> Result<(), MapsError> {
+    if let Some(link) = links::open(pin)? {
+        let fd = program.fd().map_err(failed("find", name))?;
+        if links::replace(&link, fd, pin)? {
+            return Ok(());
+        }
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(uplink, side, options)
+        .map_err(failed("attach", name))?;
+    let link = program.take_link(id).map_err(failed("attach", name))?;
+    let link = FdLink::try_from(link).map_err(|_| MapsError::Missing("link that can be pinned"))?;
+    links::pin(link, name, pin)
+}
+
+fn attach_filter(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    uplink: &str,
+    side: TcAttachType,
+) -> Result<(), MapsError> {
+    // Somebody else may have made it, and it is not taken away with the filters.
+    let _ = tc::qdisc_add_clsact(uplink);
+    let present = SchedClassifierLink::attached(uplink, side, PRIORITY, HANDLE, None);
+    let present = present.map_err(|source| uplink_error(uplink, source))?;
+    // Without a filter to replace, one is made.
+    let replaced = program.attach_to_link(present);
+    let id = match replaced {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                classid: None,
+            };
+            program
+                .attach_with_options(uplink, side, TcAttachOptions::Netlink(options))
+                .map_err(failed("attach", name))?
+        }
+    };
+    // The filter outlives this process.
+    let _ = ManuallyDrop::new(program.take_link(id).map_err(failed("attach", name))?);
+    Ok(())
+}
+
+fn pinned(links: &Path) -> Result<Vec<PathBuf>, MapsError> {
+    let entries = match std::fs::read_dir(links) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(links::files("list", links))?,
+    };
+    let mut pins = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(links::files("list", links))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("arriving_") || name.starts_with("leaving_") {
+            pins.push(entry.path());
+        }
+    }
+    pins.sort();
+    Ok(pins)
+}
+
+fn is_ethernet(uplink: &str) -> bool {
+    let Ok(mut all) = nix::ifaddrs::getifaddrs() else {
+        return false;
+    };
+    all.any(|interface| {
+        let link = interface
+            .address
+            .as_ref()
+            .and_then(|address| address.as_link_addr().map(|link| link.hatype()));
+        interface.interface_name == uplink && link == Some(ETHERNET)
+    })
+}
+
+fn uplink_error(uplink: &str, source: io::Error) -> MapsError {
+    MapsError::Uplink {
+        uplink: uplink.into(),
+        source,
+    }
+}
+
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, MapsError> {
+    let program = programs.program_mut(name).ok_or(MapsError::Missing(name))?;
+    program.try_into().map_err(failed("find", name))
+}
+
+fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) -> MapsError {
+    move |source| MapsError::Program {
+        action,
+        program,
+        source,
+    }
+}

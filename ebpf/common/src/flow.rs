@@ -1,0 +1,528 @@
+//! Flows from outside of the node: what of a packet is rewritten, and for how long that is remembered. Keys and values of
+//! the map `flows`, and everything about them that can be decided without a packet.
+//!
+//! A client C asks a Service address V and is served by a backend B. Where the backend has to answer through this node, it
+//! sees the node's address N instead of the client's:
+//!
+//! | entry | packet | becomes | on |
+//! |---|---|---|---|
+//! | request | C → V | C → **B** | arrival |
+//! | masked request | C → B | **N** → B | departure |
+//! | reply to the mask | B → N | B → **C** | arrival |
+//! | reply | B → C | **V** → C | departure |
+//!
+//! A packet that arrives changes its destination, one that departs its source; routing, TTL, MTU and fragments lie between
+//! and are the kernel's. A backend on this node is not reached by a departure, so that it sees the client itself.
+
+use crate::maps::plain;
+use crate::record::Peer;
+
+plain! {
+    Tuple: 40,
+    Entry: 48,
+    FragmentKey: 40,
+    FragmentPorts: 4,
+}
+
+/// Most entries of `flows`; four for a flow with a masked client, two for another one. A full table takes no new flow and
+/// leaves those that there are.
+pub const MAX_FLOWS: u32 = 262_144;
+/// Most fragmented packets that are on their way at once; the oldest is forgotten, and its rest dropped.
+pub const MAX_FRAGMENTS: u32 = 16_384;
+/// First source port of masked clients. The kernel gives its own sockets lower ones by default.
+pub const FIRST_MASK_PORT: u16 = 61_000;
+/// How many source ports are tried for a masked client. With half of them taken, one client of sixty thousand finds none.
+pub const MASK_ATTEMPTS: u32 = 16;
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It comes in from outside.
+    Arriving,
+    /// It leaves the node.
+    Leaving,
+}
+
+/// Key of `flows`: addresses (IPv4 ones mapped) and ports in network order as they are before the rewriting.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub source: [u32; 4],
+    /// Destination address.
+    pub destination: [u32; 4],
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    protocol: u8,
+    way: u8,
+    reserved: u16,
+}
+
+impl Tuple {
+    /// A packet between two peers.
+    pub const fn new(source: &Peer, destination: &Peer, protocol: u8, way: Way) -> Self {
+        Self {
+            source: source.address,
+            destination: destination.address,
+            source_port: source.port,
+            destination_port: destination.port,
+            protocol,
+            way: matches!(way, Way::Leaving) as u8,
+            reserved: 0,
+        }
+    }
+
+    /// Who sent it.
+    pub const fn from(&self) -> Peer {
+        Peer::v6(self.source, self.source_port)
+    }
+
+    /// Whom it is for.
+    pub const fn to(&self) -> Peer {
+        Peer::v6(self.destination, self.destination_port)
+    }
+
+    /// IP protocol number.
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// Which way it goes.
+    pub const fn way(&self) -> Way {
+        if self.way == 0 { Way::Arriving } else { Way::Leaving }
+    }
+
+    /// The packet that answers this one, going the given way.
+    pub const fn answer(&self, way: Way) -> Self {
+        Self::new(&self.to(), &self.from(), self.protocol, way)
+    }
+
+    /// An evenly spread number of addresses and ports, the same on every node.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let pair = |high: u32, low: u32| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
+        let mix = |state: u64, word: u64| (state ^ word).wrapping_mul(ODD).rotate_left(29);
+        let (source, destination) = (&self.source, &self.destination);
+        let ports =
+            u64::from(u16::from_be(self.source_port)) << 24 | u64::from(u16::from_be(self.destination_port)) << 8;
+        let mut state = mix(ODD, pair(source[0], source[1]));
+        state = mix(state, pair(source[2], source[3]));
+        state = mix(state, pair(destination[0], destination[1]));
+        state = mix(state, pair(destination[2], destination[3]));
+        state = mix(state, ports | u64::from(self.protocol));
+        ((state ^ (state >> 31)).wrapping_mul(ODD) >> 32) as u32
+    }
+}
+
+/// What has been seen of a flow's packets of one kind: a set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen(u8);
+
+impl Seen {
+    /// Nothing.
+    pub const NOTHING: Self = Self(0);
+    /// A packet.
+    pub const PACKET: Self = Self(1);
+    /// One that goes on with a connection: TCP with ACK and without SYN.
+    pub const MORE: Self = Self(2);
+    /// TCP's FIN.
+    pub const FIN: Self = Self(4);
+    /// TCP's RST.
+    pub const RST: Self = Self(8);
+
+    /// What a packet shows; `flags` are TCP's, zero for other protocols.
+    pub const fn of(flags: u8) -> Self {
+        const FIN: u8 = 1;
+        const SYN: u8 = 2;
+        const RST: u8 = 4;
+        const ACK: u8 = 16;
+        let mut seen = Self::PACKET.0;
+        if flags & ACK != 0 && flags & SYN == 0 {
+            seen |= Self::MORE.0;
+        }
+        if flags & FIN != 0 {
+            seen |= Self::FIN.0;
+        }
+        if flags & RST != 0 {
+            seen |= Self::RST.0;
+        }
+        Self(seen)
+    }
+
+    /// Both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it has any bit of the other.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Value of `flows`. Every entry of a flow knows the whole flow, so that each can be made again of any other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    address: [u32; 4],
+    other: [u32; 4],
+    port: u16,
+    other_port: u16,
+    /// Id of the Service port.
+    pub id: u32,
+    /// When the last packet was seen, in seconds since the machine started.
+    pub last: u32,
+    seen: u8,
+    role: u8,
+    reserved: u16,
+}
+
+/// Which of a flow's packets an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// C → V.
+    Request,
+    /// C → B.
+    MaskedRequest,
+    /// B → N.
+    ReplyToMask,
+    /// B → C.
+    Reply,
+}
+
+/// Nobody: no mask.
+const NOBODY: Peer = Peer::v6([0; 4], 0);
+
+impl Entry {
+    const fn new(role: Role, becomes: &Peer, other: &Peer, id: u32, now: u32) -> Self {
+        Self {
+            address: becomes.address,
+            other: other.address,
+            port: becomes.port,
+            other_port: other.port,
+            id,
+            last: now,
+            seen: 0,
+            role: role as u8,
+            reserved: 0,
+        }
+    }
+
+    /// What the destination of an arriving packet, or the source of a leaving one, becomes.
+    pub const fn becomes(&self) -> Peer {
+        Peer::v6(self.address, self.port)
+    }
+
+    /// What has been seen.
+    pub const fn seen(&self) -> Seen {
+        Seen(self.seen)
+    }
+
+    /// Notes a packet.
+    #[inline(always)]
+    pub fn note(&mut self, seen: Seen, now: u32) {
+        let all = self.seen | seen.0;
+        // A write that changes nothing still takes the line of the cache away from other CPUs.
+        if self.last != now {
+            self.last = now;
+        }
+        if self.seen != all {
+            self.seen = all;
+        }
+    }
+
+    /// The packets that it is for.
+    pub const fn role(&self) -> Role {
+        match self.role {
+            0 => Role::Request,
+            1 => Role::MaskedRequest,
+            2 => Role::ReplyToMask,
+            _ => Role::Reply,
+        }
+    }
+
+    /// The whole flow, of an entry and its key.
+    pub const fn flow(&self, key: &Tuple) -> Flow {
+        let other = Peer::v6(self.other, self.other_port);
+        let (client, service, backend, mask) = match self.role() {
+            Role::Request => (key.from(), key.to(), self.becomes(), other),
+            Role::MaskedRequest => (key.from(), other, key.to(), self.becomes()),
+            Role::ReplyToMask => (self.becomes(), other, key.from(), key.to()),
+            Role::Reply => (key.to(), self.becomes(), key.from(), other),
+        };
+        Flow {
+            client,
+            service,
+            backend,
+            mask,
+            id: self.id,
+            protocol: key.protocol(),
+        }
+    }
+}
+
+/// A conversation of a client with a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// C: who asks.
+    pub client: Peer,
+    /// V: the address that it asks.
+    pub service: Peer,
+    /// B: who answers.
+    pub backend: Peer,
+    /// N: who the backend takes for the client. Without a port: the client itself.
+    pub mask: Peer,
+    /// Id of the Service port.
+    pub id: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl Flow {
+    /// A flow whose client is not masked.
+    pub const fn new(request: &Tuple, backend: &Peer, id: u32) -> Self {
+        Self {
+            client: request.from(),
+            service: request.to(),
+            backend: *backend,
+            mask: NOBODY,
+            id,
+            protocol: request.protocol(),
+        }
+    }
+
+    /// Whether the backend sees somebody else in the place of the client.
+    pub const fn is_masked(&self) -> bool {
+        self.mask.port != 0
+    }
+
+    /// The key of one of its entries.
+    #[inline(always)]
+    pub const fn key(&self, role: Role) -> Tuple {
+        let (from, to, way) = match role {
+            Role::Request => (&self.client, &self.service, Way::Arriving),
+            Role::MaskedRequest => (&self.client, &self.backend, Way::Leaving),
+            Role::ReplyToMask => (&self.backend, &self.mask, Way::Arriving),
+            Role::Reply => (&self.backend, &self.client, Way::Leaving),
+        };
+        Tuple::new(from, to, self.protocol, way)
+    }
+
+    /// The value of one of its entries.
+    #[inline(always)]
+    pub const fn entry(&self, role: Role, now: u32) -> Entry {
+        let (becomes, other) = match role {
+            Role::Request => (&self.backend, &self.mask),
+            Role::MaskedRequest => (&self.mask, &self.service),
+            Role::ReplyToMask => (&self.client, &self.service),
+            Role::Reply => (&self.service, &self.mask),
+        };
+        Entry::new(role, becomes, other, self.id, now)
+    }
+
+    /// The entries that it has.
+    pub const fn roles(&self) -> &'static [Role] {
+        if self.is_masked() {
+            &[Role::Request, Role::MaskedRequest, Role::ReplyToMask, Role::Reply]
+        } else {
+            &[Role::Request, Role::Reply]
+        }
+    }
+}
+
+/// The source port of a masked client for an evenly spread number, in network order.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the offset is below the count of ports")]
+pub const fn mask_port(draw: u32) -> u16 {
+    let count = u16::MAX as u32 - FIRST_MASK_PORT as u32 + 1;
+    let offset = (draw as u64 * count as u64) >> 32;
+    (FIRST_MASK_PORT + offset as u16).to_be()
+}
+
+/// How long a flow is remembered after its last packet, in seconds, by what has been seen of its requests and replies.
+/// The times are the kernel's for connection tracking, with kube-proxy's for established and half-closed connections.
+pub const fn lifetime(protocol: u8, requests: Seen, replies: Seen) -> u32 {
+    const RESET: u32 = 10;
+    const CLOSED: u32 = 120;
+    const HALF_CLOSED: u32 = 3_600;
+    const ESTABLISHED: u32 = 86_400;
+    const OPENING: u32 = 60;
+    const ANSWERED: u32 = 120;
+    const UNANSWERED: u32 = 30;
+    if protocol != crate::maps::TCP && protocol != crate::maps::SCTP {
+        return if replies.has(Seen::PACKET) {
+            ANSWERED
+        } else {
+            UNANSWERED
+        };
+    }
+    if requests.and(replies).has(Seen::RST) {
+        RESET
+    } else if requests.has(Seen::FIN) && replies.has(Seen::FIN) {
+        CLOSED
+    } else if requests.and(replies).has(Seen::FIN) {
+        HALF_CLOSED
+    } else if requests.has(Seen::MORE) && replies.has(Seen::PACKET) {
+        ESTABLISHED
+    } else {
+        OPENING
+    }
+}
+
+/// Key of `fragments`: a packet that came in pieces.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentKey {
+    source: [u32; 4],
+    destination: [u32; 4],
+    number: u32,
+    protocol: u8,
+    way: u8,
+    reserved: u16,
+}
+
+impl FragmentKey {
+    /// A packet by its addresses, its identification and its protocol.
+    pub const fn new(packet: &Tuple, number: u32) -> Self {
+        Self {
+            source: packet.source,
+            destination: packet.destination,
+            number,
+            protocol: packet.protocol,
+            way: packet.way,
+            reserved: 0,
+        }
+    }
+}
+
+/// Value of `fragments`: the ports, which only the first piece has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentPorts {
+    /// Source port in network order.
+    pub source: u16,
+    /// Destination port in network order.
+    pub destination: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::net::Ipv4Addr;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::maps::{Slot4, TCP, UDP};
+
+    fn peer(last: u8, port: u16) -> Peer {
+        let slot = Slot4::new(Ipv4Addr::new(192, 0, 2, last), port);
+        Peer::v4(slot.address, slot.port)
+    }
+
+    fn flow(mask: Option<Peer>) -> Flow {
+        let request = Tuple::new(&peer(1, 5000), &peer(2, 80), TCP, Way::Arriving);
+        Flow {
+            mask: mask.unwrap_or(NOBODY),
+            ..Flow::new(&request, &peer(3, 8080), 7)
+        }
+    }
+
+    /// A packet as it stands after an entry was applied.
+    fn translate(key: &Tuple, entry: &Entry) -> Tuple {
+        let (from, to) = match key.way() {
+            Way::Arriving => (key.from(), entry.becomes()),
+            Way::Leaving => (entry.becomes(), key.to()),
+        };
+        Tuple::new(&from, &to, key.protocol(), key.way())
+    }
+
+    #[test]
+    fn a_request_and_its_reply_meet_each_other() {
+        for flow in [flow(None), flow(Some(peer(9, 61_001)))] {
+            let mut packet = flow.key(Role::Request);
+            packet = translate(&packet, &flow.entry(Role::Request, 0));
+            if flow.is_masked() {
+                let key = flow.key(Role::MaskedRequest);
+                assert_eq!((packet.from(), packet.to()), (key.from(), key.to()));
+                packet = translate(&key, &flow.entry(Role::MaskedRequest, 0));
+                let reply = packet.answer(Way::Arriving);
+                assert_eq!(reply, flow.key(Role::ReplyToMask));
+                packet = translate(&reply, &flow.entry(Role::ReplyToMask, 0)).answer(Way::Arriving);
+            }
+            let reply = packet.answer(Way::Leaving);
+            assert_eq!(reply, flow.key(Role::Reply));
+            let seen = translate(&reply, &flow.entry(Role::Reply, 0));
+            assert_eq!((seen.from(), seen.to()), (flow.service, flow.client));
+        }
+    }
+
+    #[test]
+    fn every_entry_knows_the_whole_flow() {
+        for flow in [flow(None), flow(Some(peer(9, 61_001)))] {
+            for role in flow.roles() {
+                assert_eq!(flow.entry(*role, 5).flow(&flow.key(*role)), flow);
+            }
+            let keys: BTreeSet<Tuple> = flow.roles().iter().map(|role| flow.key(*role)).collect();
+            assert_eq!(keys.len(), flow.roles().len());
+        }
+    }
+
+    #[test]
+    fn lifetimes_follow_what_was_seen() {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let row = |requests: &[u8], replies: &[u8]| {
+            let all = |flags: &[u8]| {
+                flags
+                    .iter()
+                    .fold(Seen::NOTHING, |seen, flags| seen.and(Seen::of(*flags)))
+            };
+            lifetime(TCP, all(requests), all(replies))
+        };
+        assert_eq!(row(&[SYN], &[]), 60);
+        assert_eq!(row(&[SYN], &[SYN | ACK]), 60);
+        assert_eq!(row(&[SYN, ACK], &[SYN | ACK]), 86_400);
+        assert_eq!(row(&[SYN, ACK, ACK | 1], &[SYN | ACK]), 3_600);
+        assert_eq!(row(&[SYN, ACK | 1], &[SYN | ACK, ACK | 1]), 120);
+        assert_eq!(row(&[SYN], &[4]), 10);
+        assert_eq!(
+            row(&[ACK], &[]),
+            60,
+            "a flood of packets that nobody answers is soon forgotten"
+        );
+        assert_eq!(lifetime(UDP, Seen::PACKET, Seen::NOTHING), 30);
+        assert_eq!(lifetime(UDP, Seen::PACKET, Seen::PACKET), 120);
+    }
+
+    #[test]
+    fn flows_spread_over_a_table() {
+        let mut hits = [0_u32; 7];
+        for port in 1024..8024 {
+            let hash = Tuple::new(&peer(1, port), &peer(2, 80), TCP, Way::Arriving).hash();
+            hits[((u64::from(hash) * 7) >> 32) as usize] += 1;
+        }
+        assert!(hits.iter().all(|hits| (850..=1150).contains(hits)), "{hits:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn masks_have_ports_of_their_own(draw: u32) {
+            prop_assert!(u16::from_be(mask_port(draw)) >= FIRST_MASK_PORT);
+        }
+
+        #[test]
+        fn bytes_are_whole(a in 1..250_u8, b in 1..250_u8, port: u16) {
+            let key = Tuple::new(&peer(a, port), &peer(b, 80), UDP, Way::Leaving);
+            prop_assert_eq!(Tuple::from_bytes(key.to_bytes()), key);
+            let bytes: Vec<u8> = key.to_bytes().into();
+            prop_assert_eq!(bytes.len(), 40);
+        }
+    }
+}
