@@ -39,7 +39,6 @@ impl Privileges {
     }
 
     /// Those of root outside of every user namespace.
-    #[cfg(test)]
     pub(crate) fn all() -> Self {
         Self {
             mounts: true,

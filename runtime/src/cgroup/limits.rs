@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxResources};
 
 use crate::plan::FieldError;
 
@@ -19,6 +19,8 @@ pub struct Setting {
     pub value: String,
     /// The field of the spec that asks for it.
     pub field: String,
+    /// The file and the value that say the same where the first file is not there.
+    pub otherwise: Option<(String, String)>,
 }
 
 /// Limits of one cgroup, in the order in which they are written.
@@ -42,6 +44,11 @@ impl Limits {
         }
         limits.huge_pages(resources.hugepage_limits().as_deref().unwrap_or_default())?;
         resources
+            .block_io()
+            .as_ref()
+            .map_or(Ok(()), |block_io| limits.block_io(block_io))?;
+        limits.rdma(resources.rdma().iter().flatten())?;
+        resources
             .unified()
             .as_ref()
             .map_or(Ok(()), |unified| limits.unified(unified))?;
@@ -61,7 +68,17 @@ impl Limits {
             .collect()
     }
 
-    fn set(&mut self, file: &str, value: impl Into<String>, field: &str) {
+    pub(super) fn set(&mut self, file: &str, value: impl Into<String>, field: &str) {
+        self.set_or(file, value, None, field);
+    }
+
+    pub(super) fn set_or(
+        &mut self,
+        file: &str,
+        value: impl Into<String>,
+        otherwise: Option<(String, String)>,
+        field: &str,
+    ) {
         let controller = file
             .split('.')
             .next()
@@ -73,6 +90,7 @@ impl Limits {
             file: file.into(),
             value: value.into(),
             field,
+            otherwise,
         });
     }
 
@@ -87,11 +105,12 @@ impl Limits {
                 cpu.realtime_period().is_some_and(|period| period != 0),
             ),
         ])?;
-        if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-            self.set("cpu.weight", cpu_weight(shares).to_string(), "cpu.shares");
-        }
+        // First: a group that is idle takes no weight, and one that stops being idle gets its weight afterwards.
         if let Some(idle) = cpu.idle() {
             self.set("cpu.idle", idle.to_string(), "cpu.idle");
+        }
+        if let Some(shares) = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1)) {
+            self.set("cpu.weight", cpu_weight(shares).to_string(), "cpu.shares");
         }
         match (cpu.quota(), cpu.period()) {
             (None, None) => {}
@@ -123,7 +142,9 @@ impl Limits {
             ("memory.swappiness", memory.swappiness().is_some()),
             ("memory.disableOOMKiller", memory.disable_oom_killer().unwrap_or(false)),
         ])?;
-        if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
+        // Without a limit of memory there is none of swap either, unless one is given (opencontainers/cgroups).
+        let unlimited = memory.limit().filter(|limit| *limit < 0);
+        if let Some(swap) = memory.swap().filter(|swap| *swap != 0).or(unlimited) {
             self.set("memory.swap.max", swap_max(swap, memory.limit())?, "memory.swap");
         }
         if let Some(limit) = memory.limit().filter(|limit| *limit != 0) {
@@ -198,19 +219,21 @@ fn swap_max(swap: i64, limit: Option<i64>) -> Result<String, FieldError> {
     }
 }
 
-fn or_max(limit: i64) -> String {
+pub(super) fn or_max(limit: i64) -> String {
     if limit < 0 { "max".into() } else { limit.to_string() }
 }
 
 fn refuse_unknown(resources: &LinuxResources) -> Result<(), FieldError> {
-    refuse(&[
-        ("blockIO", resources.block_io().is_some()),
-        ("network", resources.network().is_some()),
-        ("rdma", resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty())),
-    ])
+    refuse(&[(
+        "network",
+        resources
+            .network()
+            .as_ref()
+            .is_some_and(|network| *network != LinuxNetwork::default()),
+    )])
 }
 
-fn refuse(fields: &[(&str, bool)]) -> Result<(), FieldError> {
+pub(super) fn refuse(fields: &[(&str, bool)]) -> Result<(), FieldError> {
     match fields.iter().find(|(_, is_set)| *is_set) {
         Some((field, _)) => Err(FieldError::new(format!("linux.resources.{field}"), "is not supported")),
         None => Ok(()),
@@ -261,6 +284,19 @@ mod tests {
                 r#"{"memory":{"limit":-1,"swap":-1}}"#,
                 vec![("memory.swap.max", "max"), ("memory.max", "max")],
             ),
+            (
+                r#"{"memory":{"limit":-1}}"#,
+                vec![("memory.swap.max", "max"), ("memory.max", "max")],
+            ),
+            (r#"{"cpu":{"idle":1,"shares":1024}}"#, vec![("cpu.idle", "1")]),
+            (
+                r#"{"cpu":{"idle":0,"shares":1024}}"#,
+                vec![("cpu.idle", "0"), ("cpu.weight", "100")],
+            ),
+            (
+                r#"{"cpu":{"quota":20000,"period":50000,"burst":10000}}"#,
+                vec![("cpu.max", "20000 50000"), ("cpu.max.burst", "10000")],
+            ),
             (r#"{"memory":{"reservation":10}}"#, vec![("memory.low", "10")]),
             (r#"{"pids":{"limit":5}}"#, vec![("pids.max", "5")]),
             (r#"{"pids":{"limit":-1}}"#, vec![("pids.max", "max")]),
@@ -293,7 +329,7 @@ mod tests {
             (r#"{"memory":{"disableOOMKiller":true}}"#, "memory.disableOOMKiller"),
             (r#"{"memory":{"swap":5}}"#, "memory.swap"),
             (r#"{"memory":{"limit":10,"swap":5}}"#, "memory.swap"),
-            (r#"{"blockIO":{"weight":10}}"#, "blockIO"),
+            (r#"{"blockIO":{"leafWeight":10}}"#, "blockIO.leafWeight"),
             (r#"{"network":{"classID":1}}"#, "network"),
             (r#"{"unified":{"../memory.max":"1"}}"#, "unified.../memory.max"),
             (

@@ -3,6 +3,7 @@
 //! Only v2 is driven. On a hybrid host the v2 tree has few controllers or none: then cgroups still group, kill and
 //! freeze, and limits that can't be enforced are reported as such.
 
+mod block_io;
 mod devices;
 mod limits;
 mod members;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use block_io::io_weight;
 pub use devices::DeviceRules;
 pub use limits::{Limits, Setting, cpu_weight};
 
@@ -108,11 +110,17 @@ impl Cgroup {
             file,
             value,
             field,
+            otherwise,
         } in limits.settings()
         {
+            let has = |file: &str| self.path.join(file).exists();
+            let (file, value) = match otherwise {
+                Some((other, other_value)) if !has(file) && has(other) => (other, other_value),
+                _ => (file, value),
+            };
             if let Some(needed) = controller.as_ref().filter(|needed| !controllers.contains(*needed)) {
                 unenforced.push(format!("{field}: this host has no {needed} controller to enforce it"));
-            } else if !self.path.join(file).exists() {
+            } else if !has(file) {
                 unenforced.push(format!("{field}: this kernel has no {file} to enforce it"));
             } else {
                 self.write(file, value)?;
@@ -181,6 +189,16 @@ impl Cgroup {
     /// the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
         count(&fs::read_to_string(self.path.join("memory.events")).ok()?, "oom_kill")
+    }
+
+    /// The number that a file of it holds; none where the file is not there, or says `max`.
+    pub fn number(&self, file: &str) -> Option<u64> {
+        fs::read_to_string(self.path.join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// The text of a file of it; empty where that is not there.
+    pub fn text(&self, file: &str) -> String {
+        fs::read_to_string(self.path.join(file)).unwrap_or_default()
     }
 
     /// Its directory, for `CLONE_INTO_CGROUP`.

@@ -81,6 +81,11 @@ impl Moment {
     }
 }
 
+/// The names of the hooks that are honoured.
+pub(crate) fn names() -> [&'static str; 6] {
+    Moment::ALL.map(Moment::name)
+}
+
 /// The hooks that run when everything is mounted and the host's root is still the root.
 pub(crate) fn before_root(hooks: &oci_spec::runtime::Hooks) -> impl Iterator<Item = &Hook> {
     [Moment::Prestart, Moment::CreateRuntime, Moment::CreateContainer]

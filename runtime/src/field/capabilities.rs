@@ -69,6 +69,14 @@ pub fn capabilities_of(mask: u64) -> Capabilities {
         .collect()
 }
 
+/// The names of all capabilities that there are, by number.
+pub(crate) fn known() -> Vec<String> {
+    (0..u64::from(Mask::BITS))
+        .flat_map(|number| capabilities_of(1 << number))
+        .map(|capability| name(&capability))
+        .collect()
+}
+
 fn names(mask: Mask) -> String {
     let names: Vec<_> = ALL
         .iter()

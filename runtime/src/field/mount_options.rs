@@ -42,6 +42,12 @@ pub(crate) struct Options {
     pub(crate) hints: Vec<CString>,
 }
 
+/// Whether a word is acted on here, and not passed on to a filesystem that may know it.
+pub(crate) fn is_known(option: &str) -> bool {
+    let options = Options::parse("mounts", &[option.to_owned()]);
+    options.is_ok_and(|options| options.data.is_empty() || OF_THE_FILESYSTEM.contains(&option))
+}
+
 impl Options {
     /// Sorts `list`; `field` is the mount, for errors.
     pub(crate) fn parse(field: &str, list: &[String]) -> Result<Self, FieldError> {

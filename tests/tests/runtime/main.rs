@@ -8,12 +8,14 @@
 mod attack;
 mod bundle;
 mod cgroup;
+mod describe;
 mod detached;
 mod escape;
 mod exec;
 mod filesystem;
 mod hooks;
 mod lifecycle;
+mod limits;
 mod namespaces;
 mod peer;
 mod process;

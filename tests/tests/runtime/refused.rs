@@ -67,8 +67,8 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
         ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
         (
             "/linux/resources",
-            json!({ "blockIO": { "weight": 10 } }),
-            "linux.resources.blockIO",
+            json!({ "blockIO": { "leafWeight": 10 } }),
+            "linux.resources.blockIO.leafWeight",
         ),
         (
             "/linux/devices",

@@ -21,10 +21,17 @@ Usage: orlop-oci [GLOBAL FLAGS] VERB [FLAGS] ID
   delete [-f|--force] ID                remove it when it has ended
   list [-f|--format table|json] [-q]    list the containers
   ps [-f|--format table|json] ID        list its processes
+  update [-r|--resources FILE] ID       set limits, by flag or from a file
+  events [--stats] [--interval 5s] ID   say what it uses, and when the kernel kills in it for want of memory
+  spec [-b DIR] [--rootless]            write a config.json to start from
+  features                              say what of the specification is honoured, as JSON
+  plan [--json] DIR                     say what would be done with a bundle, step by step, and which field asks for it
   pause ID, resume ID                   stop it for a while, and let it go on
 
   create, run: --config FILE --console-socket PATH --pidfd-socket PATH --pid-file FILE --preserve-fds N --no-pivot
                --no-new-keyring; run also: --keep --no-subreaper
+  update: --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-idle --cpuset-cpus --cpuset-mems
+          --memory --memory-reservation --memory-swap --pids-limit
   exec: --process FILE --cwd DIR --env NAME=VALUE --user UID[:GID] --additional-gids GID --cap CAP --cgroup PATH
         --apparmor PROFILE --process-label LABEL --no-new-privs --tty --detach --pid-file FILE --console-socket PATH
         --pidfd-socket PATH --preserve-fds N --ignore-paused

@@ -4,18 +4,22 @@
 mod arguments;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod foreground;
 mod kill;
 mod list;
 mod log;
 mod making;
+mod plan;
 mod ps;
 mod rootless;
 mod run;
+mod spec;
 mod start;
 mod state;
 mod streams;
+mod update;
 mod verb;
 
 use std::process::ExitCode;

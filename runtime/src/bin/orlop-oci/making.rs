@@ -54,7 +54,7 @@ impl Making {
         };
         let order = CreateOrder {
             id: &self.id,
-            cgroup: self.cgroup(globals, &bundle.spec)?,
+            cgroup: cgroup_of(globals, &bundle.spec, &self.id)?,
             is_rootless: globals.rootless,
             stdio: stdio(is_terminal)?,
             manner,
@@ -64,16 +64,17 @@ impl Making {
         self.streams.hand_over(&mut fresh)?;
         Ok(fresh)
     }
+}
 
-    fn cgroup(&self, globals: &Globals, spec: &Spec) -> Result<Option<PathBuf>> {
-        let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
-        match globals.manager {
-            Manager::Disabled => Ok(None),
-            Manager::Cgroupfs => match place::below_root(path.as_deref(), &self.id) {
-                Err(PlaceError::Cgroup(_)) if globals.rootless => Ok(None),
-                place => Ok(Some(place?)),
-            },
-        }
+/// Where the container's cgroup is to be; none if it stays in the caller's.
+pub(crate) fn cgroup_of(globals: &Globals, spec: &Spec, id: &str) -> Result<Option<PathBuf>> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    match globals.manager {
+        Manager::Disabled => Ok(None),
+        Manager::Cgroupfs => match place::below_root(path.as_deref(), id) {
+            Err(PlaceError::Cgroup(_)) if globals.rootless => Ok(None),
+            place => Ok(Some(place?)),
+        },
     }
 }
 

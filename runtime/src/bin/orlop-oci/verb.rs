@@ -2,14 +2,18 @@
 
 use anyhow::{Result, bail};
 
-use crate::arguments::{Globals, only_id};
+use crate::arguments::{Globals, next, only_id, unexpected};
 use crate::create::Create;
 use crate::delete::Delete;
+use crate::events::Events;
 use crate::exec::Exec;
 use crate::kill::Kill;
 use crate::list::List;
+use crate::plan::Plan;
 use crate::ps::Ps;
 use crate::run::Run;
+use crate::spec::Spec;
+use crate::update::Update;
 
 /// A verb and its arguments.
 pub(crate) enum Verb {
@@ -24,6 +28,11 @@ pub(crate) enum Verb {
     Ps(Ps),
     Pause(String),
     Resume(String),
+    Update(Update),
+    Events(Events),
+    Spec(Spec),
+    Features,
+    Plan(Plan),
 }
 
 impl Verb {
@@ -40,6 +49,12 @@ impl Verb {
             "ps" => Ps::parse(parser).map(Self::Ps),
             "pause" => only_id(name, parser).map(Self::Pause),
             "resume" => only_id(name, parser).map(Self::Resume),
+            "update" => Update::parse(parser).map(Self::Update),
+            "events" => Events::parse(parser).map(Self::Events),
+            "spec" => Spec::parse(parser).map(Self::Spec),
+            "features" => nothing(parser).map(|()| Self::Features),
+            "plan" => Plan::parse(parser).map(Self::Plan),
+            "checkpoint" | "restore" => bail!("{name} is not supported: it would take CRIU, which is not called yet"),
             _ => bail!("{name:?} is not a command; see orlop-oci --help"),
         }
     }
@@ -63,8 +78,21 @@ impl Verb {
             Self::List(list) => list.run(globals),
             Self::Ps(ps) => ps.run(globals),
             Self::Pause(id) => done(globals.store().find(&id)?.pause()),
+            Self::Update(update) => update.run(globals),
+            Self::Events(events) => events.run(globals),
+            Self::Spec(spec) => spec.run(),
+            Self::Features => crate::print(&serde_json::to_string_pretty(&runtime::container::features())?),
+            Self::Plan(plan) => plan.run(globals),
             Self::Resume(id) => done(globals.store().find(&id)?.resume()),
         }
+    }
+}
+
+/// The words of a verb that takes none.
+fn nothing(mut parser: lexopt::Parser) -> Result<()> {
+    match next(&mut parser)? {
+        None => Ok(()),
+        Some(word) => Err(unexpected(&word)),
     }
 }
 

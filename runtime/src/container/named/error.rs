@@ -74,6 +74,9 @@ pub enum VerbError {
         /// The verb.
         verb: &'static str,
     },
+    /// This host can't enforce a new limit; the sentence says which.
+    #[error("{0}")]
+    Unenforced(String),
     /// A field is not honoured.
     #[error(transparent)]
     Field(#[from] FieldError),
@@ -114,6 +117,7 @@ impl VerbError {
             | Self::File { .. }
             | Self::Kernel(..)
             | Self::NoCgroup { .. }
+            | Self::Unenforced(_)
             | Self::Field(_)
             | Self::Cgroup(_)
             | Self::Hook(_)

@@ -7,6 +7,7 @@
 mod create;
 mod delete;
 mod error;
+mod events;
 mod exec;
 mod kill;
 mod list;
@@ -18,6 +19,7 @@ mod start;
 mod state;
 mod status;
 mod store;
+mod update;
 
 pub use create::{Bundle, CreateOrder, Fresh};
 pub use error::VerbError;
