@@ -361,3 +361,130 @@ fn a_keyring_is_new_unless_told() {
         }
     });
 }
+
+/// The hook's parent is the runtime; the container's process waits for the hook at that moment.
+#[test]
+fn a_container_whose_creator_is_killed_ends_and_can_be_deleted() {
+    require_root!();
+    with_bundle("killed", |bundle| {
+        let killer = json!({ "path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"] });
+        bundle.set("/hooks", json!({ "createRuntime": [killer] }));
+        bundle.set("/process/args", json!(["sleep", "1000"]));
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        let killed = bundle.verb("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
+        assert_eq!(killed.code, None, "{killed:?}");
+        assert_eq!(bundle.status(), "creating");
+        let members = || fs::read_to_string(bundle.scratch.cgroup().join("c1/cgroup.procs")).unwrap();
+        eventually(PATIENCE, "its process ends", || members().is_empty());
+        assert!(bundle.fails("delete", &["c1"]).contains("not stopped: creating"));
+        bundle.ok("delete", &["--force", "c1"]);
+        assert!(!bundle.scratch.cgroup().join("c1").exists());
+    });
+}
+
+#[test]
+fn what_is_kept_is_there_until_it_is_deleted() {
+    require_root!();
+    with_bundle("keep", |bundle| {
+        bundle.set("/process/args", json!(["sh", "-c", "exit 3"]));
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        let run = bundle.verb("run", &["--keep", "--bundle", dir.to_str().unwrap(), "c1"]);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert_eq!(bundle.status(), "stopped");
+        assert!(bundle.scratch.cgroup().join("c1").exists());
+        bundle.ok("delete", &["c1"]);
+    });
+}
+
+/// An orphan of a container without a pid namespace goes to the runtime that stands in for it, or past it to ours.
+#[test]
+fn what_a_container_leaves_behind_is_adopted_unless_told() {
+    require_root!();
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    for flags in [&[][..], &["--no-subreaper"]] {
+        with_bundle("subreaper", |bundle| {
+            bundle.set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "uts" }]));
+            let orphan = "sh -c 'sh -c \"echo \\$\\$ > /orphan; while :; do sleep 0.1; done\" & sleep 0.2' ; ";
+            let script = format!("{orphan} while ! test -f /go; do sleep 0.05; done");
+            bundle.set("/process/args", json!(["sh", "-c", script]));
+            bundle.file("config.json", &bundle.config.to_string());
+            let dir = bundle.dir();
+            let mut run = bundle.oci("run");
+            let run = run.args(flags).args(["--bundle", dir.to_str().unwrap(), "c1"]);
+            let mut child = run.spawn().unwrap();
+            let number = || fs::read_to_string(bundle.rootfs().join("orphan")).unwrap_or_default();
+            eventually(PATIENCE, "the orphan runs", || !number().trim().is_empty());
+            let adopter = if flags.is_empty() {
+                child.id()
+            } else {
+                std::process::id()
+            };
+            let status = || fs::read_to_string(format!("/proc/{}/status", number().trim())).unwrap();
+            eventually(PATIENCE, "it is adopted", || {
+                status().contains(&format!("PPid:\t{adopter}\n"))
+            });
+            fs::write(bundle.rootfs().join("go"), "").unwrap();
+            assert!(child.wait().unwrap().success());
+            for orphan in children() {
+                let _ = waitpid(Pid::from_raw(orphan), None);
+            }
+        });
+    }
+    nix::sys::prctl::set_child_subreaper(false).unwrap();
+}
+
+#[test]
+fn a_pidfd_goes_to_who_asks_for_it() {
+    require_root!();
+    with_bundle("pidfd-socket", |bundle| {
+        bundle.set("/process/args", json!(["sleep", "1000"]));
+        bundle.file("config.json", &bundle.config.to_string());
+        let (dir, socket) = (bundle.dir(), bundle.scratch.path("input/s"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let [dir, socket] = [&dir, &socket].map(|path| path.to_str().unwrap().to_owned());
+        bundle.ok("create", &["--pidfd-socket", &socket, "--bundle", &dir, "c1"]);
+        let pidfd = received(&listener);
+        let info =
+            fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&pidfd))).unwrap();
+        assert!(info.contains(&format!("Pid:\t{}\n", pid(bundle))), "{info}");
+        bundle.ok("delete", &["c1"]);
+    });
+}
+
+#[test]
+fn an_exec_inherits_as_many_descriptors_as_asked_for() {
+    require_root!();
+    with_each("exec-fds", |bundle, _| {
+        bundle.create("exec sleep 1000");
+        bundle.ok("start", &["c1"]);
+        let file = bundle.file("passed", "content\n");
+        let open = format!("exec 3<{0} 4<{0};", file.display());
+        let finished = with_descriptors(
+            bundle,
+            "exec",
+            &["--preserve-fds", "1", "c1", "sh", "-c", "cat <&3; ls /proc/$$/fd; true"],
+            &open,
+        );
+        assert_eq!(finished.out, "content\n0\n1\n2\n3\n", "{finished:?}");
+        bundle.ok("delete", &["-f", "c1"]);
+    });
+}
+
+#[test]
+fn an_exec_waits_in_a_paused_container_if_told() {
+    require_root!();
+    with_bundle("ignore-paused", |bundle| {
+        bundle.create("exec sleep 1000");
+        bundle.ok("start", &["c1"]);
+        bundle.ok("pause", &["c1"]);
+        let mut exec = bundle.oci("exec");
+        let mut child = exec.args(["--ignore-paused", "c1", "touch", "/execd"]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!bundle.has("execd") && child.try_wait().unwrap().is_none());
+        bundle.ok("resume", &["c1"]);
+        assert!(child.wait().unwrap().success() && bundle.has("execd"));
+        bundle.ok("delete", &["-f", "c1"]);
+    });
+}

@@ -87,6 +87,8 @@ fn limits_are_changed_by_flag_and_from_a_file() {
 fn a_memory_limit_below_what_is_used_is_refused_if_asked() {
     require!(Need::Root, Need::Controllers(&["memory"]));
     with_bundle("check-update", |bundle| {
+        // Without a limit from the start there is nobody who counts.
+        bundle.set("/linux/resources", json!({ "memory": { "limit": 64 << 20 } }));
         bundle.mount("tmpfs", "tmpfs", "/tmp", &["size=64m"]);
         bundle.create("dd if=/dev/zero of=/tmp/x bs=1M count=20 2>/dev/null; touch /ran; sleep 1000");
         bundle.ok("start", &["c1"]);

@@ -58,7 +58,7 @@ impl Runtime {
     fn put_into(self, bundle: &mut Bundle<'_>) {
         let Some(path) = self.path() else { return };
         bundle.program = path;
-        let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
+        let script = "test -e /sys/fs/cgroup/cgroup.controllers || mount -t cgroup2 none /sys/fs/cgroup; exec \"$@\"";
         bundle.around.0 = V2_VIEW.into_iter().chain([script, "sh"]).map(String::from).collect();
         if self == Self::Crun {
             bundle.around.1 = vec!["--cgroup-manager=disabled".into()];

@@ -16,7 +16,11 @@ impl Named {
     /// One line of statistics.
     pub fn statistics(&self) -> Result<Value, VerbError> {
         self.init()?;
-        Ok(json!({ "type": "stats", "id": self.record.id, "data": of(&self.cgroup_for("events")?) }))
+        Ok(self.line(&self.cgroup_for("events")?))
+    }
+
+    fn line(&self, cgroup: &Cgroup) -> Value {
+        json!({ "type": "stats", "id": self.record.id, "data": of(cgroup) })
     }
 
     /// Tells `say` the statistics at every `interval`, and of every kill for want of memory; until the container ends
@@ -50,7 +54,7 @@ impl Named {
             }
             if Instant::now() >= next {
                 next += interval;
-                if !say(&self.statistics()?) {
+                if !say(&self.line(&cgroup)) {
                     return Ok(());
                 }
             }
