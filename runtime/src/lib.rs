@@ -34,6 +34,7 @@ mod mapping;
 mod prepare;
 mod privileges;
 mod report;
+mod security;
 mod step;
 mod tree;
 

@@ -12,10 +12,13 @@ use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;
 use crate::field::rootfs::Propagation;
 use crate::field::user::{self, IdMappings};
-use crate::field::{devices, honoured, mounts, paths, process, program, rlimits, rootfs, sysctl};
+use crate::field::{
+    devices, honoured, labels, mounts, paths, process, program, rlimits, rootfs, scheduling, sysctl, time,
+};
 use crate::guard::Guard;
 use crate::mapping;
 use crate::privileges::Privileges;
+use crate::security::SecurityModules;
 use crate::step::{Groups, InitStep, NamespaceFile, Planned};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
@@ -55,6 +58,8 @@ pub(crate) struct InitPlan {
     pub(crate) door: Vec<NamespaceFile>,
     /// Maps of the new user namespace, for the parent to write.
     pub(crate) mappings: Option<IdMappings>,
+    /// The CPUs to be born on.
+    pub(crate) affinity: Option<Vec<u64>>,
     /// Hard limits that are asked for, by their number: the parent may be allowed to raise them where the child is not.
     pub(crate) hard_limits: Vec<(i32, u64)>,
     pub(crate) steps: Vec<Planned>,
@@ -95,6 +100,7 @@ pub(crate) struct ProcessFacts {
     pub(crate) available: Mask,
     pub(crate) manner: Manner,
     pub(crate) privileges: Privileges,
+    pub(crate) modules: SecurityModules,
     /// Whether its user namespace lets it change its supplementary groups; for a new one the plan knows itself.
     pub(crate) groups: Groups,
 }
@@ -180,12 +186,17 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     }
     let mut steps = Steps::default();
 
+    // Both while others may still write to its /proc entry, and the first while nobody else is in its user namespace.
+    time::plan(linux.time_offsets().as_ref(), &namespaces, &mut steps)?;
     if is_mapped {
-        // While others may still write to its /proc entry.
         steps.push("linux.uidMappings", InitStep::AwaitMappings);
     }
     begin(process_facts.manner, &mut steps);
     enter_user_namespace(&namespaces, process_facts.groups, &mut steps);
+    let has_sysctl = linux.sysctl().as_ref().is_some_and(|values| !values.is_empty());
+    if has_sysctl || labels::has_any(process) {
+        steps.push("process", InitStep::OpenProc);
+    }
     namespaces.steps(&mut steps);
     host_names(spec, &namespaces, &mut steps)?;
     steps.push("linux.namespaces", InitStep::MakeMountsPrivate);
@@ -203,6 +214,8 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
         devices: devices::of(linux.devices().as_deref().unwrap_or_default())?,
         privileges: process_facts.privileges,
         mappings: &mappings,
+        label: linux.mount_label().as_deref(),
+        modules: process_facts.modules,
     };
     let unenforced = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), &around, &mut steps)?;
     if let Some(values) = linux.sysctl() {
@@ -217,7 +230,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     steps.add_late();
     change.after_hooks(&mut steps);
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps)?;
-    let mut plan = finish(process, process_facts, linux, steps)?;
+    let mut plan = finish(process, process_facts, linux, None, steps)?;
     plan.door = namespaces.through_door();
     plan.mappings = is_mapped.then_some(mappings);
     plan.unenforced.splice(0..0, unenforced);
@@ -237,6 +250,9 @@ pub(crate) fn exec(
     let mut steps = Steps::default();
     begin(facts.manner, &mut steps);
     let door = door_of(&init, &namespaces)?;
+    if labels::has_any(process) {
+        steps.push("process", InitStep::OpenProc);
+    }
     steps.push(
         "linux.namespaces",
         InitStep::JoinContainer {
@@ -247,7 +263,9 @@ pub(crate) fn exec(
     enter_user_namespace(&namespaces, facts.groups, &mut steps);
     steps.push("linux.namespaces", InitStep::OpenRoot);
     terminal(process, facts.terminal, &mut steps)?;
-    let mut plan = finish(process, facts, linux, steps)?;
+    let [initial, last] = scheduling::affinity(process.exec_cpu_affinity().as_ref())?;
+    let mut plan = finish(process, facts, linux, last, steps)?;
+    plan.affinity = initial;
     if Guard::FilteredExec.is_out() {
         plan.steps
             .retain(|planned| !matches!(planned.step, InitStep::InstallSeccomp(_)));
@@ -292,6 +310,7 @@ pub(crate) fn hook(
         pid_namespace: None,
         door,
         mappings: None,
+        affinity: None,
         hard_limits: Vec::new(),
         steps: steps.list,
         oom_score_adj: None,
@@ -353,14 +372,22 @@ fn begin(manner: Manner, steps: &mut Steps) {
     }
 }
 
-fn finish(process: &Process, facts: ProcessFacts, linux: &Linux, mut steps: Steps) -> Result<InitPlan, FieldError> {
+fn finish(
+    process: &Process,
+    facts: ProcessFacts,
+    linux: &Linux,
+    affinity: Option<Vec<u64>>,
+    mut steps: Steps,
+) -> Result<InitPlan, FieldError> {
     honoured::check_process(process)?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let around = process::Surroundings {
         available: facts.available,
         manner: facts.manner,
         has_streams: facts.terminal == Terminal::None,
-        seccomp: linux.seccomp().as_ref(),
+        linux,
+        modules: facts.modules,
+        affinity,
         groups: facts.groups,
     };
     let unenforced = process::plan(process, &around, &mut steps)?;
@@ -369,6 +396,7 @@ fn finish(process: &Process, facts: ProcessFacts, linux: &Linux, mut steps: Step
         pid_namespace: namespaces.joined_pid_namespace().cloned(),
         door: Vec::new(),
         mappings: None,
+        affinity: None,
         hard_limits: rlimits::hard(process.rlimits().as_deref().unwrap_or_default()),
         steps: steps.list,
         oom_score_adj: oom_score_adj(process)?,

@@ -15,6 +15,7 @@ use crate::sys::capability::Mask;
 use crate::sys::exec::StringArray;
 use crate::sys::mount::Attributes;
 use crate::sys::pty::WindowSize;
+use crate::sys::schedule::SchedulerAttributes;
 use crate::sys::seccomp::Instruction;
 use crate::tree::Tree;
 
@@ -51,6 +52,12 @@ pub(crate) enum InitStep {
         process: OwnedFd,
         namespaces: libc::c_int,
     },
+    /// A time namespace with its clocks set off from the host's by lines of `/proc/PID/timens_offsets`.
+    NewTimeNamespace {
+        offsets: CString,
+    },
+    /// Have a procfs at hand that the container has no part in.
+    OpenProc,
     /// A cgroup namespace whose root is the cgroup that this process was born in; clone3 would take the parent's.
     NewCgroupNamespace,
     /// A new network namespace starts with its loopback device down.
@@ -120,6 +127,22 @@ pub(crate) enum InitStep {
         resource: i32,
         soft: u64,
         hard: u64,
+    },
+    /// The execution domain (personality(2)).
+    SetPersonality(u32),
+    /// `MPOL_*` mode with flags, and the nodes as bits.
+    SetMemoryPolicy {
+        mode: u32,
+        nodes: Vec<u64>,
+    },
+    SetScheduler(SchedulerAttributes),
+    SetIoPriority(i32),
+    /// The CPUs to run on, as bits.
+    SetAffinity(Vec<u64>),
+    /// Write a security label for the next exec to a file of the procfs at hand.
+    WriteLabel {
+        file: CString,
+        value: CString,
     },
     /// The user may reopen the pipes that its streams are, through /dev/stdout and the like.
     OwnStreams {
@@ -343,6 +366,8 @@ impl InitStep {
             Self::UseStreams(_) => "set up stdin, stdout and stderr".into(),
             Self::JoinNamespace(namespace) => format!("join the namespace {}", namespace.path.display()),
             Self::JoinContainer { .. } => "join the container's namespaces".into(),
+            Self::NewTimeNamespace { .. } => "make a time namespace".into(),
+            Self::OpenProc => "open a procfs apart from the container's".into(),
             Self::NewCgroupNamespace => "make a cgroup namespace".into(),
             Self::BringLoopbackUp => "bring the loopback device up".into(),
             Self::SetHostname(name) => format!("set the hostname {}", name.to_string_lossy()),
@@ -375,6 +400,12 @@ impl InitStep {
             Self::SetMountAttributes { path, .. } => format!("change the mount at {path}"),
             Self::Reconfigure { path, .. } => format!("remount the filesystem at {path}"),
             Self::SetRlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
+            Self::SetPersonality(domain) => format!("set the personality {domain:#x}"),
+            Self::SetMemoryPolicy { mode, .. } => format!("set the memory policy {mode:#x}"),
+            Self::SetScheduler(attributes) => format!("set the scheduling policy {}", attributes.policy),
+            Self::SetIoPriority(priority) => format!("set the I/O priority {priority:#x}"),
+            Self::SetAffinity(_) => "set the CPU affinity".into(),
+            Self::WriteLabel { value, .. } => format!("set the label {:?}", value.to_string_lossy()),
             Self::OwnStreams { owner } => format!("give the standard streams to user {owner}"),
             Self::InstallSeccomp(_) => "install the seccomp filter".into(),
             Self::SetNoNewPrivileges => "set no_new_privs".into(),

@@ -14,6 +14,7 @@ use crate::cgroup::{Cgroup, DeviceRules, Limits};
 use crate::guard::Guard;
 use crate::plan::{self, Facts, FieldError, ProcessFacts};
 use crate::privileges::Privileges;
+use crate::security::SecurityModules;
 use crate::step::Gate;
 
 /// A container whose process has done all of its set-up and waits for [`Created::start`].
@@ -79,6 +80,7 @@ pub(super) fn create_with(
             available: Privileges::available(has_user_namespace),
             manner: request.manner,
             privileges,
+            modules: SecurityModules::look(),
             groups: plan::groups(lets_set_groups(Path::new("/proc/self/setgroups"))),
         },
     };

@@ -14,6 +14,7 @@ use super::{Created, Manner, Running, SingleThreaded, Stdio, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{self, ProcessFacts};
 use crate::privileges::Privileges;
+use crate::security::SecurityModules;
 use crate::sys::pidfd::pid_of;
 
 /// The running container that a process is added to.
@@ -54,6 +55,7 @@ pub(super) fn create_exec(
         available: Privileges::available(plan::has_namespace(target.spec, LinuxNamespaceType::User)),
         manner,
         privileges,
+        modules: SecurityModules::look(),
         groups: plan::groups(groups_may_be_set(target.pidfd)),
     };
     let init = target

@@ -12,6 +12,7 @@ use super::{Manner, Rootfs};
 use crate::cgroup::Limits;
 use crate::plan::{self, Facts, FieldError, InitPlan, ProcessFacts, Terminal};
 use crate::privileges::Privileges;
+use crate::security::SecurityModules;
 use crate::step::{InitStep, Planned};
 
 /// Who performs a step.
@@ -83,6 +84,11 @@ pub(crate) fn explain_for(
             available,
             manner,
             privileges,
+            // As on a host that has them: it is the plan that is asked, not the host.
+            modules: SecurityModules {
+                apparmor: true,
+                selinux: true,
+            },
             groups: plan::groups(true),
         },
     };

@@ -21,6 +21,7 @@ use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::{Child, clone3};
 use crate::sys::fd::duplicate_from;
 use crate::sys::namespace::set_children_pid_namespace;
+use crate::sys::schedule::{affinity, set_affinity};
 use crate::sys::socket;
 use crate::{init, mapping};
 
@@ -81,13 +82,18 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| host("make a channel to the container's process", errno))?;
     let run = || init::run(&plan.steps, theirs.as_fd(), ours.as_fd());
+    let before = plan.affinity.as_deref().map(move_to_cpus).transpose()?;
     let child = if plan.door.is_empty() {
         in_pid_namespace(token, pid_namespace, || {
             clone3(token, plan.namespaces, cgroup, run).map_err(|errno| host("clone the container's process", errno))
         })
     } else {
         door::clone_through(token, &plan.door, plan.namespaces, cgroup, run)
-    }?;
+    };
+    if let Some(before) = before {
+        set_affinity(&before).map_err(|errno| host("set this process's CPU affinity back", errno))?;
+    }
+    let child = child?;
     drop(theirs);
     let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
     match set_up(&child, &ours, &mut plan, privileges, &mut run_hooks) {
@@ -229,6 +235,14 @@ fn step_error(plan: &InitPlan, step: u32, errno: Errno) -> StepError {
         field,
         source: errno.into(),
     }
+}
+
+/// The next child is born on these CPUs. Returns those of before.
+fn move_to_cpus(cpus: &[u64]) -> Result<Vec<u64>, CreateError> {
+    let before = affinity().map_err(|errno| host("read this process's CPU affinity", errno))?;
+    let action = "set the CPU affinity, for process.execCPUAffinity.initial";
+    set_affinity(cpus).map_err(|errno| host(action, errno))?;
+    Ok(before)
 }
 
 /// In a user namespace nobody may raise a limit, but perhaps we may. Where not, the step that sets it tells.

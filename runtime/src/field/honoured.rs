@@ -30,15 +30,8 @@ pub(crate) fn check(spec: &Spec) -> Result<(), FieldError> {
 pub(crate) fn check_process(process: &Process) -> Result<(), FieldError> {
     refuse(&[
         ("process.commandLine", process.command_line().is_some()),
+        // The specification has a name only for Windows.
         ("process.user.username", is_filled(process.user().username().as_deref())),
-        (
-            "process.apparmorProfile",
-            is_filled(process.apparmor_profile().as_deref()),
-        ),
-        ("process.selinuxLabel", is_filled(process.selinux_label().as_deref())),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
     ])
 }
 
@@ -48,14 +41,7 @@ fn check_linux(linux: &Linux) -> Result<(), FieldError> {
             "linux.netDevices",
             linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()),
         ),
-        ("linux.mountLabel", is_filled(linux.mount_label().as_deref())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
-        (
-            "linux.timeOffsets",
-            linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()),
-        ),
     ])
 }
 

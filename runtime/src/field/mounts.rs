@@ -1,7 +1,7 @@
 //! `mounts`: new filesystems and parts of the host's.
 
 use std::cell::OnceCell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -9,10 +9,11 @@ use oci_spec::runtime::Mount;
 
 use super::mount_options::Options;
 use super::user::{self, IdMappings};
-use super::{devices, namespaces::Namespaces};
+use super::{devices, labels, namespaces::Namespaces};
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::privileges::Privileges;
+use crate::security::SecurityModules;
 use crate::step::{BindMount, Device, InitStep, NewMount};
 use crate::sys::mount::Attributes;
 use crate::tree::{IdMap, Tree};
@@ -31,6 +32,9 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) privileges: Privileges,
     /// Those of the container's user namespace.
     pub(crate) mappings: &'a IdMappings,
+    /// `linux.mountLabel`
+    pub(crate) label: Option<&'a str>,
+    pub(crate) modules: SecurityModules,
 }
 
 impl Surroundings<'_> {
@@ -55,7 +59,9 @@ pub(crate) fn plan(mounts: &[Mount], around: &Surroundings<'_>, steps: &mut Step
     let destinations = destinations(mounts)?;
     let mut unenforced = Vec::new();
     if !destinations.iter().any(|path| path.is("/dev")) {
-        push_new("mounts", default_dev()?, around, steps);
+        let mut dev = default_dev()?;
+        dev.options.extend(label("tmpfs", around)?);
+        push_new("mounts", dev, around, steps);
         devices::plan(around, steps)?;
     }
     for (index, (mount, target)) in mounts.iter().zip(destinations).enumerate() {
@@ -332,13 +338,14 @@ fn new_mount(
     attributes.set |= options.recursive.set;
     attributes.propagation |= options.recursive.propagation;
     let refuse_links = matches!(kind, "proc" | "sysfs") || target.is("/dev");
+    let label = label(kind, around)?;
     let kind = c_string(&format!("{field}.type"), kind.as_ref())?;
     // Of another's processes there is nothing to show instead.
     let instead = twin(&kind).filter(|_| around.in_user_namespace() && kind.as_c_str() != c"proc");
     Ok(NewMount {
         instead,
         kind,
-        options: source.into_iter().chain(options.data).collect(),
+        options: source.into_iter().chain(options.data).chain(label).collect(),
         hints: options.hints,
         attributes,
         target,
@@ -346,4 +353,10 @@ fn new_mount(
         copy_up: options.copy_up,
         made: OnceCell::new(),
     })
+}
+
+/// `context=`, where files of this kind of filesystem get the container's label.
+fn label(kind: &str, around: &Surroundings<'_>) -> Result<Option<(CString, Option<CString>)>, FieldError> {
+    let label = labels::mount_option(around.label, kind, around.modules)?;
+    Ok(label.map(|label| (c"context".into(), Some(label))))
 }

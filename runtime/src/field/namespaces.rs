@@ -21,7 +21,7 @@ impl Namespaces {
         let mut namespaces = Self::default();
         for (index, namespace) in list.iter().enumerate() {
             let field = format!("linux.namespaces[{index}]");
-            let kind = clone_flag(&field, namespace.typ())?;
+            let kind = clone_flag(namespace.typ());
             let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
             if path.is_some() && kind == libc::CLONE_NEWNS {
                 return Err(FieldError::new(
@@ -66,14 +66,15 @@ impl Namespaces {
         kinds.fold(0, |flags, kind| flags | kind)
     }
 
-    /// Flags for clone3(2). Not the cgroup namespace: clone3 would root it at the parent's cgroup.
+    /// Flags for clone3(2). Not the cgroup namespace: clone3 would root it at the parent's cgroup. Nor the time
+    /// namespace: its clocks can't be set any more when somebody is in it.
     pub(crate) fn to_clone(&self) -> libc::c_int {
         let new = self
             .listed
             .iter()
             .filter(|(_, path)| path.is_none())
             .map(|(kind, _)| *kind);
-        new.filter(|kind| *kind != libc::CLONE_NEWCGROUP)
+        new.filter(|kind| !matches!(*kind, libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME))
             .fold(0, |flags, kind| flags | kind)
     }
 
@@ -128,15 +129,15 @@ fn namespace_file(kind: libc::c_int, path: &Path) -> NamespaceFile {
     }
 }
 
-fn clone_flag(field: &str, kind: LinuxNamespaceType) -> Result<libc::c_int, FieldError> {
+fn clone_flag(kind: LinuxNamespaceType) -> libc::c_int {
     match kind {
-        LinuxNamespaceType::Mount => Ok(libc::CLONE_NEWNS),
-        LinuxNamespaceType::Cgroup => Ok(libc::CLONE_NEWCGROUP),
-        LinuxNamespaceType::Uts => Ok(libc::CLONE_NEWUTS),
-        LinuxNamespaceType::Ipc => Ok(libc::CLONE_NEWIPC),
-        LinuxNamespaceType::Pid => Ok(libc::CLONE_NEWPID),
-        LinuxNamespaceType::Network => Ok(libc::CLONE_NEWNET),
-        LinuxNamespaceType::User => Ok(libc::CLONE_NEWUSER),
-        LinuxNamespaceType::Time => Err(FieldError::new(field, "time namespaces are not supported")),
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Time => libc::CLONE_NEWTIME,
     }
 }

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use nix::unistd::Gid;
-use oci_spec::runtime::{LinuxSeccomp, Process};
+use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
 
-use super::{capabilities::Granted, program, rlimits, seccomp};
+use super::{capabilities::Granted, labels, program, rlimits, scheduling, seccomp};
 use crate::container::Manner;
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
+use crate::security::SecurityModules;
 use crate::step::{Groups, Identity, InitStep, Program};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
@@ -20,16 +21,24 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) manner: Manner,
     /// Its streams are the caller's, not a terminal of its own.
     pub(crate) has_streams: bool,
-    /// The container's seccomp profile.
-    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    /// The container's part of the spec.
+    pub(crate) linux: &'a Linux,
+    pub(crate) modules: SecurityModules,
+    /// The CPUs to go on with.
+    pub(crate) affinity: Option<Vec<u64>>,
     pub(crate) groups: Groups,
 }
 
 /// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
 pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let (mut filter, mut unenforced) = filter(around.seccomp)?;
+    let (mut filter, mut unenforced) = filter(around.linux.seccomp().as_ref())?;
     rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), steps)?;
+    scheduling::plan(process, around.linux, steps)?;
+    if let Some(cpus) = around.affinity.clone() {
+        steps.push("process.execCPUAffinity.final", InitStep::SetAffinity(cpus));
+    }
+    labels::plan(process, around.modules, steps)?;
     if around.has_streams {
         let owner = process.user().uid();
         steps.push("process.user", InitStep::OwnStreams { owner });

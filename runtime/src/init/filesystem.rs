@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
 use super::copy::copy_directory;
@@ -237,30 +238,34 @@ impl Init<'_> {
         symlinkat(target, directory.as_fd(), name)
     }
 
+    /// A procfs that is mounted nowhere. In a user namespace that has no pid namespace of its own nobody can make one:
+    /// then it is the host's, which is still in sight.
+    pub(super) fn open_proc(&mut self) -> nix::Result<()> {
+        self.proc = Some(match detached_proc() {
+            Err(Errno::EPERM) => hosts_proc()?,
+            result => result?,
+        });
+        Ok(())
+    }
+
     /// Through a procfs of our own: whatever an image or a volume has put at /proc does not matter.
     pub(super) fn write_sysctl(&mut self, file: &CStr, value: &CStr) -> nix::Result<()> {
         if Guard::DetachedProc.is_out() {
-            self.proc = Some(inside::open(self.root()?, c"proc", DIRECTORY)?);
+            let proc = inside::open(self.root()?, c"proc", DIRECTORY)?;
+            return write_in(proc.as_fd(), file, value, ResolveFlag::RESOLVE_IN_ROOT);
         }
-        if self.proc.is_none() {
-            let filesystem = fsopen(c"proc")?;
-            fsconfig_create(filesystem.as_fd())?;
-            self.proc = Some(fsmount(filesystem.as_fd(), 0)?);
-        }
+        self.write_proc(file, value, ResolveFlag::RESOLVE_NO_SYMLINKS)
+    }
+
+    /// `thread-self` is a link, but no magic one.
+    pub(super) fn write_label(&mut self, file: &CStr, value: &CStr) -> nix::Result<()> {
+        self.write_proc(file, value, ResolveFlag::RESOLVE_NO_MAGICLINKS)
+    }
+
+    fn write_proc(&self, file: &CStr, value: &CStr, resolve: ResolveFlag) -> nix::Result<()> {
         let proc = self.proc.as_ref().ok_or(Errno::EBADF)?;
-        let mut resolve =
-            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
-        if Guard::DetachedProc.is_out() {
-            resolve = ResolveFlag::RESOLVE_IN_ROOT;
-        }
-        let how = OpenHow::new()
-            .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
-            .resolve(resolve);
-        let file = openat2(proc, file, how)?;
-        match write(&file, value.to_bytes())? {
-            written if written == value.count_bytes() => Ok(()),
-            _ => Err(Errno::EIO),
-        }
+        let inside = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV;
+        write_in(proc.as_fd(), file, value, inside | resolve)
     }
 
     pub(super) fn mask(&mut self, path: &ContainerPath) -> nix::Result<()> {
@@ -330,6 +335,32 @@ impl Init<'_> {
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+fn detached_proc() -> nix::Result<OwnedFd> {
+    let filesystem = fsopen(c"proc")?;
+    fsconfig_create(filesystem.as_fd())?;
+    fsmount(filesystem.as_fd(), 0)
+}
+
+fn hosts_proc() -> nix::Result<OwnedFd> {
+    let proc = open(c"/proc", DIRECTORY, Mode::empty())?;
+    if fstatfs(&proc)?.filesystem_type() == PROC_SUPER_MAGIC {
+        Ok(proc)
+    } else {
+        Err(Errno::ENODEV)
+    }
+}
+
+fn write_in(directory: BorrowedFd<'_>, file: &CStr, value: &CStr, resolve: ResolveFlag) -> nix::Result<()> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+        .resolve(resolve);
+    let file = openat2(directory, file, how)?;
+    match write(&file, value.to_bytes())? {
+        written if written == value.count_bytes() => Ok(()),
+        _ => Err(Errno::EIO),
     }
 }
 

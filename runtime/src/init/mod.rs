@@ -20,6 +20,7 @@ use crate::report::{LEAVE, Report, START};
 use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::exit_now;
 use crate::sys::fd::{close_from, close_inherited, dup3_cloexec, duplicate_from, fixed};
+use crate::sys::schedule;
 
 /// Number of the channel's descriptor once all others are closed, if the program inherits none but its streams.
 const CHANNEL: RawFd = 3;
@@ -89,6 +90,8 @@ impl Init<'_> {
             InitStep::JoinContainer { process, namespaces } => {
                 crate::sys::namespace::setns(process.as_fd(), *namespaces)
             }
+            InitStep::NewTimeNamespace { offsets } => process::new_time_namespace(offsets),
+            InitStep::OpenProc => self.open_proc(),
             InitStep::NewCgroupNamespace => crate::sys::namespace::unshare(libc::CLONE_NEWCGROUP),
             InitStep::BringLoopbackUp => crate::sys::namespace::bring_loopback_up(),
             InitStep::SetHostname(name) => crate::sys::namespace::sethostname(name),
@@ -122,6 +125,12 @@ impl Init<'_> {
             InitStep::SetRlimit {
                 resource, soft, hard, ..
             } => crate::sys::rlimit::setrlimit(*resource, *soft, *hard),
+            InitStep::SetPersonality(domain) => schedule::set_personality(*domain),
+            InitStep::SetMemoryPolicy { mode, nodes } => schedule::set_memory_policy(*mode, nodes),
+            InitStep::SetScheduler(attributes) => schedule::set_scheduler(attributes),
+            InitStep::SetIoPriority(priority) => schedule::set_io_priority(*priority),
+            InitStep::SetAffinity(cpus) => schedule::set_affinity(cpus),
+            InitStep::WriteLabel { file, value } => self.write_label(file, value),
             InitStep::OwnStreams { owner } => process::own_streams(*owner),
             InitStep::InstallSeccomp(filter) => crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags),
             InitStep::SetNoNewPrivileges => nix::sys::prctl::set_no_new_privs(),

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstat, stat, umask};
 use nix::unistd::{
     AccessFlags, Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, faccessat, fchdir, fchown, read, setgroups, setresgid,
@@ -13,6 +13,7 @@ use nix::unistd::{
 
 use super::{Init, inside};
 use crate::container_path::ContainerPath;
+use crate::guard::Guard;
 use crate::report::{MAPPED, Report, START};
 use crate::step::{CapabilitySets, Groups, Identity, NamespaceFile, Program};
 use crate::sys::clone::exit_now;
@@ -102,6 +103,20 @@ pub(super) fn join(namespace: &NamespaceFile) -> nix::Result<()> {
     namespace::setns(file.as_fd(), namespace.kind)
 }
 
+/// The host's /proc is in sight, and no container's process has a part in it. Once this process is in the namespace, its
+/// clocks are fixed; until then only its next child would be born there (time_namespaces(7)).
+pub(super) fn new_time_namespace(offsets: &CStr) -> nix::Result<()> {
+    namespace::unshare(libc::CLONE_NEWTIME)?;
+    if !offsets.is_empty() {
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = open(c"/proc/self/timens_offsets", flags, Mode::empty())?;
+        write(&file, offsets.to_bytes())?;
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let children = open(c"/proc/self/ns/time_for_children", flags, Mode::empty())?;
+    namespace::setns(children.as_fd(), libc::CLONE_NEWTIME)
+}
+
 /// Only pipes: what else a caller passes is not ours to give away. A pipe whose owner is outside of the user namespace
 /// stays as it is; the parent has done what could be done.
 pub(super) fn own_streams(owner: u32) -> nix::Result<()> {
@@ -173,6 +188,12 @@ pub(super) fn execute(program: &Program) -> Errno {
 impl Init<'_> {
     pub(super) fn change_directory(&mut self, path: &ContainerPath) -> nix::Result<()> {
         let directory = inside::open(self.root()?, path.relative(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        fchdir(directory)
+        fchdir(directory)?;
+        // Whatever has become of the directory meanwhile: it must have a path from the root (CVE-2024-21626).
+        if Guard::ResolvedInside.is_out() || crate::sys::directory::is_working_directory_reachable()? {
+            Ok(())
+        } else {
+            Err(Errno::ENOENT)
+        }
     }
 }

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::sys::mount::Attributes;
 
+mod namespaces;
+
 /// A small container: four namespaces, /proc and /dev.
 fn base() -> Value {
     json!({
@@ -49,6 +51,10 @@ fn plan_for(spec: Value, terminal: Terminal, privileges: Privileges) -> Result<I
             available: u64::MAX,
             manner: Manner::default(),
             privileges,
+            modules: SecurityModules {
+                apparmor: true,
+                selinux: true,
+            },
             groups: Groups::Set,
         },
     };
@@ -194,6 +200,54 @@ fn each_field_becomes_its_step() {
             "set RLIMIT_CORE to 1:2",
         ),
         ("/process/args", json!(["ls", "-l"]), "process.args", "exec \"ls\""),
+        (
+            "/linux/namespaces/-",
+            json!({ "type": "time" }),
+            "linux.namespaces",
+            "make a time namespace",
+        ),
+        (
+            "/linux/personality",
+            json!({ "domain": "LINUX32" }),
+            "linux.personality",
+            "set the personality 0x8",
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({ "mode": "MPOL_INTERLEAVE", "nodes": "0" }),
+            "linux.memoryPolicy",
+            "set the memory policy 0x3",
+        ),
+        (
+            "/process/scheduler",
+            json!({ "policy": "SCHED_IDLE" }),
+            "process.scheduler",
+            "set the scheduling policy 5",
+        ),
+        (
+            "/process/ioPriority",
+            json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 4 }),
+            "process.ioPriority",
+            "set the I/O priority 0x6004",
+        ),
+        (
+            "/process/apparmorProfile",
+            json!("docker-default"),
+            "process.apparmorProfile",
+            "set the label \"exec docker-default\"",
+        ),
+        (
+            "/process/selinuxLabel",
+            json!("system_u:system_r:container_t:s0"),
+            "process.selinuxLabel",
+            "set the label \"system_u:system_r:container_t:s0\"",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/r", "type": "tmpfs", "options": ["remount", "size=1m"] }),
+            "mounts[2]",
+            "remount the filesystem at /r",
+        ),
     ];
     for (pointer, value, field, words) in cases {
         let plan = plan_with(pointer, value).unwrap();
@@ -449,17 +503,22 @@ fn options_of_a_new_filesystem_reach_it_in_order() {
     assert_eq!(new.attributes.set, libc::MOUNT_ATTR_NOSUID);
 }
 
-#[test]
-fn an_added_process_enters_the_container_and_mounts_nothing() {
-    let spec: Spec = serde_json::from_value(base()).unwrap();
-    let process = spec.process().as_ref().unwrap();
-    let facts = ProcessFacts {
+fn facts_of_exec() -> ProcessFacts {
+    ProcessFacts {
         terminal: Terminal::None,
         available: u64::MAX,
         manner: Manner::default(),
         privileges: Privileges::all(),
+        modules: SecurityModules::default(),
         groups: Groups::Set,
-    };
+    }
+}
+
+#[test]
+fn an_added_process_enters_the_container_and_mounts_nothing() {
+    let spec: Spec = serde_json::from_value(base()).unwrap();
+    let process = spec.process().as_ref().unwrap();
+    let facts = facts_of_exec();
     let init = std::fs::File::open("/dev/null").unwrap().into();
     let plan = exec(&spec, process, init, facts).unwrap();
     assert_eq!(plan.namespaces, 0, "it makes no namespace");
@@ -471,66 +530,6 @@ fn an_added_process_enters_the_container_and_mounts_nothing() {
             .all(|step| !step.starts_with("mount") && !step.starts_with("bind")),
         "{steps:?}"
     );
-}
-
-/// [`base`] in a user namespace of its own.
-fn in_user_namespace() -> Value {
-    let mut spec = base();
-    let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
-    list.push(json!({ "type": "user" }));
-    for name in ["uidMappings", "gidMappings"] {
-        spec["linux"][name] = json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
-    }
-    spec
-}
-
-#[test]
-fn in_a_user_namespace_the_maps_come_first_and_devices_are_the_hosts() {
-    let plan = plan_of(in_user_namespace(), Terminal::None).unwrap();
-    assert_eq!(position(&plan, "wait for the maps of the user namespace"), 0);
-    assert_ne!(plan.namespaces & libc::CLONE_NEWUSER, 0);
-    assert!(position(&plan, "make proc for /proc") < position(&plan, "pivot to the root filesystem"));
-    assert!(position(&plan, "become root of the user namespace") < position(&plan, "make proc for /proc"));
-    position(&plan, "bind /dev/null on /dev/null");
-    assert!(!described(&plan).join("\n").contains("make the device"));
-}
-
-#[test]
-fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
-    let mut spec = in_user_namespace();
-    let mounts = spec["mounts"].as_array_mut().unwrap();
-    mounts.push(json!({ "destination": "/d", "source": "/data", "options": ["bind"] }));
-    let nobody = Privileges {
-        mounts: false,
-        devices: false,
-        maps_ids: false,
-        uid: 1000,
-        gid: 1000,
-    };
-    let plan = plan_for(spec.clone(), Terminal::None, nobody).unwrap();
-    let pivot = position(&plan, "pivot to the root filesystem");
-    for words in [
-        "take /data from the host",
-        "take /dev/null from the host",
-        "take /bundle/rootfs from the host",
-    ] {
-        assert!(position(&plan, words) < pivot, "{words}");
-    }
-    spec["process"]["user"]["additionalGids"] = json!([5]);
-    let error = plan_for(spec, Terminal::None, nobody).unwrap_err();
-    assert_eq!(error.field, "process.user.additionalGids");
-}
-
-#[test]
-fn with_a_user_namespace_existing_ones_are_entered_by_the_maker() {
-    let mut spec = in_user_namespace();
-    spec["linux"]["namespaces"][3]["path"] = json!("/net");
-    spec["linux"]["namespaces"][1]["path"] = json!("/pid");
-    let plan = plan_of(spec, Terminal::None).unwrap();
-    let door: Vec<_> = plan.door.iter().map(|file| file.path.to_str().unwrap()).collect();
-    assert_eq!((door, plan.pid_namespace), (vec!["/pid", "/net"], None));
-    let steps: Vec<_> = plan.steps.iter().map(|planned| planned.step.describe()).collect();
-    assert!(!steps.join("\n").contains("join the namespace"));
 }
 
 proptest! {

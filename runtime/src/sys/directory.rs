@@ -80,3 +80,13 @@ pub(crate) fn readlinkat(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u
         Err(Errno::ENAMETOOLONG)
     }
 }
+
+/// Whether the working directory has a path from this process's root
+/// ([getcwd(2)](https://man7.org/linux/man-pages/man2/getcwd.2.html): else it begins with `(unreachable)`).
+pub(crate) fn is_working_directory_reachable() -> nix::Result<bool> {
+    let mut path = [0_u8; 4096];
+    // SAFETY: the buffer is ours and as long as is said.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    Errno::result(length)?;
+    Ok(path[0] == b'/')
+}

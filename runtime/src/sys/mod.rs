@@ -26,6 +26,7 @@ pub(crate) mod fork;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod rlimit;
+pub(crate) mod schedule;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
 

@@ -21,12 +21,21 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
             json!({ "prestart": [{ "path": "/bin/true", "timeout": 0 }] }),
             "hooks.prestart[0].timeout",
         ),
-        ("/process/apparmorProfile", json!("x"), "process.apparmorProfile"),
-        ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
+        ("/process/user/username", json!("me"), "process.user.username"),
+        (
+            "/process/scheduler",
+            json!({ "policy": "SCHED_OTHER", "priority": 3 }),
+            "process.scheduler.priority",
+        ),
+        (
+            "/process/selinuxLabel",
+            json!("x"),
+            "process.selinuxLabel: this host has no SELinux",
+        ),
         (
             "/process/ioPriority",
-            json!({ "class": "IOPRIO_CLASS_BE", "priority": 1 }),
-            "process.ioPriority",
+            json!({ "class": "IOPRIO_CLASS_BE", "priority": 8 }),
+            "process.ioPriority.priority",
         ),
         ("/process/oomScoreAdj", json!(2000), "process.oomScoreAdj"),
         ("/process/cwd", json!("relative"), "process.cwd"),
@@ -43,7 +52,11 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
             json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
             "linux.uidMappings: there is no user namespace",
         ),
-        ("/linux/namespaces/-", namespace("time"), "linux.namespaces[6]"),
+        (
+            "/linux/timeOffsets",
+            json!({ "boottime": { "secs": 1 } }),
+            "linux.timeOffsets: needs a new time namespace",
+        ),
         ("/linux/namespaces/-", namespace("pid"), "linux.namespaces[6]"),
         ("/linux/namespaces", json!([{ "type": "pid" }]), "linux.namespaces"),
         (
@@ -61,10 +74,14 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
         ("/linux/maskedPaths", json!(["relative"]), "linux.maskedPaths[0]"),
         (
             "/linux/personality",
-            json!({ "domain": "LINUX32" }),
-            "linux.personality",
+            json!({ "domain": "LINUX32", "flags": ["X"] }),
+            "linux.personality.flags",
         ),
-        ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
+        (
+            "/linux/mountLabel",
+            json!("x"),
+            "linux.mountLabel: this host has no SELinux",
+        ),
         (
             "/linux/resources",
             json!({ "blockIO": { "leafWeight": 10 } }),

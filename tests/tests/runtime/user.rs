@@ -35,7 +35,7 @@ fn give(path: &Path, owner: u32) {
     assert!(status.unwrap().success());
 }
 
-fn map(bundle: &mut Bundle<'_>, outside: u32, count: u32) {
+pub(crate) fn map(bundle: &mut Bundle<'_>, outside: u32, count: u32) {
     bundle
         .set("/linux/namespaces/-", json!({ "type": "user" }))
         .set("/linux/uidMappings", mappings(outside, count))

@@ -146,7 +146,10 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec, VerbError> {
 }
 
 pub(super) fn parse_spec(path: &Path, text: &[u8]) -> Result<Spec, VerbError> {
-    serde_json::from_slice(text).map_err(|error| file("parse", path)(error.into()))
+    let parsed = serde_json::from_slice(text);
+    parsed
+        .or_else(|error| crate::field::scheduling::parse_respelled(text).ok_or(error))
+        .map_err(|error| file("parse", path)(error.into()))
 }
 
 /// No name leads out of the state directory.

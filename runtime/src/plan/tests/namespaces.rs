@@ -1,0 +1,139 @@
+//! Plans in user and time namespaces, with labels, and of added processes.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// [`base`] in a user namespace of its own.
+fn in_user_namespace() -> Value {
+    let mut spec = base();
+    let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    list.push(json!({ "type": "user" }));
+    for name in ["uidMappings", "gidMappings"] {
+        spec["linux"][name] = json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
+    }
+    spec
+}
+
+#[test]
+fn in_a_user_namespace_the_maps_come_first_and_devices_are_the_hosts() {
+    let plan = plan_of(in_user_namespace(), Terminal::None).unwrap();
+    assert_eq!(position(&plan, "wait for the maps of the user namespace"), 0);
+    assert_ne!(plan.namespaces & libc::CLONE_NEWUSER, 0);
+    assert!(position(&plan, "make proc for /proc") < position(&plan, "pivot to the root filesystem"));
+    assert!(position(&plan, "become root of the user namespace") < position(&plan, "make proc for /proc"));
+    position(&plan, "bind /dev/null on /dev/null");
+    assert!(!described(&plan).join("\n").contains("make the device"));
+}
+
+#[test]
+fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
+    let mut spec = in_user_namespace();
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    mounts.push(json!({ "destination": "/d", "source": "/data", "options": ["bind"] }));
+    let nobody = Privileges {
+        mounts: false,
+        devices: false,
+        maps_ids: false,
+        uid: 1000,
+        gid: 1000,
+    };
+    let plan = plan_for(spec.clone(), Terminal::None, nobody).unwrap();
+    let pivot = position(&plan, "pivot to the root filesystem");
+    for words in [
+        "take /data from the host",
+        "take /dev/null from the host",
+        "take /bundle/rootfs from the host",
+    ] {
+        assert!(position(&plan, words) < pivot, "{words}");
+    }
+    spec["process"]["user"]["additionalGids"] = json!([5]);
+    let error = plan_for(spec, Terminal::None, nobody).unwrap_err();
+    assert_eq!(error.field, "process.user.additionalGids");
+}
+
+#[test]
+fn with_a_user_namespace_existing_ones_are_entered_by_the_maker() {
+    let mut spec = in_user_namespace();
+    spec["linux"]["namespaces"][3]["path"] = json!("/net");
+    spec["linux"]["namespaces"][1]["path"] = json!("/pid");
+    let plan = plan_of(spec, Terminal::None).unwrap();
+    let door: Vec<_> = plan.door.iter().map(|file| file.path.to_str().unwrap()).collect();
+    assert_eq!((door, plan.pid_namespace), (vec!["/pid", "/net"], None));
+    let steps: Vec<_> = plan.steps.iter().map(|planned| planned.step.describe()).collect();
+    assert!(!steps.join("\n").contains("join the namespace"));
+}
+
+#[test]
+fn labels_are_written_through_a_procfs_that_was_there_before_the_containers() {
+    let plan = plan_with("/process/apparmorProfile", json!("x")).unwrap();
+    let open = position(&plan, "open a procfs apart from the container's");
+    assert!(open < position(&plan, "pivot to the root filesystem"));
+    let spec: Spec = serde_json::from_value(base()).unwrap();
+    let mut process = spec.process().clone().unwrap();
+    process.set_apparmor_profile(Some("x".into()));
+    let mut facts = facts_of_exec();
+    let init = || std::fs::File::open("/dev/null").unwrap().into();
+    assert_eq!(
+        exec(&spec, &process, init(), facts).unwrap_err().field,
+        "process.apparmorProfile"
+    );
+    facts.modules.apparmor = true;
+    let plan = exec(&spec, &process, init(), facts).unwrap();
+    let open = position(&plan, "open a procfs apart from the container's");
+    assert!(open < position(&plan, "join the container's namespaces"));
+}
+
+#[test]
+fn the_mount_label_is_an_option_of_filesystems_whose_files_have_none() {
+    let plan = plan_with("/linux/mountLabel", json!("label")).unwrap();
+    let labelled: Vec<_> = plan
+        .steps
+        .iter()
+        .filter_map(|planned| {
+            let InitStep::Mount(new) = &planned.step else {
+                return None;
+            };
+            let is_labelled = new.options.iter().any(|(key, _)| key.as_c_str() == c"context");
+            is_labelled.then(|| new.kind.to_str().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!(labelled, ["tmpfs"]);
+}
+
+#[test]
+fn the_affinity_is_for_added_processes() {
+    let mut spec = base();
+    spec["process"]["execCPUAffinity"] = json!({ "initial": "0", "final": "0-1" });
+    let plan = plan_of(spec.clone(), Terminal::None).unwrap();
+    assert!(!described(&plan).join("\n").contains("affinity"));
+    let spec: Spec = serde_json::from_value(spec).unwrap();
+    let init = std::fs::File::open("/dev/null").unwrap().into();
+    let plan = exec(&spec, spec.process().as_ref().unwrap(), init, facts_of_exec()).unwrap();
+    assert_eq!(plan.affinity, Some(vec![1]));
+    position(&plan, "set the CPU affinity");
+}
+
+#[test]
+fn clocks_are_set_in_a_time_namespace_of_its_own_only() {
+    let mut spec = base();
+    spec["linux"]["timeOffsets"] = json!({ "monotonic": { "secs": 5, "nanosecs": 1 }, "boottime": { "secs": -1 } });
+    assert_eq!(
+        plan_of(spec.clone(), Terminal::None).unwrap_err().field,
+        "linux.timeOffsets"
+    );
+    spec["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "type": "time" }));
+    let plan = plan_of(spec.clone(), Terminal::None).unwrap();
+    let InitStep::NewTimeNamespace { offsets } = &plan.steps[0].step else {
+        panic!("the first step is {}", plan.steps[0].step.describe())
+    };
+    assert_eq!(offsets.to_str().unwrap(), "boottime -1 0\nmonotonic 5 1\n");
+    spec["linux"]["timeOffsets"] = json!({ "realtime": { "secs": 5 } });
+    assert_eq!(
+        plan_of(spec, Terminal::None).unwrap_err().field,
+        "linux.timeOffsets.realtime"
+    );
+}

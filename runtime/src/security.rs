@@ -1,0 +1,22 @@
+//! Which security modules the host has: a fact that labels are planned from.
+
+use std::fs;
+use std::path::Path;
+
+/// The modules that give processes and mounts labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SecurityModules {
+    pub(crate) apparmor: bool,
+    pub(crate) selinux: bool,
+}
+
+impl SecurityModules {
+    /// Looks at this host.
+    pub(crate) fn look() -> Self {
+        let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+        Self {
+            apparmor: apparmor.is_ok_and(|word| word.trim() == "Y"),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Options of mounts: each seen from inside, and the ones that peers have told by the peers too.
+
+use std::fs;
+
+use serde_json::json;
+use tests::{Need, require, require_root};
+
+use crate::bundle::{Bundle, link, with_bundle};
+
+/// Options of the mount at `path`, sorted, without those of the filesystem.
+fn options_at(path: &str) -> String {
+    format!("grep ' {path} ' /proc/self/mountinfo | cut -d' ' -f6")
+}
+
+#[test]
+fn each_option_of_a_bind_mount_shows() {
+    require_root!();
+    for (options, expected) in [
+        (vec!["bind"], "rw,relatime"),
+        (vec!["bind", "ro"], "ro,relatime"),
+        (vec!["rbind", "rro"], "ro,relatime"),
+        (vec!["bind", "ro", "rw"], "rw,relatime"),
+        (
+            vec!["bind", "nosuid", "nodev", "noexec"],
+            "rw,nosuid,nodev,noexec,relatime",
+        ),
+        (
+            vec!["bind", "nosuid", "suid", "nodev", "dev", "noexec", "exec"],
+            "rw,relatime",
+        ),
+        (
+            vec!["rbind", "rnosuid", "rnodev", "rnoexec"],
+            "rw,nosuid,nodev,noexec,relatime",
+        ),
+        (vec!["bind", "noatime"], "rw,noatime"),
+        (vec!["rbind", "rnoatime"], "rw,noatime"),
+        (vec!["bind", "strictatime"], "rw"),
+        (vec!["bind", "nodiratime"], "rw,nodiratime,relatime"),
+        (vec!["bind", "nosymfollow"], "rw,relatime,nosymfollow"),
+        (
+            vec![
+                "bind", "defaults", "silent", "loud", "acl", "noacl", "iversion", "mand", "nomand",
+            ],
+            "rw,relatime",
+        ),
+    ] {
+        with_bundle("bind-options", |bundle| {
+            bundle.file("data/file", "content");
+            bundle.mount("bind", "data", "/data", &options);
+            assert_eq!(bundle.say(&options_at("/data")).trim(), expected, "{options:?}");
+        });
+    }
+}
+
+#[test]
+fn recursive_options_reach_the_mounts_below_and_plain_ones_do_not() {
+    require_root!();
+    for (option, below) in [("ro", "ok\n"), ("rro", "1\n")] {
+        with_bundle("recursive", |bundle| {
+            bundle.mount("tmpfs", "tmpfs", "/outer", &["mode=755"]);
+            fs::create_dir_all(bundle.dir().join("outer/inner")).unwrap();
+            let inner = bundle.dir().join("outer/inner");
+            let none = None::<&str>;
+            let kind = Some("tmpfs");
+            nix::mount::mount(kind, &inner, kind, nix::mount::MsFlags::empty(), none).unwrap();
+            bundle.set(
+                "/mounts/6",
+                json!({ "destination": "/outer", "type": "bind", "source": "outer",
+                                            "options": ["rbind", option] }),
+            );
+            let said = bundle.run(
+                "touch /outer/x 2>&1 | grep -c Read-only; touch /outer/inner/x 2>&1 | grep -c Read-only || echo ok",
+            );
+            nix::mount::umount2(&inner, nix::mount::MntFlags::MNT_DETACH).unwrap();
+            assert_eq!(said.out.replace("0\nok", "ok"), format!("1\n{below}"), "{option}");
+        });
+    }
+}
+
+#[test]
+fn propagation_of_mounts_and_of_the_root_is_what_is_asked_for() {
+    require_root!();
+    let kind_at =
+        |path: &str| format!("grep ' {path} ' /proc/self/mountinfo | grep -oE '(shared|master|unbindable)' | head -1");
+    for (option, expected) in [
+        ("private", ""),
+        ("rprivate", ""),
+        ("shared", "shared\n"),
+        ("rshared", "shared\n"),
+        ("unbindable", "unbindable\n"),
+        ("runbindable", "unbindable\n"),
+    ] {
+        with_bundle("propagation", |bundle| {
+            bundle.file("data/file", "content");
+            bundle.mount("bind", "data", "/data", &["rbind", option]);
+            bundle.set("/linux/rootfsPropagation", json!(option));
+            // A bind mount has its own, whatever the root's is; what is mounted anew is private, or as the root recursively.
+            let said = bundle.run(&format!("{}; echo; {}; true", kind_at("/data"), kind_at("/")));
+            assert_eq!(said.out, format!("{expected}\n{expected}"), "{option} {said:?}");
+        });
+    }
+}
+
+#[test]
+fn a_mount_that_is_there_is_changed() {
+    require_root!();
+    with_bundle("remount", |bundle| {
+        bundle.file("data/file", "content");
+        bundle.mount("bind", "data", "/data", &["bind"]);
+        bundle.mount("bind", "data", "/data", &["bind", "remount", "ro", "nosuid"]);
+        bundle.mount("tmpfs", "tmpfs", "/t", &["size=1m", "noexec"]);
+        bundle.mount("tmpfs", "tmpfs", "/t", &["remount", "size=2m", "nodev"]);
+        let said = bundle.say(&format!(
+            "{}; {}; grep -o size=.* /proc/mounts | grep -c size=2048k",
+            options_at("/data"),
+            options_at("/t")
+        ));
+        assert_eq!(said, "ro,nosuid,relatime\nrw,nodev,noexec,relatime\n1\n");
+    });
+}
+
+#[test]
+fn a_tmpfs_takes_over_what_it_hides() {
+    require_root!();
+    with_bundle("copy-up", |bundle| {
+        let root = bundle.rootfs();
+        fs::create_dir_all(root.join("etc/deep/er")).unwrap();
+        fs::write(root.join("etc/deep/er/file"), "x".repeat(100_000)).unwrap();
+        link(&root, "etc/link", "../../outside");
+        let give = std::process::Command::new("chown")
+            .arg("7:8")
+            .arg(root.join("etc/deep"))
+            .status();
+        assert!(give.unwrap().success());
+        let mode = std::process::Command::new("chmod")
+            .arg("1755")
+            .arg(root.join("etc/deep"))
+            .status();
+        assert!(mode.unwrap().success());
+        for n in 0..300 {
+            fs::write(root.join(format!("etc/a-name-of-some-length-{n}")), "").unwrap();
+        }
+        bundle.mount("tmpfs", "tmpfs", "/etc", &["tmpcopyup", "mode=700"]);
+        let said = bundle.say(
+            "wc -c < /etc/deep/er/file; readlink /etc/link; stat -c '%a %u:%g' /etc/deep; \
+                               ls /etc | wc -l; grep ' /etc ' /proc/mounts | cut -d' ' -f3",
+        );
+        assert_eq!(said, "100000\n../../outside\n1755 7:8\n302\ntmpfs\n");
+        assert!(
+            root.join("etc/deep/er/file").exists(),
+            "the image's own are as they were"
+        );
+    });
+}
+
+#[test]
+fn options_of_the_filesystem_reach_it() {
+    require_root!();
+    with_bundle("fs-options", |bundle| {
+        let options = ["sync", "dirsync", "lazytime", "size=1m", "iversion", "acl", "silent"];
+        bundle.mount("tmpfs", "tmpfs", "/t", &options);
+        let said = bundle.say("grep ' /t ' /proc/mounts | cut -d' ' -f4");
+        assert!(
+            said.starts_with("rw,sync,dirsync,lazytime,relatime,size=1024k"),
+            "{said}"
+        );
+        bundle.file("data/file", "");
+        bundle.mount("bind", "data", "/data", &["bind", "sync"]);
+        let finished = bundle.run("true");
+        assert!(
+            finished.err.contains("mounts[7].options: sync is about the filesystem"),
+            "{finished:?}"
+        );
+    });
+}
+
+#[test]
+fn a_cgroup_mount_shows_the_containers_own() {
+    require_root!();
+    with_bundle("cgroup-mount", |bundle| {
+        bundle.mount(
+            "cgroup",
+            "cgroup",
+            "/sys/fs/cgroup",
+            &["ro", "nosuid", "noexec", "nodev", "relatime"],
+        );
+        assert_eq!(bundle.say("test -e /sys/fs/cgroup/cgroup.procs; grep -c . /sys/fs/cgroup/cgroup.procs > /dev/null; grep ' /sys/fs/cgroup ' /proc/mounts | cut -d' ' -f3"), "cgroup2\n");
+        let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
+        bundle.set("/linux/namespaces", json!(namespaces));
+        let said = bundle.say(
+            "cat /sys/fs/cgroup/cgroup.procs | wc -l; grep ' /sys/fs/cgroup ' /proc/self/mountinfo | cut -d' ' -f4",
+        );
+        let own = format!("/{}/c1", bundle.scratch.cgroup_parent());
+        assert!(
+            said.ends_with(&format!("{own}\n")),
+            "without a cgroup namespace only its own: {said}"
+        );
+    });
+}
+
+#[test]
+fn a_target_is_found_through_links_inside_the_root() {
+    require_root!();
+    with_bundle("linked-target", |bundle| {
+        fs::create_dir_all(bundle.rootfs().join("real")).unwrap();
+        fs::write(bundle.rootfs().join("real/file"), "").unwrap();
+        link(&bundle.rootfs(), "alias", "/real");
+        bundle.file("data/file", "content");
+        bundle.file("one", "bound");
+        bundle.mount("bind", "one", "/alias/file", &["bind"]);
+        bundle.mount("bind", "data", "/alias/sub", &["bind"]);
+        assert_eq!(bundle.say("cat /real/file /real/sub/file"), "boundcontent");
+    });
+}
+
+/// The same bundle, and the same answers from the peer: so the tests above are tested.
+#[test]
+fn the_peer_mounts_the_same() {
+    require!(Need::Root, Need::Tool("runc"));
+    let prepare = |bundle: &mut Bundle<'_>| {
+        bundle.file("data/file", "content");
+        for (index, options) in [
+            vec!["bind", "ro", "nosuid", "nodev", "noexec"],
+            vec!["rbind", "rro", "rnosuid"],
+            vec!["bind", "noatime"],
+            vec!["bind", "shared"],
+            vec!["bind", "rslave"],
+            vec!["bind", "nodiratime", "strictatime"],
+        ]
+        .iter()
+        .enumerate()
+        {
+            bundle.mount("bind", "data", &format!("/m{index}"), options);
+        }
+        bundle.mount("tmpfs", "tmpfs", "/t", &["size=1m", "noexec", "sync", "nr_inodes=99"]);
+        bundle.mount("tmpfs", "tmpfs", "/bin2", &["tmpcopyup", "ro"]);
+        fs::create_dir_all(bundle.rootfs().join("bin2")).unwrap();
+        fs::write(bundle.rootfs().join("bin2/x"), "y").unwrap();
+    };
+    with_bundle("mount-peer", |bundle| {
+        prepare(bundle);
+        let script = "for m in /m0 /m1 /m2 /m3 /m4 /m5 /t /bin2; do grep \" $m \" /proc/self/mountinfo | cut -d' ' -f6; done; cat /bin2/x";
+        let ours = bundle.say(script);
+        bundle.program = "runc".into();
+        assert_eq!(bundle.say(script), ours);
+    });
+}
