@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -217,7 +218,7 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
                 let now = Some(ServiceFacts {
                     services: wanted.services.values().map(|service| service.object.clone()).collect(),
                     slices: wanted.slices.values().map(|slice| slice.object.clone()).collect(),
-                    pods: status::ready_pods(&shown, |pod| pod_cookie(&node, pod, &mut cookies)),
+                    pods: status::ready_pods(&shown, |pod| pod_network_of(&node, pod, &mut cookies)),
                     node: facts_of_node(&node),
                 });
                 publish.send_if_modified(|told| {
@@ -236,9 +237,10 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
 }
 
 /// Pods in the host's network have none of their own.
-fn pod_cookie(node: &Node, pod: &DesiredPod, cookies: &mut Cookies) -> Option<u64> {
+fn pod_network_of(node: &Node, pod: &DesiredPod, cookies: &mut Cookies) -> Option<(u64, PathBuf)> {
     let paths = PodPaths::new(&node.config.places, &node.cgroup_root, pod);
-    cookies.of(&pod.uid, &pin_path(&paths.namespaces(), Shared::Net))
+    let netns = pin_path(&paths.namespaces(), Shared::Net);
+    Some((cookies.of(&pod.uid, &netns)?, netns))
 }
 
 fn adopted_uids(places: &Places) -> Vec<String> {

@@ -4,11 +4,13 @@
 //! `agent_core::service`, what touches the kernel in `hands::maps`. After a failure nothing is believed any more: the maps
 //! are opened and read again.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_core::service::address::{Addresses, assign};
-use agent_core::service::diff::{apply, diff};
+use agent_core::service::diff::diff;
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
 use agent_core::service::table::{NodeFacts, Objects, table};
@@ -19,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use crate::hands::maps::{KernelMaps, MapsError};
+use crate::hands::sockets;
 
 pub(crate) mod node;
 mod record;
@@ -238,13 +241,14 @@ impl Keeper {
         let table = table(objects, &assignment, &facts.node);
         let (mut want, problems) = self.ledger.image(&table, &self.have, self.start.elapsed());
         want.clients = clients(&facts.node, &facts.pods);
-        for step in diff(&self.have, &want) {
-            self.maps.perform(&step)?;
-            apply(&mut self.have, &step);
-        }
+        // After a failure nobody asks this keeper for what the maps hold.
+        self.maps.perform(&diff(&self.have, &want))?;
         self.ledger.settle(&want, self.start.elapsed());
+        let before = self.have.datagram_backends();
+        let gone = before.difference(&want.datagram_backends()).copied().collect();
         self.have = want;
         self.maps.attach()?;
+        self.end_stale(&gone, &facts.pods);
         let again = (!problems.is_empty()).then_some(REST);
         let mut status = ServicesStatus {
             in_kernel: true,
@@ -253,6 +257,28 @@ impl Keeper {
         };
         add_problems(&mut status, problems);
         Ok((status, again))
+    }
+
+    /// Ends what still talks to backends that are gone. A failure leaves a client to notice by itself.
+    fn end_stale(&mut self, gone: &BTreeSet<SocketAddr>, pods: &[ReadyPod]) {
+        if gone.is_empty() {
+            return;
+        }
+        let result = self.maps.forget_datagrams(gone).map_err(anyhow::Error::from);
+        let result = result.and_then(|()| {
+            Ok(sockets::destroy(
+                gone,
+                pods.iter().filter_map(|pod| pod.netns.as_deref()),
+            )?)
+        });
+        match result {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "ended datagram sockets whose backends are gone"),
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "datagrams may still go to backends that are gone"
+            ),
+        }
     }
 
     fn count(&self, status: &mut ServicesStatus) -> Result<(), MapsError> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent_core::pod::{DesiredPod, PodUid, Protocol};
@@ -18,7 +19,7 @@ pub struct PodView {
     /// The object with its present status.
     pub pod: Pod,
     /// The file that defines it; none once that is gone.
-    pub origin: Option<std::path::PathBuf>,
+    pub origin: Option<PathBuf>,
 }
 
 /// Every pod of the node.
@@ -67,12 +68,15 @@ impl Board {
     }
 }
 
-/// The pods that may be backends of Services; `cookie` tells that of a pod's network namespace.
-pub fn ready_pods(pods: &Pods, mut cookie: impl FnMut(&DesiredPod) -> Option<u64>) -> Vec<ReadyPod> {
-    pods.values().filter_map(|view| ready_pod(view, &mut cookie)).collect()
+/// The pods that may be backends of Services; `network` tells the cookie and the file of a pod's network
+/// namespace.
+pub fn ready_pods(pods: &Pods, mut network: impl FnMut(&DesiredPod) -> Option<(u64, PathBuf)>) -> Vec<ReadyPod> {
+    pods.values()
+        .filter_map(|view| ready_pod(view, network(&view.desired)))
+        .collect()
 }
 
-fn ready_pod(view: &PodView, cookie: &mut impl FnMut(&DesiredPod) -> Option<u64>) -> Option<ReadyPod> {
+fn ready_pod(view: &PodView, network: Option<(u64, PathBuf)>) -> Option<ReadyPod> {
     let status = view.pod.status.as_ref()?;
     let phase = status.phase.as_deref().unwrap_or_default();
     let addresses = addresses(status);
@@ -80,6 +84,7 @@ fn ready_pod(view: &PodView, cookie: &mut impl FnMut(&DesiredPod) -> Option<u64>
     if addresses.is_empty() || matches!(phase, "Succeeded" | "Failed") {
         return None;
     }
+    let (namespace_cookie, netns) = network.unzip();
     let is_leaving = view.pod.metadata.deletion_timestamp.is_some();
     Some(ReadyPod {
         namespace: view.desired.namespace.clone(),
@@ -89,7 +94,8 @@ fn ready_pod(view: &PodView, cookie: &mut impl FnMut(&DesiredPod) -> Option<u64>
         ports: ports(&view.desired),
         ready: is_ready(status),
         terminating: is_leaving,
-        namespace_cookie: cookie(&view.desired),
+        namespace_cookie,
+        netns,
     })
 }
 

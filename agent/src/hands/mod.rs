@@ -10,6 +10,7 @@ pub mod namespaces;
 pub mod network;
 pub mod shim;
 pub mod shm;
+pub mod sockets;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

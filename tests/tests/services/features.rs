@@ -462,3 +462,25 @@ fn of_two_services_with_one_address_the_first_by_name_has_it() {
         node.problems("zzz")
     );
 }
+
+#[test]
+fn a_datagram_socket_is_told_when_its_backend_is_gone() {
+    node_of_test!("stale", node);
+    let pod = NetworkNamespace::new();
+    let spec = format!("{CLUSTER}  ports: [{{port: 53, protocol: UDP, targetPort: serves}}]\n");
+    for (service, address) in [("10.96.0.1:53", "127.0.0.1:0"), ("[fd00:96::1]:53", "[::1]:0")] {
+        let own = |facts: &mut agent::services::ServiceFacts| facts.pods.push(client_pod(&pod, &[]));
+        let stays = pod.run(udp(address));
+        let goes = pod.run(udp(address));
+        let mut client = node.client_in(&pod);
+        node.apply_with(&web(&spec), &[&goes], own);
+        assert_eq!(client.ask(&format!("hold-udp {service}")), goes.label);
+        assert_eq!(client.ask("held-udp"), goes.label);
+        node.apply_with(&web(&spec), &[&goes, &stays], own);
+        assert_eq!(client.ask("held-udp"), goes.label, "another backend is no reason");
+        node.apply_with(&web(&spec), &[&stays], own);
+        let told = client.ask("held-udp");
+        assert!(told.starts_with("error"), "{told}");
+        assert_eq!(client.ask(&format!("hold-udp {service}")), stays.label);
+    }
+}

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use agent::hands::maps::KernelMaps;
 use agent_core::manifest::Object;
 use agent_core::service::address::assign;
-use agent_core::service::diff::{apply, diff};
+use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
 use agent_core::service::table::{NodeFacts, Objects, Scope, table};
 use agent_core::service::{AddressRange, Counters};
@@ -58,16 +58,13 @@ impl Bench {
             slices: &slices,
             pods: &[],
         };
-        let mut have = Image::default();
+        let have = Image::default();
         let mut ledger = Ledger::restore(&have, maps.capacity());
         let table = table(objects, &assignment, &facts);
         let (mut want, problems) = ledger.image(&table, &have, Default::default());
         assert!(problems.is_empty(), "{problems:?}");
         want.clients = clients(&facts, &[]);
-        for step in diff(&have, &want) {
-            maps.perform(&step).unwrap();
-            apply(&mut have, &step);
-        }
+        maps.perform(&diff(&have, &want)).unwrap();
         let ids = ledger.ids().values().copied().collect();
         Self { scratch, maps, ids }
     }

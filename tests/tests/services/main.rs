@@ -25,6 +25,7 @@ macro_rules! node {
 
 pub(crate) use node as node_of_test;
 
+mod bench;
 mod client;
 mod features;
 mod frames;

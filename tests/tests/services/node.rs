@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use std::time::{Duration, Instant};
+
 use agent::services::{Query, ServiceFacts, ServicesConfig, run};
 use agent_core::manifest::Object;
 use agent_core::service::table::NodeFacts;
@@ -152,6 +154,43 @@ impl<'a> Node<'a> {
         self.send();
     }
 
+    /// Makes a Service of each address, port 80, with so many endpoints 10.0.0.1, 10.0.0.2 …, the last Service with as many
+    /// as `of_last` says. How long it took until the kernel had them.
+    pub(crate) fn set_many(&mut self, addresses: &[Ipv4Addr], port: u16, each: u8, of_last: u8) -> Duration {
+        let object = |number: usize, address: &Ipv4Addr| {
+            serde_json::json!({
+                "metadata": {"name": format!("s{number}"), "namespace": "default"},
+                "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "protocol": "TCP"}]},
+            })
+        };
+        let slice = |number: usize| {
+            let count = if number + 1 == addresses.len() { of_last } else { each };
+            let endpoints: Vec<_> = (1..=count)
+                .map(|last| serde_json::json!({"addresses": [format!("10.0.0.{last}")]}))
+                .collect();
+            serde_json::json!({
+                "metadata": {"name": format!("s{number}"), "labels": {"kubernetes.io/service-name": format!("s{number}")}},
+                "addressType": "IPv4", "ports": [{"port": port, "protocol": "TCP"}], "endpoints": endpoints,
+            })
+        };
+        let numbered = addresses.iter().enumerate();
+        self.facts.services = numbered
+            .map(|(number, address)| serde_json::from_value(object(number, address)).unwrap())
+            .collect();
+        self.facts.slices = (0..addresses.len())
+            .map(|number| serde_json::from_value(slice(number)).unwrap())
+            .collect();
+        let facts = self.facts.clone();
+        let agent = self.agent.as_mut().unwrap();
+        agent.status.mark_unchanged();
+        let start = Instant::now();
+        agent.facts.send_replace(Some(facts));
+        agent.runtime.block_on(agent.status.changed()).unwrap();
+        let time = start.elapsed();
+        assert!(agent.status.borrow().in_kernel, "{:?}", agent.status.borrow().problem);
+        time
+    }
+
     /// Takes all Services away.
     #[track_caller]
     pub(crate) fn clear(&mut self) {
@@ -258,6 +297,7 @@ pub(crate) fn client_pod(namespace: &NetworkNamespace, addresses: &[&str]) -> Re
         ready: true,
         terminating: false,
         namespace_cookie: Some(cookie(namespace)),
+        netns: Some(namespace.path()),
     }
 }
 
@@ -312,5 +352,6 @@ fn pod(backend: &Backend) -> ReadyPod {
         ready: true,
         terminating: false,
         namespace_cookie: None,
+        netns: None,
     }
 }

@@ -1,17 +1,22 @@
-//! What a Service address costs: `connect` to it against `connect` to the backend itself.
+//! What a Service address costs: `connect` to it against `connect` to the backend itself, on the demo's node; and beside
+//! rules of kube-proxy's shape in nftables, for few Services and for many, by `tests/tests/services/bench.rs`.
 
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde_json::Value;
 
 use super::{MICROSECOND, Row, interleave, node};
+use crate::{command, workspace};
 
 const ROUNDS: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(5);
+/// Numbers of Services.
+const SIZES: &str = "10,10000";
 
-/// Measures from this machine to the demo's web server.
+/// Measures from this machine to the demo's web server, then beside nftables in namespaces.
 pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
     let service = node::find("services", "web")?.context("no Service web")?;
     let pod = node::find("pods", "web")?.context("no pod web")?;
@@ -19,14 +24,54 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
     let backend = address(pod["status"]["podIP"].as_str(), 8080)?;
     let (ours, peer) = interleave(ROUNDS, MICROSECOND, || connect(&service), || connect(&backend))?;
     let peer = Some(("direct".to_owned(), peer));
-    Ok(vec![Row {
+    let mut rows = vec![Row {
         area: "services",
         case: "connect".to_owned(),
         ours,
         peer,
         unit: "us",
         goal: Some(1.05),
-    }])
+    }];
+    rows.extend(beside_nftables()?);
+    Ok(rows)
+}
+
+/// The figures of the test executable, one JSON object a line.
+fn beside_nftables() -> anyhow::Result<Vec<Row>> {
+    let mut cargo = workspace::cargo();
+    cargo
+        .args([
+            "test",
+            "--quiet",
+            "--release",
+            "-p",
+            "tests",
+            "--test",
+            "services",
+            "--",
+        ])
+        .args(["--exact", "bench::figures", "--nocapture"])
+        .env("ORLOP_BENCH", SIZES);
+    let text = command::output(&mut cargo)?;
+    let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    figures.map(|figure| row(&figure)).collect()
+}
+
+fn row(figure: &Value) -> anyhow::Result<Row> {
+    let number = |name: &str| figure[name].as_f64().with_context(|| format!("no {name} in {figure}"));
+    let (unit, scale) = match figure["unit"].as_str() {
+        Some("us") => ("us", 1e3),
+        _ => ("ms", 1e6),
+    };
+    let peer = figure["peer"].as_str().unwrap_or_default();
+    Ok(Row {
+        area: "services",
+        case: figure["figure"].as_str().unwrap_or_default().to_owned(),
+        ours: number("ours_ns")? / scale,
+        peer: Some((peer.to_owned(), number("peer_ns")? / scale)),
+        unit,
+        goal: Some(if peer == "direct" { 1.1 } else { 1.0 }),
+    })
 }
 
 fn address(ip: Option<&str>, port: u16) -> anyhow::Result<SocketAddr> {

@@ -130,9 +130,18 @@ pub fn apply(image: &mut Image, step: &MapStep) {
 
 /// Regions that the new one overlaps were free; what is known of them is not true any more.
 fn write<S: Clone>(regions: &mut BTreeMap<u32, Vec<S>>, base: u32, slots: &[S]) {
-    let end = |base: u32, slots: &[S]| u64::from(base) + slots.len() as u64;
-    let last = end(base, slots);
-    regions.retain(|other, old| end(*other, old) <= u64::from(base) || u64::from(*other) >= last);
+    let length = |slots: &[S]| u32::try_from(slots.len()).unwrap_or(u32::MAX);
+    let end = base.saturating_add(length(slots));
+    let before = regions.range(..base).next_back();
+    let overlapped = before.filter(|(other, old)| other.saturating_add(length(old)) > base);
+    let overlapped: Vec<u32> = overlapped
+        .map(|(other, _)| *other)
+        .into_iter()
+        .chain(regions.range(base..end).map(|(other, _)| *other))
+        .collect();
+    for other in overlapped {
+        regions.remove(&other);
+    }
     regions.insert(base, slots.to_vec());
 }
 

@@ -167,6 +167,16 @@ impl Ledger {
 }
 
 impl Image {
+    /// Backends of all UDP frontends.
+    pub fn datagram_backends(&self) -> BTreeSet<SocketAddr> {
+        let v4 = self.v4.services.iter().filter(|(key, _)| key.protocol() == UDP);
+        let v6 = self.v6.services.iter().filter(|(key, _)| key.protocol() == UDP);
+        let v4 = v4.flat_map(|(_, service)| self.v4.slots(service).unwrap_or_default());
+        let v6 = v6.flat_map(|(_, service)| self.v6.slots(service).unwrap_or_default());
+        let v4 = v4.map(|slot| SocketAddr::from(slot.endpoint()));
+        v4.chain(v6.map(|slot| SocketAddr::from(slot.endpoint()))).collect()
+    }
+
     fn id(&self, frontend: &Frontend) -> Option<u32> {
         let service = match key(frontend) {
             Key::V4(key) => self.v4.services.get(&key),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use k8s_openapi::api::core::v1::Service;
@@ -113,6 +114,8 @@ pub struct ReadyPod {
     pub terminating: bool,
     /// Cookie of its network namespace, by which its connections are known to come from its addresses.
     pub namespace_cookie: Option<u64>,
+    /// File that stands for its network namespace; none for a pod in the host's network.
+    pub netns: Option<PathBuf>,
 }
 
 /// A port that a container declares.

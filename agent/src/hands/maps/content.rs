@@ -1,5 +1,8 @@
 //! Reading and writing the maps, byte for byte as `ebpf_common::maps` lays them out.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use agent_core::service::Counters;
@@ -12,7 +15,7 @@ use aya::{Ebpf, Pod};
 use ebpf_common::flow::{Entry, Tuple};
 use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, Member, RangeKey, Service, Slot4,
-    Slot6,
+    Slot6, UDP,
 };
 
 use super::MapsError;
@@ -29,8 +32,7 @@ pub(super) struct Content {
     clients: HashMap<MapData, u64, [u8; 24]>,
     affinities: HashMap<MapData, [u8; 20], [u8; 24]>,
     flows: HashMap<MapData, [u8; 40], [u8; 48]>,
-    /// The same map once more, for a call that the loader library has no function for.
-    flows_fd: OwnedFd,
+    fds: Descriptors,
     cpus: usize,
 }
 
@@ -42,6 +44,7 @@ impl Content {
             source,
         })?;
         Ok(Self {
+            fds: Descriptors::of(programs)?,
             svc4: take(programs, "svc4")?,
             svc6: take(programs, "svc6")?,
             slots4: take(programs, "slots4")?,
@@ -51,7 +54,6 @@ impl Content {
             ranges: take(programs, "ranges")?,
             clients: take(programs, "clients")?,
             affinities: take(programs, "affinities")?,
-            flows_fd: descriptor(programs, "flows")?,
             flows: take(programs, "flows")?,
             cpus,
         })
@@ -82,37 +84,32 @@ impl Content {
         })
     }
 
-    pub(super) fn perform(&mut self, step: &MapStep) -> Result<(), MapsError> {
+    /// Performs steps in their order; those of one kind that follow each other go to the kernel together.
+    pub(super) fn perform(&mut self, steps: &[MapStep]) -> Result<(), MapsError> {
+        for run in steps.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+            self.perform_run(run)?;
+        }
+        Ok(())
+    }
+
+    fn perform_run(&mut self, run: &[MapStep]) -> Result<(), MapsError> {
+        match run.first() {
+            Some(MapStep::Write4 { .. }) => write_run(&self.fds.slots4, "slots4", run.iter().flat_map(slots4)),
+            Some(MapStep::Write6 { .. }) => write_run(&self.fds.slots6, "slots6", run.iter().flat_map(slots6)),
+            Some(MapStep::Publish4(..)) => write_run(&self.fds.svc4, "svc4", run.iter().filter_map(published4)),
+            Some(MapStep::Publish6(..)) => write_run(&self.fds.svc6, "svc6", run.iter().filter_map(published6)),
+            Some(MapStep::AddMember(_)) => write_run(&self.fds.members, "members", run.iter().filter_map(member)),
+            _ => run.iter().try_for_each(|step| self.perform_one(step)),
+        }
+    }
+
+    fn perform_one(&mut self, step: &MapStep) -> Result<(), MapsError> {
         match step {
             MapStep::AddCounters(id) => self.clear_counters(*id),
-            MapStep::Write4 { base, slots } => write(
-                &mut self.slots4,
-                "slots4",
-                *base,
-                slots.iter().map(|slot| slot.to_bytes()),
-            ),
-            MapStep::Write6 { base, slots } => write(
-                &mut self.slots6,
-                "slots6",
-                *base,
-                slots.iter().map(|slot| slot.to_bytes()),
-            ),
             MapStep::Withdraw4(key) => absent_is_fine(self.svc4.remove(&key.to_bytes()), "svc4"),
             MapStep::Withdraw6(key) => absent_is_fine(self.svc6.remove(&key.to_bytes()), "svc6"),
-            MapStep::Publish4(key, service) => self
-                .svc4
-                .insert(key.to_bytes(), service.to_bytes(), 0)
-                .map_err(failed("write to", "svc4")),
-            MapStep::Publish6(key, service) => self
-                .svc6
-                .insert(key.to_bytes(), service.to_bytes(), 0)
-                .map_err(failed("write to", "svc6")),
             // The next owner begins from zero.
             MapStep::DropCounters(_) => Ok(()),
-            MapStep::AddMember(member) => self
-                .members
-                .insert(member.to_bytes(), 1, 0)
-                .map_err(failed("write to", "members")),
             MapStep::DropMember(member) => absent_is_fine(self.members.remove(&member.to_bytes()), "members"),
             MapStep::AddRange(range) => self
                 .ranges
@@ -124,6 +121,12 @@ impl Content {
                 .insert(cookie, client.to_bytes(), 0)
                 .map_err(failed("write to", "clients")),
             MapStep::DropClient(cookie) => absent_is_fine(self.clients.remove(cookie), "clients"),
+            // Steps of these kinds are written together.
+            MapStep::Write4 { .. }
+            | MapStep::Write6 { .. }
+            | MapStep::Publish4(..)
+            | MapStep::Publish6(..)
+            | MapStep::AddMember(_) => Ok(()),
         }
     }
 
@@ -156,10 +159,22 @@ impl Content {
 
     /// Every entry of the flows from outside. Those that come or go meanwhile may be missing.
     pub(super) fn flows(&self) -> Result<Vec<(Tuple, Entry)>, MapsError> {
-        let all = ebpf_kernel::read_elements::<40, 48>(self.flows_fd.as_fd());
+        let all = ebpf_kernel::read_elements::<40, 48>(self.fds.flows.as_fd());
         let all = all.map_err(|source| failed("list", "flows")(MapError::IoError(source)))?;
         let read = |(key, value)| (Tuple::from_bytes(key), Entry::from_bytes(value));
         Ok(all.into_iter().map(read).collect())
+    }
+
+    /// Takes away the UDP flows to these backends.
+    pub(super) fn forget_datagrams(&mut self, gone: &BTreeSet<SocketAddr>) -> Result<(), MapsError> {
+        for (key, entry) in self.flows()? {
+            let flow = entry.flow(&key);
+            let backend = SocketAddr::new(flow.backend.ip(), u16::from_be(flow.backend.port));
+            if flow.protocol == UDP && gone.contains(&backend) {
+                absent_is_fine(self.flows.remove(&key.to_bytes()), "flows")?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes away the flows that are over. An entry that a packet has used since it was read is put back.
@@ -167,7 +182,7 @@ impl Content {
         let all = self.flows()?;
         let over = flows::over(&all, now);
         for (key, read) in &over {
-            let taken = ebpf_kernel::take_element::<40, 48>(self.flows_fd.as_fd(), &key.to_bytes());
+            let taken = ebpf_kernel::take_element::<40, 48>(self.fds.flows.as_fd(), &key.to_bytes());
             let taken = taken.map_err(|source| failed("take an entry out of", "flows")(MapError::IoError(source)))?;
             if let Some(bytes) = taken
                 && Entry::from_bytes(bytes).last != read.last
@@ -198,7 +213,7 @@ fn keys<K, T: Ord>(
     keys: impl Iterator<Item = Result<K, MapError>>,
     name: &'static str,
     value: impl Fn(K) -> T,
-) -> Result<std::collections::BTreeSet<T>, MapsError> {
+) -> Result<BTreeSet<T>, MapsError> {
     keys.map(|key| key.map(&value).map_err(failed("list", name))).collect()
 }
 
@@ -207,19 +222,93 @@ fn take<M: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static s
     map.try_into().map_err(failed("open", name))
 }
 
+/// Some of the maps once more, for calls that the loader library has no function for.
+struct Descriptors {
+    svc4: OwnedFd,
+    svc6: OwnedFd,
+    slots4: OwnedFd,
+    slots6: OwnedFd,
+    members: OwnedFd,
+    flows: OwnedFd,
+}
+
+impl Descriptors {
+    fn of(programs: &Ebpf) -> Result<Self, MapsError> {
+        Ok(Self {
+            svc4: descriptor(programs, "svc4")?,
+            svc6: descriptor(programs, "svc6")?,
+            slots4: descriptor(programs, "slots4")?,
+            slots6: descriptor(programs, "slots6")?,
+            members: descriptor(programs, "members")?,
+            flows: descriptor(programs, "flows")?,
+        })
+    }
+}
+
 fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
-    let Some(Map::HashMap(map)) = programs.map(name) else {
+    let Some(Map::HashMap(map) | Map::Array(map)) = programs.map(name) else {
         return Err(MapsError::Missing(name));
     };
     let copy = map.fd().as_fd().try_clone_to_owned();
     copy.map_err(|source| failed("open once more", name)(MapError::IoError(source)))
 }
 
+fn write_run<const KEY: usize, const VALUE: usize>(
+    map: &OwnedFd,
+    name: &'static str,
+    elements: impl Iterator<Item = ([u8; KEY], [u8; VALUE])>,
+) -> Result<(), MapsError> {
+    let (keys, values): (Vec<_>, Vec<_>) = elements.unzip();
+    let written = ebpf_kernel::write_elements(map.as_fd(), &keys, &values);
+    written.map_err(|source| failed("write to", name)(MapError::IoError(source)))
+}
+
+fn slots4(step: &MapStep) -> Vec<([u8; 4], [u8; 8])> {
+    let MapStep::Write4 { base, slots } = step else {
+        return Vec::new();
+    };
+    let numbered = (*base..).zip(slots);
+    numbered
+        .map(|(index, slot)| (index.to_ne_bytes(), slot.to_bytes()))
+        .collect()
+}
+
+fn slots6(step: &MapStep) -> Vec<([u8; 4], [u8; 24])> {
+    let MapStep::Write6 { base, slots } = step else {
+        return Vec::new();
+    };
+    let numbered = (*base..).zip(slots);
+    numbered
+        .map(|(index, slot)| (index.to_ne_bytes(), slot.to_bytes()))
+        .collect()
+}
+
+fn published4(step: &MapStep) -> Option<([u8; 8], [u8; 32])> {
+    let MapStep::Publish4(key, service) = step else {
+        return None;
+    };
+    Some((key.to_bytes(), service.to_bytes()))
+}
+
+fn published6(step: &MapStep) -> Option<([u8; 20], [u8; 32])> {
+    let MapStep::Publish6(key, service) = step else {
+        return None;
+    };
+    Some((key.to_bytes(), service.to_bytes()))
+}
+
+fn member(step: &MapStep) -> Option<([u8; 28], [u8; 4])> {
+    let MapStep::AddMember(member) = step else {
+        return None;
+    };
+    Some((member.to_bytes(), 1_u32.to_ne_bytes()))
+}
+
 fn entries<K: Pod, Key: Ord>(
     map: &HashMap<MapData, K, [u8; 32]>,
     name: &'static str,
     key: impl Fn(K) -> Key,
-) -> Result<std::collections::BTreeMap<Key, Service>, MapsError> {
+) -> Result<BTreeMap<Key, Service>, MapsError> {
     let entry = |entry: Result<(K, [u8; 32]), MapError>| {
         let (bytes, service) = entry.map_err(failed("list", name))?;
         Ok((key(bytes), Service::from_bytes(service)))
@@ -229,12 +318,12 @@ fn entries<K: Pod, Key: Ord>(
 
 /// Reads the regions of the frontends. A region that reaches beyond the map is left out; its frontend is written anew.
 fn half<K, V: Pod, S>(
-    services: std::collections::BTreeMap<K, Service>,
+    services: BTreeMap<K, Service>,
     slots: &Array<MapData, V>,
     name: &'static str,
     slot: impl Fn(V) -> S,
 ) -> Result<Half<K, S>, MapsError> {
-    let mut regions = std::collections::BTreeMap::new();
+    let mut regions = BTreeMap::new();
     for service in services.values() {
         let (base, count) = (service.region.base(), u32::from(service.region.count()));
         let fits = base.checked_add(count).is_some_and(|end| end <= slots.len());
@@ -246,18 +335,6 @@ fn half<K, V: Pod, S>(
         regions.insert(base, run);
     }
     Ok(Half { services, regions })
-}
-
-fn write<V: Pod>(
-    map: &mut Array<MapData, V>,
-    name: &'static str,
-    base: u32,
-    slots: impl Iterator<Item = V>,
-) -> Result<(), MapsError> {
-    for (index, slot) in (base..).zip(slots) {
-        map.set(index, slot, 0).map_err(failed("write to", name))?;
-    }
-    Ok(())
 }
 
 fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), MapsError> {

@@ -7,6 +7,8 @@
 //!
 //! What is written is decided in `agent_core::service`; here it is only done.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use agent_core::service::Counters;
@@ -139,9 +141,9 @@ impl KernelMaps {
         self.content.dump()
     }
 
-    /// Performs one step. It may be repeated.
-    pub fn perform(&mut self, step: &MapStep) -> Result<(), MapsError> {
-        self.content.perform(step)
+    /// Performs steps in their order. They may be repeated.
+    pub fn perform(&mut self, steps: &[MapStep]) -> Result<(), MapsError> {
+        self.content.perform(steps)
     }
 
     /// Clients that keep to a backend of the Service port `id`.
@@ -164,6 +166,11 @@ impl KernelMaps {
     pub fn try_frame(&mut self, from: Scope, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
         let programs = self.programs.as_mut().ok_or(MapsError::Missing("loaded program"))?;
         uplinks::trial(programs, from, frame)
+    }
+
+    /// Forgets the UDP flows from outside to these backends: their clients would be heard by nobody.
+    pub fn forget_datagrams(&mut self, gone: &BTreeSet<SocketAddr>) -> Result<(), MapsError> {
+        self.content.forget_datagrams(gone)
     }
 
     /// Forgets the flows from outside that are over; comes back with how many there were and how many are left.

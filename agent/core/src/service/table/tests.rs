@@ -21,6 +21,7 @@ fn pod(name: &str, address: &str, ready: bool) -> ReadyPod {
         ready,
         terminating: false,
         namespace_cookie: None,
+        netns: None,
     }
 }
 
