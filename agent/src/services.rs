@@ -13,20 +13,24 @@ use agent_core::service::address::{Addresses, assign};
 use agent_core::service::diff::diff;
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
-use agent_core::service::table::{NodeFacts, Objects, table};
+use agent_core::service::table::{NodeFacts, Objects, ServiceTable, table};
 use agent_core::service::{AddressRange, ReadyPod, ServicePort, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
+use crate::hands::maps::look::Question;
 use crate::hands::maps::{KernelMaps, MapsError};
 use crate::hands::sockets;
 
+pub mod detail;
 pub(crate) mod node;
 mod record;
 
 pub use crate::hands::maps::remove_all;
+use detail::{PortDetail, Trace};
+
 pub use node::{NodePortAddresses, ServiceFlags};
 pub use record::RecordError;
 
@@ -65,8 +69,16 @@ pub struct ServicesConfig {
     pub record: PathBuf,
 }
 
-/// A question for the status with fresh counters; the answer comes through the sender.
-pub type Query = oneshot::Sender<ServicesStatus>;
+/// A question; the answer comes through the sender.
+#[derive(Debug)]
+pub enum Query {
+    /// The status with fresh counters.
+    Status(oneshot::Sender<ServicesStatus>),
+    /// Every port in full. Without an answer the maps can't be read now.
+    Details(oneshot::Sender<Vec<PortDetail>>),
+    /// What would become of a connection. Without an answer the maps can't be read now.
+    Trace(Question, oneshot::Sender<Trace>),
+}
 
 /// Why the kernel's maps are not what they should be.
 #[derive(Debug, thiserror::Error)]
@@ -175,22 +187,40 @@ async fn swept(keeper: Option<Keeper>) -> Option<Keeper> {
     spawn_blocking(work).await.ok()
 }
 
-/// Answers a query, with the counters of the kernel where they can be read.
+/// Answers a query from the kernel's maps where they can be read. Whoever asked may have gone away; nobody misses the
+/// answer.
 async fn answer(keeper: Option<Keeper>, status: &watch::Sender<ServicesStatus>, query: Query) -> Option<Keeper> {
     let mut report = status.borrow().clone();
     let Some(keeper) = keeper else {
-        // Whoever asked may have gone away; nobody misses the answer.
-        drop(query.send(report));
+        if let Query::Status(asker) = query {
+            drop(asker.send(report));
+        }
         return None;
     };
     let work = move || {
-        if let Err(error) = keeper.count(&mut report) {
-            report.problem = Some(format!("{:#}", anyhow::Error::from(error)));
+        match query {
+            Query::Status(asker) => {
+                if let Err(error) = keeper.count(&mut report) {
+                    report.problem = Some(format!("{:#}", anyhow::Error::from(error)));
+                }
+                drop(asker.send(report));
+            }
+            Query::Details(asker) => reply(asker, keeper.details()),
+            Query::Trace(question, asker) => reply(asker, keeper.trace(&question)),
         }
-        drop(query.send(report));
         keeper
     };
     spawn_blocking(work).await.ok()
+}
+
+fn reply<T>(asker: oneshot::Sender<T>, answer: Result<T, UpdateError>) {
+    match answer {
+        Ok(answer) => drop(asker.send(answer)),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(error, "a question about Services can't be answered");
+        }
+    }
 }
 
 /// The maps together with what is known of them.
@@ -200,6 +230,7 @@ struct Keeper {
     have: Image,
     ledger: Ledger,
     addresses: Addresses,
+    table: ServiceTable,
     start: Instant,
 }
 
@@ -222,6 +253,7 @@ impl Keeper {
             have,
             ledger,
             addresses,
+            table: ServiceTable::default(),
             start: Instant::now(),
         })
     }
@@ -253,8 +285,9 @@ impl Keeper {
         let mut status = ServicesStatus {
             in_kernel: true,
             problem: None,
-            services: table.services,
+            services: table.services.clone(),
         };
+        self.table = table;
         add_problems(&mut status, problems);
         Ok((status, again))
     }

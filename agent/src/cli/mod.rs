@@ -19,6 +19,7 @@ mod load;
 mod logs;
 mod pull;
 mod row;
+mod services;
 mod table;
 mod terminal;
 mod version;
@@ -52,6 +53,7 @@ enum Verb {
     Exec(exec::Exec),
     Apply(apply::Apply),
     Delete(delete::Delete),
+    Services(services::Services),
     Load(load::Load),
     Pull(pull::Pull),
     Version(version::Version),
@@ -87,6 +89,7 @@ fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Cleanup(verb) => verb.run().map(done),
         Verb::Get(verb) => wait(verb.run(&client)).map(done),
         Verb::Describe(verb) => wait(verb.run(&client)).map(done),
+        Verb::Services(verb) => wait(verb.run(&client)).map(done),
         Verb::Logs(verb) => wait(verb.run(&client)).map(done),
         Verb::Exec(verb) => wait(verb.run(&client)),
         Verb::Apply(verb) => wait(verb.run(&client)).map(done),

@@ -103,6 +103,10 @@ async fn route(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Pro
         (&Method::GET, ["healthz"]) => Ok(answer::text("ok")),
         (&Method::GET, ["version"]) => objects::version(api),
         (&Method::GET, ["v1", resource]) => objects::list(api, resource).await,
+        (&Method::GET, ["v1", "services", "details"]) => objects::service_details(api).await,
+        (&Method::GET, ["v1", "services", "trace", protocol, source, address, port]) => {
+            objects::trace(api, [protocol, source, address, port]).await
+        }
         (&Method::GET, ["v1", "describe", resource, namespace, name]) => {
             objects::describe(api, resource, namespace, name).await
         }

@@ -1,9 +1,11 @@
 //! Lists, single objects and descriptions, each with its present status.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use agent_core::service::{PortStatus, ServiceName, ServiceStatus, ServicesStatus};
+use agent_core::service::image::number;
+use agent_core::service::{PortStatus, Protocol, ServiceName, ServiceStatus, ServicesStatus};
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Service, ServiceStatus as ServiceObjectStatus};
 use serde::Serialize;
 use serde_json::Value;
@@ -13,6 +15,8 @@ use super::Api;
 use super::answer::{Answer, Problem, json};
 use super::message::{self, Description, ServicePortView};
 use crate::events::Subject;
+use crate::hands::maps::look::Question;
+use crate::services::Query;
 use crate::sources::wanted::{Sourced, Wanted};
 
 pub(super) fn version(api: &Api) -> Result<Answer, Problem> {
@@ -140,7 +144,7 @@ fn find(objects: Vec<Value>, resource: &str, namespace: &str, name: &str) -> Res
 async fn services_status(api: &Api) -> ServicesStatus {
     let (ask, answer) = oneshot::channel();
     let fresh = async {
-        api.queries.send(ask).await.ok()?;
+        api.queries.send(Query::Status(ask)).await.ok()?;
         answer.await.ok()
     };
     let known = || api.services.borrow().clone();
@@ -149,6 +153,40 @@ async fn services_status(api: &Api) -> ServicesStatus {
         .ok()
         .flatten()
         .unwrap_or_else(known)
+}
+
+/// Every port of every Service in full.
+pub(super) async fn service_details(api: &Api) -> Result<Answer, Problem> {
+    let (ask, answer) = oneshot::channel();
+    json(&asked(api, Query::Details(ask), answer).await?)
+}
+
+/// What would become of a connection: protocol, source, destination and its port.
+pub(super) async fn trace(api: &Api, [protocol, source, address, port]: [&str; 4]) -> Result<Answer, Problem> {
+    let wrong = |what: &str| Problem::invalid(format!("{what:?} is not what a trace takes"));
+    let protocol = Protocol::parse(Some(protocol)).map_err(Problem::invalid)?;
+    let address: IpAddr = address.parse().map_err(|_| wrong(address))?;
+    let question = Question {
+        source: source.parse().map_err(|_| wrong(source))?,
+        destination: SocketAddr::new(address, port.parse().map_err(|_| wrong(port))?),
+        protocol: number(protocol),
+    };
+    let (ask, answer) = oneshot::channel();
+    json(&asked(api, Query::Trace(question, ask), answer).await?)
+}
+
+async fn asked<T>(api: &Api, query: Query, answer: oneshot::Receiver<T>) -> Result<T, Problem> {
+    let answered = async {
+        api.queries.send(query).await.ok()?;
+        answer.await.ok()
+    };
+    let answered = tokio::time::timeout(std::time::Duration::from_secs(10), answered).await;
+    let problem = || {
+        Problem::failed(anyhow::anyhow!(
+            "the Service maps can't be read now; `orlop get services` says why"
+        ))
+    };
+    answered.ok().flatten().ok_or_else(problem)
 }
 
 /// The Service with the addresses that it was given, and what keeps it from working as its conditions.
@@ -206,11 +244,6 @@ fn port(port: &PortStatus) -> ServicePortView {
     ServicePortView {
         port: format!("{name} {}/{}", port.port, port.protocol),
         endpoints: port.backends.iter().map(ToString::to_string).collect(),
-        counters: BTreeMap::from([
-            ("forwarded".into(), port.counters.forwarded),
-            ("refused".into(), port.counters.refused),
-            ("dropped, no local backend".into(), port.counters.no_local),
-            ("dropped, source not allowed".into(), port.counters.not_allowed),
-        ]),
+        counters: BTreeMap::from(port.counters.named().map(|(name, count)| (name.into(), count))),
     }
 }

@@ -484,3 +484,65 @@ fn a_datagram_socket_is_told_when_its_backend_is_gone() {
         assert_eq!(client.ask(&format!("hold-udp {service}")), stays.label);
     }
 }
+
+#[test]
+fn a_trace_says_what_a_connection_would_meet() {
+    node_of_test!("trace", node);
+    let pod = NetworkNamespace::new();
+    let backend = pod.run(tcp("127.0.0.1:0"));
+    let spec = format!("{CLUSTER}{NODE_PORTS}  sessionAffinity: ClientIP\n  externalTrafficPolicy: Local\n");
+    let spec = spec.replace(
+        "type: NodePort",
+        "type: LoadBalancer\n  loadBalancerSourceRanges: [10.244.0.8/29]",
+    );
+    let manifest = format!(
+        "{}status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.7}}]}}}}\n",
+        web(&spec)
+    );
+    let own = |facts: &mut agent::services::ServiceFacts| facts.pods.push(client_pod(&pod, &["10.244.0.7"]));
+    node.apply_with(&manifest, &[&backend], own);
+    let last = |source: &str, destination: &str| node.trace(source, destination).pop().unwrap();
+    let random = format!("it gets, at random, one of {}", backend.address);
+    assert_eq!(last("10.244.0.7", "10.96.0.1:80"), random);
+    assert_eq!(last("198.51.100.9", "192.0.2.1:30080"), random, "a local endpoint");
+    assert_eq!(last("192.0.2.1", "127.0.0.1:30080"), random);
+    assert_eq!(
+        last("10.244.0.7", "192.0.2.9:80"),
+        "192.0.2.9:80 is no Service's: it goes where it wants to go"
+    );
+    let guarded = "the client is in none of the source ranges: the connection is dropped";
+    assert_eq!(last("10.244.0.7", "203.0.113.7:80"), guarded);
+    let itself = "the address is for the node itself only: it goes where it wants to go";
+    assert_eq!(last("10.244.0.7", "127.0.0.1:30080"), itself);
+    assert_eq!(label(&mut node.client_in(&pod), "10.96.0.1:80"), backend.label);
+    assert_eq!(
+        last("10.244.0.7", "10.96.0.1:80"),
+        format!("it keeps to {}", backend.address)
+    );
+    let lines = node.trace("10.244.0.7", "10.96.0.1:80");
+    assert_eq!(
+        lines[0],
+        "10.244.0.7 is a pod of this node: its socket meets service_connect4 (connect)"
+    );
+    assert_eq!(lines[1], "10.96.0.1:80 belongs to Service default/web port 80/TCP");
+    let outside = node.trace("198.51.100.9", "192.0.2.1:30080");
+    assert_eq!(
+        outside[0],
+        "198.51.100.9 is outside: its packet meets outside_arriving at an uplink"
+    );
+
+    let details = node.details();
+    assert_eq!((details.len(), details[0].counters["forwarded"]), (1, 1));
+    assert_eq!(details[0].affinities[0].0, "10.244.0.7");
+    let frontend = details[0]
+        .frontends
+        .iter()
+        .find(|frontend| frontend.address == "203.0.113.7:80")
+        .unwrap();
+    assert_eq!(frontend.backends, [(backend.address.to_string(), 100.0)]);
+    assert!(
+        frontend.rules.contains(&"clients come from 10.244.0.8/29".to_owned()),
+        "{:?}",
+        frontend.rules
+    );
+}

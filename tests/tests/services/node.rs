@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use std::time::{Duration, Instant};
 
+use agent::hands::maps::look::Question;
+use agent::services::detail::PortDetail;
 use agent::services::{Query, ServiceFacts, ServicesConfig, run};
 use agent_core::manifest::Object;
 use agent_core::service::table::NodeFacts;
@@ -226,10 +228,31 @@ impl<'a> Node<'a> {
     pub(crate) fn counters(&self, service: &str) -> Counters {
         let agent = self.agent.as_ref().unwrap();
         let (query, answer) = oneshot::channel();
-        agent.queries.blocking_send(query).unwrap();
+        agent.queries.blocking_send(Query::Status(query)).unwrap();
         let status = answer.blocking_recv().unwrap();
         let service = status.services.iter().find(|(name, _)| name.name == service).unwrap().1;
         service.ports[0].counters
+    }
+
+    /// Every port in full.
+    pub(crate) fn details(&self) -> Vec<PortDetail> {
+        let (query, answer) = oneshot::channel();
+        let agent = self.agent.as_ref().unwrap();
+        agent.queries.blocking_send(Query::Details(query)).unwrap();
+        answer.blocking_recv().unwrap()
+    }
+
+    /// What would become of a TCP connection.
+    pub(crate) fn trace(&self, source: &str, destination: &str) -> Vec<String> {
+        let question = Question {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            protocol: ebpf_common::maps::TCP,
+        };
+        let (query, answer) = oneshot::channel();
+        let agent = self.agent.as_ref().unwrap();
+        agent.queries.blocking_send(Query::Trace(question, query)).unwrap();
+        answer.blocking_recv().unwrap().lines
     }
 
     /// The counters after the first list of a new agent.

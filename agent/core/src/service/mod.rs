@@ -196,6 +196,19 @@ pub struct Counters {
     pub unreadable: u64,
 }
 
+impl Counters {
+    /// Each by its name for people.
+    pub fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("forwarded", self.forwarded),
+            ("refused", self.refused),
+            ("dropped for lack of a local backend", self.no_local),
+            ("dropped by source range", self.not_allowed),
+            ("dropped for lack of room", self.no_room),
+        ]
+    }
+}
+
 impl AddressRange {
     /// Whether it has this address.
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -12,7 +12,7 @@ use agent_core::service::image::{Half, Image, Range};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, Pod};
-use ebpf_common::flow::{Entry, Tuple};
+use ebpf_common::flow::{Entry, Role, Tuple};
 use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, Member, RangeKey, Service, Slot4,
     Slot6, UDP,
@@ -22,15 +22,15 @@ use super::MapsError;
 
 /// The maps that the agent reads and writes.
 pub(super) struct Content {
-    svc4: HashMap<MapData, [u8; 8], [u8; 32]>,
-    svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
-    slots4: Array<MapData, [u8; 8]>,
-    slots6: Array<MapData, [u8; 24]>,
+    pub(super) svc4: HashMap<MapData, [u8; 8], [u8; 32]>,
+    pub(super) svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
+    pub(super) slots4: Array<MapData, [u8; 8]>,
+    pub(super) slots6: Array<MapData, [u8; 24]>,
     counters: PerCpuArray<MapData, [u8; 48]>,
-    members: HashMap<MapData, [u8; 28], u32>,
-    ranges: LpmTrie<MapData, [u8; 20], u32>,
-    clients: HashMap<MapData, u64, [u8; 24]>,
-    affinities: HashMap<MapData, [u8; 20], [u8; 24]>,
+    pub(super) members: HashMap<MapData, [u8; 28], u32>,
+    pub(super) ranges: LpmTrie<MapData, [u8; 20], u32>,
+    pub(super) clients: HashMap<MapData, u64, [u8; 24]>,
+    pub(super) affinities: HashMap<MapData, [u8; 20], [u8; 24]>,
     flows: HashMap<MapData, [u8; 40], [u8; 48]>,
     fds: Descriptors,
     cpus: usize,
@@ -163,6 +163,15 @@ impl Content {
         let all = all.map_err(|source| failed("list", "flows")(MapError::IoError(source)))?;
         let read = |(key, value)| (Tuple::from_bytes(key), Entry::from_bytes(value));
         Ok(all.into_iter().map(read).collect())
+    }
+
+    /// How many flows there are of each Service port.
+    pub(super) fn flow_counts(&self) -> Result<BTreeMap<u32, usize>, MapsError> {
+        let mut counts = BTreeMap::new();
+        for (_, entry) in self.flows()?.iter().filter(|(_, entry)| entry.role() == Role::Request) {
+            *counts.entry(entry.id).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     /// Takes away the UDP flows to these backends.

@@ -7,7 +7,7 @@
 //!
 //! What is written is decided in `agent_core::service`; here it is only done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ use ebpf_common::maps::{Affinity, AffinityKey};
 
 mod content;
 mod links;
+pub mod look;
 mod pins;
 mod uplinks;
 
@@ -166,6 +167,16 @@ impl KernelMaps {
     pub fn try_frame(&mut self, from: Scope, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
         let programs = self.programs.as_mut().ok_or(MapsError::Missing("loaded program"))?;
         uplinks::trial(programs, from, frame)
+    }
+
+    /// What would become of a connection at `now`, in seconds since the machine started.
+    pub fn look(&self, question: &look::Question, now: u32) -> Result<look::Finding, MapsError> {
+        look::look(&self.content, question, now)
+    }
+
+    /// How many flows of clients outside there are, by the id of the Service port.
+    pub fn flow_counts(&self) -> Result<BTreeMap<u32, usize>, MapsError> {
+        self.content.flow_counts()
     }
 
     /// Forgets the UDP flows from outside to these backends: their clients would be heard by nobody.
