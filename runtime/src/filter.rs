@@ -8,19 +8,13 @@ use std::collections::BTreeMap;
 
 use crate::sys::seccomp::Instruction;
 
-/// What happens to system calls.
+/// What happens to the system calls of one architecture. Answers are `SECCOMP_RET_*` values, here and below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// `AUDIT_ARCH_*` of the calls that the numbers belong to.
     pub(crate) architecture: u32,
-    /// What calls of other architectures get: a `SECCOMP_RET_*` value, as everywhere here.
-    pub(crate) foreign: u32,
-    /// Numbers from this one on belong to another calling convention of the same architecture (x32) and get `foreign`.
-    pub(crate) foreign_from: Option<u32>,
-    /// What numbers get that no rule is about.
-    pub(crate) default: u32,
-    /// Numbers from this one on that no rule is about get another answer: calls newer than the policy.
-    pub(crate) newer: Option<(u32, u32)>,
+    /// What numbers get that no rule is about: the answer of the last entry at or before the number. There is one for 0.
+    pub(crate) unruled: BTreeMap<u32, u32>,
     /// The rules about each number, in the order in which they are tried.
     pub(crate) rules: BTreeMap<u32, Vec<Rule>>,
 }
@@ -62,54 +56,52 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-impl Policy {
-    /// The program; none when it would be longer than the kernel takes.
-    pub(crate) fn assemble(&self) -> Option<Vec<Instruction>> {
-        let mut program = vec![
-            load(ARCHITECTURE),
-            jump_equal(self.architecture, 1, 0),
-            answer(self.foreign),
-            load(NUMBER),
-        ];
-        if let Some(first) = self.foreign_from {
-            program.extend([jump_at_least(first, 0, 1), answer(self.foreign)]);
-        }
-        program.extend(self.tree(&self.leaves()));
-        (program.len() <= LIMIT).then_some(program)
+/// The program of the policies; calls of other architectures get `foreign`. None when it would be longer than the kernel
+/// takes.
+pub(crate) fn assemble(policies: &[Policy], foreign: u32) -> Option<Vec<Instruction>> {
+    let mut program = vec![load(ARCHITECTURE)];
+    for policy in policies {
+        let mut block = vec![load(NUMBER)];
+        block.extend(policy.tree(&policy.leaves()));
+        let over = u32::try_from(block.len()).ok()?;
+        program.extend([jump_equal(policy.architecture, 1, 0), jump(over)]);
+        program.extend(block);
     }
+    program.push(answer(foreign));
+    (program.len() <= LIMIT).then_some(program)
+}
 
+impl Policy {
     /// Where each leaf begins; the last one reaches to the end of the numbers.
     fn leaves(&self) -> Vec<(u32, Leaf<'_>)> {
-        let mut leaves = vec![(0, Leaf::Answer(self.unruled(0)))];
+        let mut leaves: Vec<_> = self
+            .unruled
+            .iter()
+            .filter(|(start, _)| !self.rules.contains_key(start))
+            .map(|(start, action)| (*start, Leaf::Answer(*action)))
+            .collect();
         for (number, rules) in &self.rules {
             let behind = number + 1;
             leaves.push((*number, leaf(rules, self.unruled(*number))));
-            leaves.push((behind, Leaf::Answer(self.unruled(behind))));
+            if !self.rules.contains_key(&behind) {
+                leaves.push((behind, Leaf::Answer(self.unruled(behind))));
+            }
         }
-        if let Some((first, action)) = self.newer
-            && !self.rules.contains_key(&first)
-        {
-            leaves.push((first, Leaf::Answer(action)));
-        }
-        // Of several at one number the last pushed counts: a rule comes after the end of the one before it.
         leaves.sort_by_key(|(start, _)| *start);
-        leaves.reverse();
         leaves.dedup_by_key(|(start, _)| *start);
-        leaves.reverse();
         leaves.dedup_by(|next, before| next.1 == before.1);
         leaves
     }
 
     fn unruled(&self, number: u32) -> u32 {
-        self.newer
-            .filter(|(first, _)| number >= *first)
-            .map_or(self.default, |(_, action)| action)
+        let last = self.unruled.range(..=number).next_back();
+        last.map_or(libc::SECCOMP_RET_KILL_PROCESS, |(_, action)| *action)
     }
 
     /// The number is in the accumulator. Every way through ends with an answer.
     fn tree(&self, leaves: &[(u32, Leaf<'_>)]) -> Vec<Instruction> {
         match leaves {
-            [] => vec![answer(self.default)],
+            [] => vec![answer(self.unruled(0))],
             [(_, leaf)] => leaf.assemble(),
             _ => {
                 let (low, high) = leaves.split_at(leaves.len() / 2);
@@ -329,16 +321,16 @@ mod tests {
         }
     }
 
-    /// What the policy says, read from the top.
-    fn expected(policy: &Policy, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
-        if architecture != policy.architecture || policy.foreign_from.is_some_and(|first| number >= first) {
-            return policy.foreign;
-        }
+    /// What the policies say, read from the top.
+    fn expected(policies: &[Policy], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let policy = policies.iter().find(|policy| policy.architecture == architecture);
+        let Some(policy) = policy else { return 9 };
         let rules = policy.rules.get(&number).into_iter().flatten();
         let matching = rules
             .clone()
             .find(|rule| rule.conditions.iter().all(|condition| holds(condition, arguments)));
-        matching.map_or_else(|| policy.unruled(number), |rule| rule.action)
+        let unruled = || *policy.unruled.range(..=number).next_back().unwrap().1;
+        matching.map_or_else(unruled, |rule| rule.action)
     }
 
     fn holds(condition: &Condition, arguments: [u64; 6]) -> bool {
@@ -376,37 +368,36 @@ mod tests {
         })
     }
 
-    fn policy() -> impl Strategy<Value = Policy> {
+    fn policy(architecture: u32) -> impl Strategy<Value = Policy> {
         let rule = (proptest::collection::vec(condition(), 0..4), 1_u32..5)
             .prop_map(|(conditions, action)| Rule { conditions, action });
         let rules = proptest::collection::btree_map(0_u32..40, proptest::collection::vec(rule, 0..4), 0..30);
-        (
-            rules,
-            proptest::option::of((0_u32..45, 1_u32..5)),
-            proptest::option::of(Just(50_u32)),
-        )
-            .prop_map(|(rules, newer, foreign_from)| Policy {
-                architecture: NATIVE,
-                foreign: 9,
-                foreign_from,
-                default: 0,
-                newer,
+        let unruled = proptest::collection::btree_map(0_u32..50, 0_u32..5, 0..4);
+        (rules, unruled, 0_u32..5).prop_map(move |(rules, mut unruled, first)| {
+            unruled.insert(0, first);
+            Policy {
+                architecture,
+                unruled,
                 rules,
-            })
+            }
+        })
     }
+
+    const COMPAT: u32 = 0x4000_0003;
 
     proptest! {
         #[test]
-        fn the_program_answers_what_the_policy_says(
-            policy in policy(),
+        fn the_program_answers_what_the_policies_say(
+            policies in (policy(NATIVE), policy(COMPAT)),
             number in 0_u32..60,
             arguments in proptest::array::uniform6(value()),
         ) {
-            let program = policy.assemble().unwrap();
-            for architecture in [NATIVE, 0x4000_0003] {
+            let policies = [policies.0, policies.1];
+            let program = assemble(&policies, 9).unwrap();
+            for architecture in [NATIVE, COMPAT, 0xc000_00b7] {
                 prop_assert_eq!(
                     run(&program, architecture, number, arguments),
-                    expected(&policy, architecture, number, arguments)
+                    expected(&policies, architecture, number, arguments)
                 );
             }
         }
@@ -425,12 +416,9 @@ mod tests {
         };
         let policy = Policy {
             architecture: NATIVE,
-            foreign: 9,
-            foreign_from: None,
-            default: 0,
-            newer: None,
+            unruled: BTreeMap::from([(0, 0)]),
             rules: (0..300).map(allow).collect(),
         };
-        assert!(policy.assemble().unwrap().len() < 12);
+        assert!(assemble(&[policy], 9).unwrap().len() < 12);
     }
 }

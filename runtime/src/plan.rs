@@ -11,9 +11,10 @@ use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, Process, Spec};
 use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;
 use crate::field::rootfs::Propagation;
+use crate::field::seccomp::Listener;
 use crate::field::user::{self, IdMappings};
 use crate::field::{
-    devices, honoured, labels, mounts, paths, process, program, rlimits, rootfs, scheduling, sysctl, time,
+    devices, honoured, labels, mounts, paths, process, program, rlimits, rootfs, scheduling, seccomp, sysctl, time,
 };
 use crate::guard::Guard;
 use crate::mapping;
@@ -60,6 +61,8 @@ pub(crate) struct InitPlan {
     pub(crate) mappings: Option<IdMappings>,
     /// The CPUs to be born on.
     pub(crate) affinity: Option<Vec<u64>>,
+    /// Who decides about some of its system calls.
+    pub(crate) listener: Option<Listener>,
     /// Hard limits that are asked for, by their number: the parent may be allowed to raise them where the child is not.
     pub(crate) hard_limits: Vec<(i32, u64)>,
     pub(crate) steps: Vec<Planned>,
@@ -311,6 +314,7 @@ pub(crate) fn hook(
         door,
         mappings: None,
         affinity: None,
+        listener: None,
         hard_limits: Vec::new(),
         steps: steps.list,
         oom_score_adj: None,
@@ -397,6 +401,7 @@ fn finish(
         door: Vec::new(),
         mappings: None,
         affinity: None,
+        listener: linux.seccomp().as_ref().map_or(Ok(None), seccomp::listener)?,
         hard_limits: rlimits::hard(process.rlimits().as_deref().unwrap_or_default()),
         steps: steps.list,
         oom_score_adj: oom_score_adj(process)?,

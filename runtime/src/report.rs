@@ -15,6 +15,9 @@ pub(crate) const LEAVE: u8 = b'l';
 /// Says that the ids of the user namespace are mapped.
 pub(crate) const MAPPED: u8 = b'm';
 
+/// Stands where an errno does, and is none.
+const LISTENER: i32 = -1;
+
 /// One message of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -26,6 +29,8 @@ pub(crate) enum Report {
     Hooks,
     /// The message carries the pidfd of the process that was made in existing namespaces.
     Born,
+    /// Its descriptor of this number is the listener of its seccomp filter; it waits for the start byte.
+    Listener { number: u32 },
     /// This step of the plan failed, and the child has ended.
     Failed { step: u32, errno: Errno },
 }
@@ -37,6 +42,7 @@ impl Report {
             Self::Terminal => (1, 0),
             Self::Hooks => (2, 0),
             Self::Born => (3, 0),
+            Self::Listener { number } => (number, LISTENER),
             Self::Failed { step, errno } => (step, errno as i32),
         };
         let mut bytes = [0; LENGTH];
@@ -56,6 +62,7 @@ impl Report {
             (2, 0) => Some(Self::Hooks),
             (3, 0) => Some(Self::Born),
             (_, 0) => None,
+            (number, LISTENER) => Some(Self::Listener { number }),
             (step, errno) => Some(Self::Failed {
                 step,
                 errno: Errno::from_raw(errno),
@@ -75,6 +82,7 @@ mod tests {
             Report::Terminal,
             Report::Hooks,
             Report::Born,
+            Report::Listener { number: 7 },
             Report::Failed {
                 step: 0,
                 errno: Errno::EPERM,

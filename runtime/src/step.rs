@@ -303,6 +303,8 @@ pub(crate) struct CapabilitySets {
 pub(crate) struct SeccompFilter {
     pub(crate) program: Vec<Instruction>,
     pub(crate) flags: libc::c_ulong,
+    /// Somebody outside decides about some calls.
+    pub(crate) listens: bool,
 }
 
 impl fmt::Debug for SeccompFilter {

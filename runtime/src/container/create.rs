@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::error::{CreateError, host};
 use super::hook::{self, Hooks};
 use super::launch::{Launch, launch, streams};
-use super::{CreateRequest, SingleThreaded, own_cgroup};
+use super::{CreateRequest, SingleThreaded, Who, own_cgroup};
 use crate::cgroup::{Cgroup, DeviceRules, Limits};
 use crate::guard::Guard;
 use crate::plan::{self, Facts, FieldError, ProcessFacts};
@@ -71,6 +71,12 @@ pub(super) fn create_with(
         .as_ref()
         .map(|cgroup| cgroup.path().to_owned())
         .or_else(own_cgroup::of_this_process);
+    let who = hooks.map(|hooks| Who {
+        id: hooks.id,
+        bundle: hooks.bundle,
+        spec: hooks.spec,
+        init: None,
+    });
     let facts = Facts {
         bundle: request.bundle,
         rootfs: request.rootfs,
@@ -99,6 +105,7 @@ pub(super) fn create_with(
                 cgroup,
                 pid_namespace,
                 root: None,
+                who,
                 hooks,
                 gate,
                 privileges,

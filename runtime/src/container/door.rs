@@ -93,6 +93,8 @@ fn child_of(
             );
             Err(host(&action, errno))
         }
-        Some(Report::Ready | Report::Terminal | Report::Hooks) | None => Err(CreateError::Died),
+        Some(Report::Ready | Report::Terminal | Report::Hooks | Report::Listener { .. }) | None => {
+            Err(CreateError::Died)
+        }
     }
 }

@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use super::create::lets_set_groups;
 use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
-use super::{Created, Manner, Running, SingleThreaded, Stdio, kill};
+use super::{Created, Manner, Running, SingleThreaded, Stdio, Who, kill};
 use crate::cgroup::Cgroup;
 use crate::plan::{self, ProcessFacts};
 use crate::privileges::Privileges;
@@ -26,6 +26,8 @@ pub struct Target<'a> {
     pub cgroup: Option<&'a Path>,
     /// What it was created from: namespaces and seccomp profile are taken from here, everything else from the process.
     pub spec: &'a Spec,
+    /// Its name, for a seccomp profile with a listener.
+    pub who: Option<Who<'a>>,
 }
 
 /// Adds `process` to a running container and starts it.
@@ -76,6 +78,7 @@ pub(super) fn create_exec(
             cgroup: cgroup.as_ref(),
             pid_namespace,
             root: root_of(target.pidfd),
+            who: target.who,
             hooks: None,
             gate: None,
             privileges,

@@ -304,6 +304,7 @@ fn spawn(
                 pid_namespace: pid_namespace.map(|(_, child)| child.pidfd.as_fd()),
                 root: None,
                 privileges: Privileges::look(),
+                who: None,
                 hooks: None,
                 gate: None,
             },

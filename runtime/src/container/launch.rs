@@ -11,7 +11,7 @@ use nix::unistd::{Uid, fchown};
 
 use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
-use super::{Created, Exit, SingleThreaded, Stdio, door, kill};
+use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener};
 use crate::cgroup::Cgroup;
 use crate::plan::{InitPlan, Terminal};
 use crate::prepare::{Preparation, prepare_namespace};
@@ -40,6 +40,8 @@ pub(super) struct Launch<'a> {
     /// Where it can be left behind.
     pub(super) gate: Option<Gate>,
     pub(super) privileges: Privileges,
+    /// Whose process it is, if its container has a name.
+    pub(super) who: Option<Who<'a>>,
 }
 
 /// Makes the process and lets it do its steps up to the one that waits for the start. When that fails, the process has
@@ -54,7 +56,9 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         hooks,
         gate,
         privileges,
+        who,
     } = launch;
+    listener::check(plan.listener.as_ref(), who.as_ref())?;
     put_gate(&mut plan, gate);
     if let Some(streams) = streams {
         own_streams(&streams, &plan);
@@ -96,7 +100,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     let child = child?;
     drop(theirs);
     let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
-    match set_up(&child, &ours, &mut plan, privileges, &mut run_hooks) {
+    match set_up(&child, &ours, &mut plan, privileges, who.as_ref(), &mut run_hooks) {
         Ok(terminal) => {
             let Child { pid, pidfd } = child;
             let steps = plan
@@ -173,6 +177,7 @@ fn set_up(
     channel: &OwnedFd,
     plan: &mut InitPlan,
     privileges: Privileges,
+    who: Option<&Who<'_>>,
     run_hooks: &mut dyn FnMut(&Child) -> Result<(), HookError>,
 ) -> Result<Option<OwnedFd>, CreateError> {
     if let Some(value) = plan.oom_score_adj {
@@ -195,6 +200,11 @@ fn set_up(
             Some(Report::Hooks) => {
                 run_hooks(child)?;
                 say(channel.as_fd(), START).map_err(|errno| host("let the container go on after its hooks", errno))?;
+            }
+            Some(Report::Listener { number }) => {
+                let (listener, who) = plan.listener.as_ref().zip(who).ok_or(CreateError::Died)?;
+                listener::hand_over(child, number, listener, who)?;
+                say(channel.as_fd(), START).map_err(|errno| host("let the process go on with its filter", errno))?;
             }
             Some(Report::Born) => return Err(CreateError::Died),
             Some(Report::Failed { step, errno }) => return Err(step_error(plan, step, errno).into()),

@@ -14,6 +14,7 @@ mod features;
 pub(crate) mod hook;
 mod kill;
 mod launch;
+mod listener;
 pub mod named;
 mod own_cgroup;
 pub mod spec;
@@ -34,6 +35,7 @@ pub use exit::Exit;
 pub use features::features;
 pub use hook::{HookEnd, HookError};
 pub use kill::kill;
+pub use listener::Who;
 pub use start::Running;
 
 /// What to create, and from what.

@@ -55,7 +55,9 @@ impl Created {
             // good as one of the user's program.
             (None, _) => Ok(()),
             (Some(Report::Failed { step, errno }), _) => Err(StartError::Exec(self.step_error(step, errno))),
-            (Some(Report::Ready | Report::Terminal | Report::Hooks | Report::Born), _) => Err(StartError::Died),
+            (Some(Report::Ready | Report::Terminal | Report::Hooks | Report::Born | Report::Listener { .. }), _) => {
+                Err(StartError::Died)
+            }
         }
     }
 

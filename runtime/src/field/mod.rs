@@ -1,5 +1,6 @@
 //! One file per part of the OCI spec: what the spec says in, steps out. Pure: nothing is opened or asked here.
 
+pub(crate) mod architecture;
 pub(crate) mod capabilities;
 pub(crate) mod devices;
 pub(crate) mod honoured;

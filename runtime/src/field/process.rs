@@ -10,7 +10,7 @@ use crate::container::Manner;
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
 use crate::security::SecurityModules;
-use crate::step::{Groups, Identity, InitStep, Program};
+use crate::step::{Groups, Identity, InitStep, Program, SeccompFilter};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
@@ -32,7 +32,7 @@ pub(crate) struct Surroundings<'a> {
 /// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
 pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    let (mut filter, mut unenforced) = filter(around.linux.seccomp().as_ref())?;
+    let mut filter = filter(around.linux.seccomp().as_ref())?;
     rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), steps)?;
     scheduling::plan(process, around.linux, steps)?;
     if let Some(cpus) = around.affinity.clone() {
@@ -55,9 +55,9 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     if let Some(filter) = filter.take_if(|_| !no_new_privileges) {
         // The filter need not allow what looking takes.
         steps.extend("process.args", find.take());
-        steps.push("linux.seccomp", filter);
+        steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));
     }
-    unenforced.extend(give_privileges_up(process, around, steps)?);
+    let unenforced = give_privileges_up(process, around, steps)?;
     steps.extend("process.args", find);
     if no_new_privileges {
         steps.push("process.noNewPrivileges", InitStep::SetNoNewPrivileges);
@@ -66,22 +66,22 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
         // After the user is set: a change of credentials forgets it (prctl(2), PR_SET_PDEATHSIG).
         steps.push("process", InitStep::DieWithParent);
     }
+    if let Some(filter) = filter.take_if(|filter| filter.listens) {
+        // While somebody is there to hand the listener over: not only when the container is started.
+        steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));
+    }
     let preserved = around.manner.preserved_fds;
     steps.push("process", InitStep::CloseDescriptors { preserved });
     steps.push("process", InitStep::WaitForStart { gate: None });
     if let Some(filter) = filter {
-        steps.push("linux.seccomp", filter);
+        steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));
     }
     steps.push("process.args", InitStep::Execute(program));
     Ok(unenforced)
 }
 
-fn filter(profile: Option<&LinuxSeccomp>) -> Result<(Option<InitStep>, Vec<String>), FieldError> {
-    let Some(profile) = profile else {
-        return Ok((None, Vec::new()));
-    };
-    let (filter, stricter) = seccomp::plan(profile)?;
-    Ok((Some(InitStep::InstallSeccomp(filter)), stricter))
+fn filter(profile: Option<&LinuxSeccomp>) -> Result<Option<SeccompFilter>, FieldError> {
+    profile.map(seccomp::plan).transpose()
 }
 
 /// The bounding set goes while there is the capability to change it, then the user, then the rest of the capabilities.

@@ -132,7 +132,7 @@ impl Init<'_> {
             InitStep::SetAffinity(cpus) => schedule::set_affinity(cpus),
             InitStep::WriteLabel { file, value } => self.write_label(file, value),
             InitStep::OwnStreams { owner } => process::own_streams(*owner),
-            InitStep::InstallSeccomp(filter) => crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags),
+            InitStep::InstallSeccomp(filter) => process::install_filter(filter, self.channel),
             InitStep::SetNoNewPrivileges => nix::sys::prctl::set_no_new_privs(),
             InitStep::LimitBoundingSet(keep) => crate::sys::capability::limit_bounding_set(*keep),
             InitStep::SetUser(identity) => process::set_user(identity),

@@ -1,7 +1,7 @@
 //! Steps about the process itself.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
@@ -15,10 +15,10 @@ use super::{Init, inside};
 use crate::container_path::ContainerPath;
 use crate::guard::Guard;
 use crate::report::{MAPPED, Report, START};
-use crate::step::{CapabilitySets, Groups, Identity, NamespaceFile, Program};
+use crate::step::{CapabilitySets, Groups, Identity, NamespaceFile, Program, SeccompFilter};
 use crate::sys::clone::exit_now;
 use crate::sys::exec::execve;
-use crate::sys::{capability, namespace};
+use crate::sys::{capability, namespace, seccomp};
 
 /// By write(2), which the strictest seccomp filter allows. Nobody who listens: SIGPIPE ends the process, as it should.
 pub(crate) fn send(channel: BorrowedFd<'_>, report: Report) -> nix::Result<()> {
@@ -41,6 +41,19 @@ fn hear(channel: BorrowedFd<'_>) -> nix::Result<u8> {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+/// Goes on when the parent has handed the listener over: from here on calls may wait for its answer.
+pub(super) fn install_filter(filter: &SeccompFilter, channel: BorrowedFd<'_>) -> nix::Result<()> {
+    if !filter.listens {
+        return seccomp::set_mode_filter(&filter.program, filter.flags);
+    }
+    let listener = seccomp::set_mode_filter_with_listener(&filter.program, filter.flags)?;
+    let number = listener.as_raw_fd().cast_unsigned();
+    match wait_for_word(channel, Report::Listener { number })? {
+        START => Ok(()),
+        _ => exit_now(super::FAILED),
     }
 }
 

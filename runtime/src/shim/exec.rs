@@ -46,6 +46,7 @@ impl Shim {
             pidfd: pidfd.as_fd(),
             cgroup: cgroup.as_deref(),
             spec: &spec,
+            who: None,
         };
         let running = container::exec(&token, target, &process, stdio, Manner::default())
             .map_err(|error| exec_failure(&error))?;

@@ -33,3 +33,11 @@ pub(crate) fn pid_of(process: BorrowedFd<'_>) -> Option<u32> {
         .ok()?;
     (pid != 0).then_some(pid)
 }
+
+/// A copy of the descriptor `number` of `process`
+/// ([pidfd_getfd(2)](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html)).
+pub(crate) fn pidfd_getfd(process: BorrowedFd<'_>, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only and returns a new descriptor.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    Ok(super::returned_fd(result)?)
+}

@@ -10,8 +10,8 @@ use oci_spec::runtime::Spec;
 
 use super::error::{VerbError, file};
 use super::record::{Init, Record};
-use crate::container::Target;
 use crate::container::hook::Hooks;
+use crate::container::{Target, Who};
 
 /// Longest container id.
 const ID_LIMIT: usize = 128;
@@ -137,6 +137,12 @@ impl Named {
             pidfd: init.as_fd(),
             cgroup: self.record.cgroup.as_deref(),
             spec,
+            who: Some(Who {
+                id: &self.record.id,
+                bundle: &self.record.bundle,
+                spec,
+                init: self.record.init.as_ref().map(|init| init.pid),
+            }),
         }
     }
 }
