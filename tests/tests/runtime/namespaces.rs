@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::json;
 use tests::{NetworkNamespace, require_root};
 
-use crate::bundle::with_bundle;
+use crate::bundle::{Bundle, Finished, with_bundle};
+use crate::exec::with_running;
 
 #[test]
 fn a_container_has_namespaces_of_its_own() {
@@ -45,6 +46,37 @@ fn a_namespace_is_joined_by_its_path() {
         let inside = bundle.say("readlink /proc/self/ns/net");
         assert_eq!(inside.trim(), format!("net:[{}]", network.inode()));
     });
+}
+
+#[test]
+fn those_of_a_running_container_are_joined_by_path() {
+    require_root!();
+    with_running(
+        "join-more",
+        |_| {},
+        |bundle, container| {
+            let mut second = Bundle::of_state(bundle.scratch);
+            let kinds = ["ipc", "uts", "cgroup"];
+            let join = |kind: &str| json!({ "type": kind, "path": format!("/proc/{}/ns/{kind}", container.pid()) });
+            let list: Vec<_> = kinds
+                .iter()
+                .map(|kind| join(kind))
+                .chain([json!({ "type": "mount" })])
+                .collect();
+            second.config.as_object_mut().unwrap().remove("hostname");
+            second.set("/linux/namespaces", json!(list));
+            second.set(
+                "/linux/cgroupsPath",
+                json!(format!("{}/c2", bundle.scratch.cgroup_parent())),
+            );
+            let script = "for n in ipc uts cgroup; do readlink /proc/self/ns/$n; done";
+            second.set("/process/args", json!(["sh", "-c", script]));
+            let finished = Finished::of(&mut second.command("c2"));
+            let links = kinds.map(|kind| fs::read_link(format!("/proc/{}/ns/{kind}", container.pid())).unwrap());
+            let links = links.map(|link| format!("{}\n", link.display())).concat();
+            assert_eq!((finished.code, finished.out), (Some(0), links), "{}", finished.err);
+        },
+    );
 }
 
 #[test]
