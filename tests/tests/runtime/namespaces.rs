@@ -95,7 +95,7 @@ fn a_pid_namespace_is_joined_without_a_process_in_between() {
             "/linux/cgroupsPath",
             json!(format!("{}/c2", bundle.scratch.cgroup_parent())),
         );
-        let second = crate::bundle::Finished::of(&mut bundle.command("c2"));
+        let second = Finished::of(&mut bundle.command("c2"));
         assert_eq!(
             (second.code, second.out.trim()),
             (Some(0), inode.to_str().unwrap()),
