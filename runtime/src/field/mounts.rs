@@ -309,6 +309,11 @@ fn plan_cgroup(
         )
     })?;
     let sentences = options.without_filesystem(field)?;
+    if around.in_user_namespace() {
+        // It may be a cgroup that was given to the user outside, who is root in here (CVE-2023-25809).
+        options.own.set |= libc::MOUNT_ATTR_RDONLY;
+        options.own.clear &= !libc::MOUNT_ATTR_RDONLY;
+    }
     let tree = tree(field, own.to_owned(), &options, None, around)?;
     around.bind(field, tree, target, steps);
     Ok(Made::Other(sentences))

@@ -137,3 +137,21 @@ fn clocks_are_set_in_a_time_namespace_of_its_own_only() {
         "linux.timeOffsets.realtime"
     );
 }
+
+/// CVE-2023-25809: the cgroup may belong to who is root inside.
+#[test]
+fn the_hosts_view_of_a_cgroup_is_read_only_in_a_user_namespace() {
+    for (spec, expected) in [(base(), 0), (in_user_namespace(), libc::MOUNT_ATTR_RDONLY)] {
+        let mut spec = spec;
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({ "destination": "/c", "type": "cgroup", "options": ["rw"] }));
+        let plan = plan_of(spec, Terminal::None).unwrap();
+        let bind = plan.steps.iter().find_map(|planned| {
+            let InitStep::Bind(bind) = &planned.step else {
+                return None;
+            };
+            bind.target.is("/c").then_some(bind)
+        });
+        assert_eq!(bind.unwrap().tree.attributes.set & libc::MOUNT_ATTR_RDONLY, expected);
+    }
+}
