@@ -127,6 +127,9 @@ pub(super) fn lets_set_groups(file: &Path) -> bool {
     fs::read_to_string(file).map_or(true, |word| word.trim() != "deny")
 }
 
+/// The controllers that count what a container uses, limited or not.
+const COUNTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
+
 /// What a container's cgroup is to enforce.
 struct Confinement {
     limits: Limits,
@@ -154,7 +157,8 @@ impl Confinement {
                 .map(|field| format!("{field}: there is no cgroup to enforce it"))
                 .collect());
         };
-        cgroup.create(&self.limits.controllers().into_iter().collect::<Vec<_>>())?;
+        let controllers = self.limits.controllers().into_iter().chain(COUNTED);
+        cgroup.create(&controllers.collect::<Vec<_>>())?;
         if !Guard::DeniedDevices.is_out() {
             cgroup.allow_devices(&self.devices)?;
         }

@@ -84,6 +84,15 @@ fn received(listener: &UnixListener) -> OwnedFd {
     descriptors.next().unwrap().next().unwrap()
 }
 
+/// The next line that a terminal shows.
+fn line(mut terminal: fs::File) -> String {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while terminal.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+        said.push(byte[0]);
+    }
+    String::from_utf8(said).unwrap().trim().to_owned()
+}
+
 #[test]
 fn the_terminal_goes_to_the_console_socket() {
     require_root!();
@@ -102,15 +111,9 @@ fn the_terminal_goes_to_the_console_socket() {
         let listener = UnixListener::bind(&socket).unwrap();
         let [dir, socket] = [&dir, &socket].map(|path| path.to_str().unwrap().to_owned());
         bundle.ok("create", &["--console-socket", &socket, "--bundle", &dir, "c1"]);
-        let mut terminal = fs::File::from(received(&listener));
+        let terminal = fs::File::from(received(&listener));
         bundle.ok("start", &["c1"]);
-        let mut said = String::new();
-        let mut chunk = [0; 256];
-        while !said.contains('\n') {
-            let length = terminal.read(&mut chunk).unwrap();
-            said.push_str(std::str::from_utf8(&chunk[..length]).unwrap());
-        }
-        assert_eq!(said.trim(), "it is a terminal");
+        assert_eq!(line(terminal), "it is a terminal");
         let flags = [
             "--tty",
             "--detach",
@@ -122,9 +125,7 @@ fn the_terminal_goes_to_the_console_socket() {
             "test -t 0 && echo exec; sleep 9",
         ];
         bundle.ok("exec", &flags);
-        let mut terminal = fs::File::from(received(&listener));
-        let length = terminal.read(&mut chunk).unwrap();
-        assert_eq!(&chunk[..length], b"exec\r\n");
+        assert_eq!(line(fs::File::from(received(&listener))), "exec");
         bundle.ok("delete", &["-f", "c1"]);
         fs::remove_file(&socket).unwrap();
     });
