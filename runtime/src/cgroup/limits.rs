@@ -112,7 +112,11 @@ impl Limits {
         if let Some(shares) = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1)) {
             self.set("cpu.weight", cpu_weight(shares).to_string(), "cpu.shares");
         }
-        match (cpu.quota(), cpu.period()) {
+        // Docker sends zeros for what it leaves as it is.
+        match (
+            cpu.quota().filter(|quota| *quota != 0),
+            cpu.period().filter(|period| *period != 0),
+        ) {
             (None, None) => {}
             (quota, period) => {
                 let quota = quota
@@ -270,6 +274,7 @@ mod tests {
         for (json, expected) in [
             (r#"{"cpu":{"shares":1024}}"#, vec![("cpu.weight", "100")]),
             (r#"{"cpu":{"quota":50000}}"#, vec![("cpu.max", "50000 100000")]),
+            (r#"{"cpu":{"quota":0,"period":0}}"#, vec![]),
             (r#"{"cpu":{"quota":-1,"period":50000}}"#, vec![("cpu.max", "max 50000")]),
             (r#"{"cpu":{"cpus":"0-1","mems":""}}"#, vec![("cpuset.cpus", "0-1")]),
             (

@@ -140,8 +140,9 @@ impl Exec {
         process
             .set_args(Some(self.command.clone()))
             .set_terminal(Some(self.terminal));
-        let environment = process.env().iter().flatten().chain(&self.environment).cloned();
-        let environment = environment.collect();
+        let own = process.env().iter().flatten();
+        let kept = own.filter(|variable| !self.environment.iter().any(|new| name(new) == name(variable)));
+        let environment = kept.chain(&self.environment).cloned().collect();
         process.set_env(Some(environment));
         if let Some(cwd) = &self.cwd {
             process.set_cwd(cwd.clone());
@@ -227,4 +228,9 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
         Some((user, group)) => Ok((number(user)?, Some(number(group)?))),
         None => Ok((number(text)?, None)),
     }
+}
+
+/// The name of an environment variable.
+fn name(variable: &str) -> &str {
+    variable.split_once('=').map_or(variable, |(name, _)| name)
 }

@@ -41,7 +41,7 @@ impl FromStr for Format {
 impl Log {
     /// Why this program fails: for people, and for the caller that reads the file.
     pub(crate) fn error(&self, message: &str) {
-        say(&format!("orlop-oci: {message}"));
+        say(&format!("orlop-oci: error: {message}"));
         self.write("error", message);
     }
 
