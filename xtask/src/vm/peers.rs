@@ -15,7 +15,8 @@ use crate::{command, workspace};
 
 /// Their release; kernels of all releases run them.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
+    "apparmor",
     "podman",
     "conmon",
     "containerd",
