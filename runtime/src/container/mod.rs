@@ -61,6 +61,9 @@ pub struct CreateRequest<'a> {
 pub struct Manner {
     /// Kill it when the thread that created it ends (`PR_SET_PDEATHSIG`).
     pub dies_with_parent: bool,
+    /// A program that is not there is an error of the start, as a kubelet's pods have it; else of the creation, as
+    /// callers of runc know it.
+    pub finds_program_late: bool,
     /// How many of the caller's descriptors it inherits, from number 3 on; they must be open and not close-on-exec.
     pub preserved_fds: u32,
     /// It stays in its caller's session keyring.

@@ -51,7 +51,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
         name: program.name(),
         candidates: program.candidates.clone(),
     };
-    let mut find = Some(find);
+    let mut find = (!around.manner.finds_program_late).then_some(find);
     if let Some(filter) = filter.take_if(|_| !no_new_privileges) {
         // The filter need not allow what looking takes.
         steps.extend("process.args", find.take());

@@ -81,6 +81,7 @@ impl Shim {
             stdio,
             manner: Manner {
                 dies_with_parent: true,
+                finds_program_late: true,
                 ..Manner::default()
             },
         };

@@ -48,6 +48,7 @@ impl Making {
         self.streams.pass_listeners(bundle.spec.process_mut().as_mut());
         let manner = Manner {
             dies_with_parent: false,
+            finds_program_late: false,
             preserved_fds: self.streams.all_preserved(),
             keeps_keyring: self.keeps_keyring,
             no_pivot: self.no_pivot,
