@@ -157,10 +157,10 @@ fn a_service_leads_to_both_its_pods_and_to_none_when_they_are_gone() {
         for name in ["web-1", "web-2", "client"] {
             node.wait_ready(name);
         }
-        let address = node.json(&["get", "service", "web"])["spec"]["clusterIP"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let address = eventually(PATIENCE, "the Service has an address", || {
+            let service = node.json(&["get", "service", "web"]);
+            service["spec"]["clusterIP"].as_str().map(str::to_owned)
+        });
         let url = format!("http://{address}/");
         let fetch = ["exec", "client", "--", "wget", "-q", "-O", "-", &url];
         let mut seen = std::collections::BTreeSet::new();
