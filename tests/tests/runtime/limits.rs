@@ -90,7 +90,7 @@ fn a_memory_limit_below_what_is_used_is_refused_if_asked() {
         // Without a limit from the start there is nobody who counts.
         bundle.set("/linux/resources", json!({ "memory": { "limit": 64 << 20 } }));
         bundle.mount("tmpfs", "tmpfs", "/tmp", &["size=64m"]);
-        bundle.create("dd if=/dev/zero of=/tmp/x bs=1M count=20 2>/dev/null; touch /ran; sleep 1000");
+        bundle.create("dd if=/dev/zero of=/tmp/x bs=1M count=20 2>/dev/null; sleep 1000 & touch /ran; wait");
         bundle.ok("start", &["c1"]);
         eventually(PATIENCE, "it uses memory", || bundle.has("ran"));
         let resources = json!({ "memory": { "limit": 1 << 20, "checkBeforeUpdate": true } });
@@ -130,7 +130,7 @@ fn statistics_have_runcs_shape() {
             // It has no events at all (crun#1273).
             return;
         }
-        bundle.create("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; touch /ran; sleep 1000");
+        bundle.create("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000 & touch /ran; wait");
         bundle.ok("start", &["c1"]);
         eventually(PATIENCE, "it has worked", || bundle.has("ran"));
         // runc 1.1 fails where controllers are missing.
