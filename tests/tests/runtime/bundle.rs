@@ -20,6 +20,10 @@ const APPLETS: [&str; 26] = [
     "ps", "pwd", "readlink", "sed", "sleep", "stat", "test", "touch", "true", "umount", "wc",
 ];
 
+/// Goes into a cgroup, sees it as the root of the hierarchy, and becomes the command that follows.
+const SEE_ONLY: &str = r#"echo $$ > "$0/cgroup.procs" && exec unshare --cgroup --mount sh -c \
+    'umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' sh "$@""#;
+
 /// A bundle, its config.json before it is written, and the state directory of its containers.
 pub(crate) struct Bundle<'a> {
     pub(crate) config: Value,
@@ -140,6 +144,13 @@ impl<'a> Bundle<'a> {
         let finished = self.run(script);
         assert_eq!(finished.code, Some(0), "{finished:?}");
         finished.out
+    }
+
+    /// From now on the runtime sees `cgroup` as the root of the hierarchy, in which no controller has been turned on.
+    pub(crate) fn see_only(&mut self, cgroup: &Path) {
+        let before = ["sh", "-c", SEE_ONLY, cgroup.to_str().unwrap()];
+        self.around.0 = before.map(String::from).into();
+        self.set("/linux/cgroupsPath", json!("/c1"));
     }
 
     pub(crate) fn run_as_it_is(&mut self) -> Finished {

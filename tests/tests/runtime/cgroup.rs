@@ -1,12 +1,11 @@
 //! The container's cgroup: where it is, what it limits, what is left of it.
 
 use std::fs;
-use std::process::Command;
 
 use serde_json::json;
 use tests::{Need, cgroup_root, require, require_root};
 
-use crate::bundle::{Finished, with_bundle};
+use crate::bundle::with_bundle;
 
 #[test]
 fn a_container_is_born_in_its_cgroup_which_is_the_root_of_what_it_sees() {
@@ -49,10 +48,6 @@ fn what_outlives_init_is_killed_with_it() {
     });
 }
 
-/// Enters the cgroup `$0`, makes it the root of the cgroups that are seen, and becomes the command.
-const SEE_ONLY: &str = r#"echo $$ > "$0/cgroup.procs" && exec unshare --cgroup --mount sh -c \
-    'umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' sh "$@""#;
-
 #[test]
 fn limits_without_their_controller_are_reported() {
     require_root!();
@@ -64,13 +59,8 @@ fn limits_without_their_controller_are_reported() {
             "/linux/resources",
             json!({ "pids": { "limit": 10 }, "memory": { "limit": 10_000_000 } }),
         );
-        bundle.set("/linux/cgroupsPath", json!("/c1"));
-        bundle.set("/process/args", json!(["echo", "ran"]));
-        let run = bundle.command("c1");
-        let mut inside = Command::new("sh");
-        inside.args(["-c", SEE_ONLY]).arg(&bare);
-        inside.arg(run.get_program()).args(run.get_args());
-        let finished = Finished::of(&mut inside);
+        bundle.see_only(&bare);
+        let finished = bundle.run("echo ran");
         assert_eq!(finished.out, "ran\n", "{finished:?}");
         for field in ["linux.resources.pids.limit", "linux.resources.memory.limit"] {
             assert!(finished.err.contains(field), "{finished:?}");
