@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill as kill_process};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -35,6 +36,7 @@ pub(crate) fn run(index: usize, test: &Test, job: &Job) -> anyhow::Result<Outcom
     let leftover = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     let leftover = describe(&leftover);
     kill(&cgroup)?;
+    end_orphans()?;
 
     let mut output = read_output(&output_path)?;
     std::fs::remove_file(&output_path).context("remove the output file")?;
@@ -112,6 +114,41 @@ fn kill(cgroup: &Path) -> anyhow::Result<()> {
         std::thread::sleep(PAUSE);
     }
     Ok(())
+}
+
+/// Ends what the test left behind outside of its cgroup, as containers are whose agent was killed: whose parent is gone
+/// is our child. Left running, it would disturb every test after it.
+fn end_orphans() -> anyhow::Result<()> {
+    let deadline = Instant::now() + KILL_LIMIT;
+    loop {
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status.pid().is_some()) {}
+        let orphans = children();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "processes {orphans:?} of the test run on {KILL_LIMIT:?} after their kill"
+        );
+        for orphan in orphans {
+            let _ = kill_process(orphan, Signal::SIGKILL);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Our own children, dead or alive; kernel threads are not ours.
+fn children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        after_name.split(' ').nth(1) == Some(own.as_str())
+    })
+    .map(Pid::from_raw)
+    .collect()
 }
 
 fn remove_bottom_up(cgroup: &Path) -> std::io::Result<()> {
