@@ -21,6 +21,7 @@ use crate::node::{Node, now};
 use crate::observe::{Memory, ObserveError, observe};
 use crate::paths::PodPaths;
 use crate::record::Record;
+use crate::service_env::ServiceVariables;
 use crate::status::PodView;
 
 /// Between looks at a pod that can't be looked at.
@@ -33,8 +34,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Facts {
     /// ConfigMaps by namespace and name.
     pub config_maps: Arc<BTreeMap<String, BTreeMap<String, ConfigMap>>>,
-    /// Variables that tell of Services, by namespace.
-    pub service_env: Arc<BTreeMap<String, Vec<(String, String)>>>,
+    /// Variables that tell of Services, by namespace; none before the Services have addresses.
+    pub service_env: Option<Arc<ServiceVariables>>,
 }
 
 /// Keeps the pod as its record says, until nothing of it is left.
@@ -262,7 +263,10 @@ impl PodTask {
                 paths: &paths,
                 observed: &observed,
                 config_maps: facts.config_maps.get(&pod.namespace).unwrap_or(&none),
-                services: facts.service_env.get(&pod.namespace).map_or(&[], Vec::as_slice),
+                services: facts
+                    .service_env
+                    .as_deref()
+                    .map(|all| all.get(&pod.namespace).map_or([].as_slice(), Vec::as_slice)),
             };
             hands::perform(&scene, link, &of_pod)
         };

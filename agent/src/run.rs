@@ -268,10 +268,12 @@ fn container_facts(
                         .insert(name.clone(), map.object.clone());
                 }
             }
-            let service_env = service_env::by_namespace(&services.borrow_and_update());
+            let services_now = services.borrow_and_update().clone();
+            // Where Services can't work at all, pods run without them.
+            let is_known = services_now.in_kernel || services_now.problem.is_some();
             let now = Facts {
                 config_maps: Arc::new(config_maps),
-                service_env: Arc::new(service_env),
+                service_env: is_known.then(|| Arc::new(service_env::by_namespace(&services_now))),
             };
             publish.send_if_modified(|told| {
                 let is_news = *told != now;

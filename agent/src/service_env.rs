@@ -6,9 +6,12 @@ use std::net::IpAddr;
 
 use agent_core::service::{PortStatus, ServiceStatus, ServicesStatus};
 
+/// Names and values, by namespace.
+pub type ServiceVariables = BTreeMap<String, Vec<(String, String)>>;
+
 /// The variables by namespace.
-pub fn by_namespace(services: &ServicesStatus) -> BTreeMap<String, Vec<(String, String)>> {
-    let mut variables: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+pub fn by_namespace(services: &ServicesStatus) -> ServiceVariables {
+    let mut variables = ServiceVariables::new();
     for (name, service) in &services.services {
         variables
             .entry(name.namespace.clone())

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::{LeakAudit, NetworkNamespace, Scratch, binary, eventually};
 
 /// How long something may take on a busy machine under emulation.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The agent's own places; what it keeps nowhere else.
 const PLACES: [(&str, &str); 5] = [
