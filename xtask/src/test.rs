@@ -12,6 +12,7 @@ pub(crate) mod unit;
 pub(crate) mod virtual_machine;
 
 use executables::Executables;
+use job::Limits;
 use summary::{Record, Summary, timed};
 use virtual_machine::Prepared;
 
@@ -102,7 +103,13 @@ fn run_vms(selection: &Selection, executables: &Executables, summary: &mut Summa
     }
 }
 
-/// Limit for one test on this machine.
-pub(crate) const HOST_LIMIT: Duration = Duration::from_secs(180);
-/// Limit for one test in a VM, where emulation makes processes and BPF programs about ten times as dear.
-pub(crate) const VM_LIMIT: Duration = Duration::from_secs(480);
+/// On this machine.
+pub(crate) const HOST_LIMITS: Limits = Limits {
+    test: Duration::from_secs(180),
+    total: Duration::from_mins(12),
+};
+/// In a VM, where emulation makes processes and BPF programs about ten times as dear.
+pub(crate) const VM_LIMITS: Limits = Limits {
+    test: Duration::from_secs(480),
+    total: Duration::from_mins(30),
+};

@@ -13,6 +13,8 @@ pub(crate) struct Job {
     pub(crate) tests: Vec<Test>,
     /// After this a test's cgroup is killed and the test has failed.
     pub(crate) limit_seconds: u64,
+    /// After this no further test is started; each of the rest has failed.
+    pub(crate) total_seconds: u64,
     /// The environment of every test, all of it.
     pub(crate) environment: BTreeMap<String, String>,
 }

@@ -12,12 +12,13 @@ mod report;
 mod run;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::reboot::RebootMode;
 
 use crate::job::Job;
-use crate::report::{Event, Report};
+use crate::report::{Event, Outcome, Report};
 
 fn main() -> anyhow::Result<()> {
     if std::process::id() != 1 {
@@ -60,9 +61,14 @@ fn run_all(job: &Job, report: &mut Report) -> anyhow::Result<()> {
     report.send(&Event::Booted {
         uptime_seconds: machine::uptime_seconds(),
     })?;
+    let start = Instant::now();
     for (index, test) in job.tests.iter().enumerate() {
         report.send(&Event::Started { index })?;
-        let outcome = run::run(index, test, job)?;
+        let outcome = if start.elapsed() < Duration::from_secs(job.total_seconds) {
+            run::run(index, test, job)?
+        } else {
+            Outcome::not_run(job.total_seconds)
+        };
         report.send(&Event::Finished {
             index,
             outcome: &outcome,

@@ -39,6 +39,17 @@ pub(crate) struct Outcome {
     pub(crate) output: String,
 }
 
+impl Outcome {
+    /// Of a test that was not started, because those before it took all the time there was.
+    pub(crate) fn not_run(total_seconds: u64) -> Self {
+        Self {
+            verdict: Verdict::Failed,
+            seconds: 0.0,
+            output: format!("not run: the tests before it took the {total_seconds} s there are for all"),
+        }
+    }
+}
+
 /// The verdict on one test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -10,10 +10,19 @@ use serde_json::{Value, json};
 use super::executables::Test;
 use super::summary::{Record, Verdict};
 
+/// How long tests may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// One of them, which is killed then.
+    pub(crate) test: Duration,
+    /// All of them; what has not begun by then has failed.
+    pub(crate) total: Duration,
+}
+
 /// The job that runs `tests`; `place` says where an executable is in the runner's machine.
 pub(crate) fn describe(
     tests: &[Test],
-    limit: Duration,
+    limits: &Limits,
     environment: &BTreeMap<&str, String>,
     place: impl Fn(&Path) -> String,
 ) -> Value {
@@ -21,7 +30,12 @@ pub(crate) fn describe(
         .iter()
         .map(|test| json!({"name": test.name, "program": place(&test.program)}))
         .collect();
-    json!({"tests": tests, "limit_seconds": limit.as_secs(), "environment": environment})
+    json!({
+        "tests": tests,
+        "limit_seconds": limits.test.as_secs(),
+        "total_seconds": limits.total.as_secs(),
+        "environment": environment,
+    })
 }
 
 /// How far a job has come.

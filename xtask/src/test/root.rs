@@ -11,7 +11,7 @@ use anyhow::Context;
 use super::executables::{Executables, Test};
 use super::job::{self, Progress};
 use super::summary::Record;
-use super::{HOST_LIMIT, virtual_machine};
+use super::{HOST_LIMITS, virtual_machine};
 use crate::{command, workspace};
 
 const RUNNERS: usize = 2;
@@ -45,7 +45,7 @@ fn run_share(executables: &Executables, index: usize, tests: &[Test]) -> anyhow:
     std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let path = dir.join(format!("root-job-{index}.json"));
     let place = |program: &Path| program.display().to_string();
-    let job = job::describe(tests, HOST_LIMIT, &environment(), place);
+    let job = job::describe(tests, &HOST_LIMITS, &environment(), place);
     std::fs::write(&path, job.to_string()).with_context(|| format!("write {}", path.display()))?;
 
     let mut runner = command::as_root(&executables.runner);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
 
-use super::VM_LIMIT;
+use super::VM_LIMITS;
 use super::executables::{Executables, Test};
-use super::job::{self, Progress};
+use super::job::{self, Limits, Progress};
 use super::root::silence;
 use super::summary::Record;
 use crate::vm::emulator::Emulator;
@@ -50,13 +51,14 @@ impl Prepared {
     /// Runs all tests on one kernel.
     pub(crate) fn run(&self, kernel: &str, executables: &Executables) -> anyhow::Result<Vec<Record>> {
         let kernel = kernel::obtain(kernel)?;
+        let deadline = Instant::now() + VM_LIMITS.total;
         let mut records = Vec::new();
         for _ in 0..CRASH_LIMIT {
             let rest = &executables.tests[records.len()..];
             if rest.is_empty() {
                 return Ok(records);
             }
-            let progress = self.boot(&kernel, rest)?;
+            let progress = self.boot(&kernel, rest, deadline)?;
             records.extend(progress.records);
         }
         if records.len() < executables.tests.len() {
@@ -69,12 +71,16 @@ impl Prepared {
         Ok(records)
     }
 
-    fn boot(&self, kernel: &kernel::Kernel, tests: &[Test]) -> anyhow::Result<Progress> {
+    fn boot(&self, kernel: &kernel::Kernel, tests: &[Test], deadline: Instant) -> anyhow::Result<Progress> {
         let label = format!("vm {}", kernel.name);
         let dir = self.dir.join(&kernel.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let job_archive = dir.join("job.cpio");
-        initrd::pack_job(&job::describe(tests, VM_LIMIT, &environment(), place), &job_archive)?;
+        let limits = Limits {
+            total: deadline.saturating_duration_since(Instant::now()),
+            ..VM_LIMITS
+        };
+        initrd::pack_job(&job::describe(tests, &limits, &environment(), place), &job_archive)?;
         let initrd = vec![self.base.as_path(), &kernel.modules, &job_archive];
         let machine = qemu::Machine {
             emulator: &self.emulator,
@@ -88,7 +94,7 @@ impl Prepared {
 
         let mut progress = Progress::default();
         while !progress.is_done {
-            let crash = match vm.line(silence(VM_LIMIT)) {
+            let crash = match vm.line(silence(VM_LIMITS.test)) {
                 Ok(Some(line)) => {
                     progress.take(&line, tests, &label)?;
                     continue;
