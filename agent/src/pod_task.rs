@@ -140,7 +140,7 @@ impl PodTask {
             match self.act(step, &observed).await {
                 Acted::Done if is_last => return false,
                 Acted::Done | Acted::Failed => has_acted = true,
-                Acted::Pulling => {}
+                Acted::Waiting => {}
             }
         }
         if !has_acted {
@@ -225,13 +225,24 @@ impl PodTask {
                 let (container, attempt, image) = (container.clone(), *attempt, image.clone());
                 self.begin_pull(step, container, attempt, image);
             }
-            return Acted::Pulling;
+            return Acted::Waiting;
+        }
+        if self.waits_for_services(&step) {
+            return Acted::Waiting;
         }
         self.tell_step(&step, event::Outcome::Begun);
         let begun = Instant::now();
         let result = self.perform(&step, observed).await;
         tracing::debug!(pod = %self.pod.uid, ?step, took = ?begun.elapsed(), failed = result.is_err(), "step");
         self.settle(&step, begun.elapsed(), result.map(|()| 0))
+    }
+
+    /// Whether the step makes a container whose variables nobody knows yet. They are fixed with the container, so that one
+    /// without them would lack them for ever. kubelet fails such a container and tries again; here it just waits.
+    fn waits_for_services(&self, step: &PodStep) -> bool {
+        matches!(step, PodStep::CreateContainer { .. })
+            && self.pod.enable_service_links
+            && self.facts.borrow().service_env.is_none()
     }
 
     async fn perform(&mut self, step: &PodStep, observed: &ObservedPod) -> Result<(), StepError> {
@@ -266,7 +277,8 @@ impl PodTask {
                 services: facts
                     .service_env
                     .as_deref()
-                    .map(|all| all.get(&pod.namespace).map_or([].as_slice(), Vec::as_slice)),
+                    .and_then(|all| all.get(&pod.namespace))
+                    .map_or(&[], Vec::as_slice),
             };
             hands::perform(&scene, link, &of_pod)
         };
@@ -392,7 +404,8 @@ impl PodTask {
 enum Acted {
     Done,
     Failed,
-    Pulling,
+    /// Not begun or not over; what it waits for wakes the task.
+    Waiting,
 }
 
 fn accept(record: &Record, node: &Node) -> Result<DesiredPod, String> {

@@ -125,10 +125,12 @@ fn variables_come_from_a_config_map_as_soon_as_it_is_there() {
         let more = "    envFrom: [{configMapRef: {name: settings}}]\n";
         node.manifest("a.yaml", &pod("a", "echo $GREETING; exec sleep 1000", more));
         eventually(PATIENCE, "the pod says what it lacks", || {
+            node.ok(&["get", "pods"]).contains("CreateContainerConfigError")
+        });
+        assert!(
             node.ok(&["describe", "pod", "a"])
                 .contains("configmap \"settings\" not found")
-        });
-        assert!(node.ok(&["get", "pods"]).contains("CreateContainerConfigError"));
+        );
         let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {GREETING: bonjour}\n";
         node.manifest("settings.yaml", map);
         node.wait_ready("a");

@@ -73,8 +73,8 @@ pub struct Scene<'a> {
     pub observed: &'a ObservedPod,
     /// The ConfigMaps of its namespace.
     pub config_maps: &'a BTreeMap<String, ConfigMap>,
-    /// Variables that tell of its namespace's Services; none before the Services have addresses.
-    pub services: Option<&'a [(String, String)]>,
+    /// Variables that tell of its namespace's Services.
+    pub services: &'a [(String, String)],
 }
 
 impl Scene<'_> {

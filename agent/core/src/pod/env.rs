@@ -19,9 +19,8 @@ pub struct EnvFacts<'a> {
     pub config_maps: &'a BTreeMap<String, ConfigMap>,
     /// The pod's addresses: the network's, or the node's on the host network.
     pub addresses: &'a [IpAddr],
-    /// The variables of Services; everything else wins over them. None before the Services were looked at for the first
-    /// time.
-    pub services: Option<&'a [(String, String)]>,
+    /// The variables of Services; everything else wins over them.
+    pub services: &'a [(String, String)],
 }
 
 /// A variable without a value: `CreateContainerConfigError`.
@@ -30,8 +29,6 @@ pub struct EnvFacts<'a> {
 pub enum EnvError {
     #[error("configmap {name:?} not found")]
     NoConfigMap { name: String },
-    #[error("services have not yet been read at least once, cannot construct envvars")]
-    NoServices,
     #[error("couldn't find key {key} in ConfigMap {namespace}/{name}")]
     NoKey {
         namespace: String,
@@ -48,18 +45,13 @@ pub enum EnvError {
 /// of Services resolve only while [`DesiredPod::enable_service_links`] is set.
 ///
 /// # Errors
-/// When a ConfigMap or a key that is not optional is missing, when Services are asked for and not known yet, or when
-/// expansion grows beyond what a process can be given.
+/// When a ConfigMap or a key that is not optional is missing, or expansion grows beyond what a process can be given.
 pub fn resolve(
     pod: &DesiredPod,
     container: &DesiredContainer,
     facts: &EnvFacts<'_>,
 ) -> Result<Vec<(String, String)>, EnvError> {
-    let services = match facts.services {
-        _ if !pod.enable_service_links => &[],
-        Some(services) => services,
-        None => return Err(EnvError::NoServices),
-    };
+    let services = if pod.enable_service_links { facts.services } else { &[] };
     let mut vars = Vars::default();
     for source in &container.env_from {
         for (name, value) in config_map_vars(source, facts)? {
@@ -255,7 +247,7 @@ mod tests {
         EnvFacts {
             config_maps: maps,
             addresses: ADDRESS,
-            services: Some(services),
+            services,
         }
     }
 
@@ -307,21 +299,6 @@ mod tests {
                 "S=service"
             ]
         );
-    }
-
-    #[test]
-    fn services_that_nobody_has_looked_at_yet_are_waited_for_where_they_are_asked_for() {
-        let mut pod = sample::pod();
-        let maps = BTreeMap::new();
-        let facts = EnvFacts {
-            services: None,
-            ..facts(&maps, &[])
-        };
-        for (asked, expected) in [(true, Err(EnvError::NoServices)), (false, Ok(Vec::new()))] {
-            pod.enable_service_links = asked;
-            pod.containers[0].env.clear();
-            assert_eq!(resolve(&pod, &pod.containers[0], &facts), expected);
-        }
     }
 
     #[test]
