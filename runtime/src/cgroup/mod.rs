@@ -4,10 +4,12 @@
 //! freeze, and limits that can't be enforced are reported as such.
 
 mod block_io;
+mod dbus;
 mod devices;
 mod limits;
 mod members;
 pub mod place;
+pub mod systemd;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

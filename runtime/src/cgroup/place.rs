@@ -2,8 +2,31 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::systemd::Scope;
 use super::{CgroupError, root};
 use crate::plan::FieldError;
+
+/// Where a container's cgroup is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// It has none of its own, and stays in its caller's.
+    Callers,
+    /// This directory, made and removed by us.
+    Directory(PathBuf),
+    /// A scope, made and removed by systemd.
+    Scope(Scope),
+}
+
+impl Place {
+    /// The directory; for a scope the one that systemd will choose.
+    pub fn directory(&self) -> Result<Option<PathBuf>, CgroupError> {
+        match self {
+            Self::Callers => Ok(None),
+            Self::Directory(directory) => Ok(Some(directory.clone())),
+            Self::Scope(scope) => Ok(Some(root()?.join(scope.path()))),
+        }
+    }
+}
 
 /// Why a place could not be told.
 #[derive(Debug, thiserror::Error)]

@@ -138,7 +138,7 @@ pub fn features() -> Value {
             "cgroup": {
                 "v1": false,
                 "v2": true,
-                "systemd": false,
+                "systemd": true,
                 "systemdUser": false,
                 "rdma": is_honoured(&with("/linux/resources", json!({ "rdma": { "d": { "hcaHandles": 1 } } }))),
             },

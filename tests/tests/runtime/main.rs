@@ -24,6 +24,7 @@ mod process;
 mod refused;
 mod scheduling;
 mod seccomp;
+mod systemd;
 mod time;
 mod user;
 mod verbs;

@@ -15,7 +15,7 @@ use crate::{command, workspace};
 
 /// Their release; kernels of all releases run them.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "apparmor",
     "podman",
     "conmon",
@@ -29,6 +29,7 @@ const PACKAGES: [&str; 15] = [
     "containernetworking-plugins",
     "iptables",
     "slirp4netns",
+    "systemd",
     "uidmap",
     "ca-certificates",
 ];

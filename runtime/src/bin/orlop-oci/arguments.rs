@@ -61,6 +61,8 @@ pub(crate) struct Globals {
 pub(crate) enum Manager {
     /// This program.
     Cgroupfs,
+    /// systemd, as scopes.
+    Systemd,
     /// Nobody: containers stay in the caller's.
     Disabled,
 }
@@ -114,7 +116,7 @@ fn manager(name: &str) -> Result<Manager> {
     match name {
         "cgroupfs" => Ok(Manager::Cgroupfs),
         "disabled" => Ok(Manager::Disabled),
-        "systemd" => bail!("--cgroup-manager systemd is not supported yet; use cgroupfs"),
+        "systemd" => Ok(Manager::Systemd),
         _ => bail!("{name:?} is not a cgroup manager: cgroupfs, systemd or disabled"),
     }
 }

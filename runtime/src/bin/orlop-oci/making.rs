@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use oci_spec::runtime::Spec;
-use runtime::cgroup::place::{self, PlaceError};
+use runtime::cgroup::place::{self, Place, PlaceError};
+use runtime::cgroup::systemd::Scope;
 use runtime::container::Manner;
 use runtime::container::named::{Bundle, CreateOrder, Fresh};
 
@@ -55,7 +56,7 @@ impl Making {
         };
         let order = CreateOrder {
             id: &self.id,
-            cgroup: cgroup_of(globals, &bundle.spec, &self.id)?,
+            cgroup: place_of(globals, &bundle.spec, &self.id)?,
             is_rootless: globals.rootless,
             stdio: stdio(is_terminal)?,
             manner,
@@ -67,14 +68,15 @@ impl Making {
     }
 }
 
-/// Where the container's cgroup is to be; none if it stays in the caller's.
-pub(crate) fn cgroup_of(globals: &Globals, spec: &Spec, id: &str) -> Result<Option<PathBuf>> {
+/// Where the container's cgroup is to be.
+pub(crate) fn place_of(globals: &Globals, spec: &Spec, id: &str) -> Result<Place> {
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     match globals.manager {
-        Manager::Disabled => Ok(None),
+        Manager::Disabled => Ok(Place::Callers),
+        Manager::Systemd => Ok(Place::Scope(Scope::of(path.as_deref(), id)?)),
         Manager::Cgroupfs => match place::below_root(path.as_deref(), id) {
-            Err(PlaceError::Cgroup(_)) if globals.rootless => Ok(None),
-            place => Ok(Some(place?)),
+            Err(PlaceError::Cgroup(_)) if globals.rootless => Ok(Place::Callers),
+            directory => Ok(Place::Directory(directory?)),
         },
     }
 }

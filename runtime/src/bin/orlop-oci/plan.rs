@@ -8,7 +8,7 @@ use runtime::container::explain::explain;
 use runtime::container::named::Bundle;
 
 use crate::arguments::{Globals, Word, is_on, next, unexpected};
-use crate::making::cgroup_of;
+use crate::making::place_of;
 
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -33,7 +33,7 @@ impl Plan {
 
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
         let bundle = Bundle::read(&self.bundle, None)?;
-        let cgroup = cgroup_of(globals, &bundle.spec, "ID")?;
+        let cgroup = place_of(globals, &bundle.spec, "ID")?.directory()?;
         let plan = explain(&bundle.spec, &bundle.directory, cgroup.as_deref(), Manner::default())?;
         if self.json {
             crate::print(&serde_json::to_string_pretty(&plan)?)

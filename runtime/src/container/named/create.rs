@@ -13,7 +13,9 @@ use super::delete::put_away;
 use super::error::{VerbError, file};
 use super::record::{Init, Record};
 use super::store::{Named, Store, parse_spec};
-use crate::cgroup::{Cgroup, CgroupError};
+use crate::cgroup::place::Place;
+use crate::cgroup::systemd::Entered;
+use crate::cgroup::{Cgroup, CgroupError, Limits};
 use crate::container::create::create_with;
 use crate::container::{CreateRequest, Created, FieldError, Manner, Rootfs, Running, SingleThreaded, Stdio};
 use crate::report::START;
@@ -24,8 +26,8 @@ use crate::step::Gate;
 pub struct CreateOrder<'a> {
     /// The new name.
     pub id: &'a str,
-    /// Where its cgroup is to be; none for the one of this process.
-    pub cgroup: Option<PathBuf>,
+    /// Where its cgroup is to be.
+    pub cgroup: Place,
     /// Go on without a cgroup of its own where this process may not make one.
     pub is_rootless: bool,
     /// Its standard streams.
@@ -82,7 +84,7 @@ impl Store {
         let rootfs = bundle.rootfs()?;
         let named = Named {
             directory: self.take(order.id)?,
-            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup),
+            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()?),
         };
         let had_cgroup = named.cgroup().is_some_and(|cgroup| cgroup.exists());
         let mut fresh = Fresh {
@@ -93,7 +95,7 @@ impl Store {
         if order.is_rootless {
             fresh.named.do_without_cgroup();
         }
-        let made = fresh.make(&token, &bundle.text, rootfs, order.stdio, order.manner);
+        let made = fresh.make(&token, &bundle.text, rootfs, &order.cgroup, order.stdio, order.manner);
         if made.is_err() && had_cgroup {
             // It is somebody else's, with what is in it.
             fresh.named.record.cgroup = None;
@@ -108,11 +110,13 @@ impl Fresh {
         token: &SingleThreaded,
         config: &[u8],
         rootfs: PathBuf,
+        place: &Place,
         stdio: Stdio,
         manner: Manner,
     ) -> Result<(), VerbError> {
         let named = &mut self.named;
         named.write_config(config)?;
+        let scope = named.enter_scope(place, &self.spec)?;
         // Before the process is there: whoever finds the creator dead must know which cgroup to empty.
         named.write()?;
         let gate = named.make_gate()?;
@@ -126,6 +130,7 @@ impl Fresh {
             manner,
         };
         let created = create_with(token, request, Some(&hooks), Some(gate))?;
+        drop(scope);
         let init = Init::of(created.pid).map_err(|error| VerbError::Kernel("look at the new process", error))?;
         named.record.init = Some(init);
         named.record.steps = created.pending().collect();
@@ -214,6 +219,17 @@ impl Named {
         if made.is_err_and(|error| may_not(&error)) {
             self.record.cgroup = None;
         }
+    }
+
+    /// Has systemd make the scope, with this process in it until it has a process of the container's.
+    fn enter_scope(&mut self, place: &Place, spec: &Spec) -> Result<Option<Entered>, VerbError> {
+        let Place::Scope(scope) = place else { return Ok(None) };
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let limits = resources.map(Limits::of).transpose()?.unwrap_or_default();
+        let entered = scope.enter(&limits)?;
+        self.record.cgroup = Some(entered.cgroup().to_owned());
+        self.record.unit = Some(scope.name().to_owned());
+        Ok(Some(entered))
     }
 
     pub(super) fn cgroup(&self) -> Option<Cgroup> {

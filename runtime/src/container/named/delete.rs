@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 
 use super::error::VerbError;
 use super::{Named, Status, Store};
+use crate::cgroup::systemd;
 use crate::container::hook::Moment;
 use crate::container::{SingleThreaded, kill};
 
@@ -63,6 +64,9 @@ impl Named {
 /// Ends what is left of a container and removes every trace of it.
 pub(super) fn put_away(token: &SingleThreaded, named: &Named, spec: Option<&Spec>) -> Result<Vec<String>, VerbError> {
     named.end()?;
+    if let Some(unit) = &named.record.unit {
+        systemd::stop(unit)?;
+    }
     if let Some(cgroup) = named.cgroup() {
         cgroup.remove()?;
     }

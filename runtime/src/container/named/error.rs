@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Status;
 use crate::cgroup::CgroupError;
+use crate::cgroup::systemd::SystemdError;
 use crate::container::{CreateError, ExecError, FieldError, HookError, StartError, ThreadsError};
 
 /// Why a verb was not carried out. The words are runc's where its callers look for them.
@@ -92,6 +93,9 @@ pub enum VerbError {
     /// Its cgroup could not be used.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// systemd did not make, limit or stop its scope.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -120,6 +124,7 @@ impl VerbError {
             | Self::Unenforced(_)
             | Self::Field(_)
             | Self::Cgroup(_)
+            | Self::Systemd(_)
             | Self::Hook(_)
             | Self::Threads(_) => 1,
         }

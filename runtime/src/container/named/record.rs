@@ -31,6 +31,9 @@ pub struct Record {
     pub created: String,
     /// Its directory in the cgroup2 tree, if it has one of its own.
     pub cgroup: Option<PathBuf>,
+    /// The systemd unit that the cgroup is, if systemd has made it.
+    #[serde(default)]
+    pub unit: Option<String>,
     /// Its first process; none before that is ready.
     pub init: Option<Init>,
     /// What the process has still to do when it is started, for an error: action and field by the number of the step.
@@ -56,6 +59,7 @@ impl Record {
             rootfs: rootfs.into(),
             created: stamp_of_now(),
             cgroup,
+            unit: None,
             init: None,
             steps: BTreeMap::new(),
         }

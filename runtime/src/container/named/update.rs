@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use super::{Named, Status, VerbError};
-use crate::cgroup::{Cgroup, Limits};
+use crate::cgroup::{Cgroup, Limits, systemd};
 use crate::container::FieldError;
 
 impl Named {
@@ -19,6 +19,9 @@ impl Named {
         let limits = Limits::of(&self.with_own_limit(resources))?;
         let cgroup = self.cgroup_for("update")?;
         check_use(&cgroup, resources)?;
+        if let Some(unit) = &self.record.unit {
+            systemd::tell(unit, &limits)?;
+        }
         cgroup.create(&limits.controllers().into_iter().collect::<Vec<_>>())?;
         match cgroup.limit(&limits)?.into_iter().next() {
             None => Ok(()),
