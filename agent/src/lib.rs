@@ -15,6 +15,7 @@
 //! | [`orphans`], [`cleanup`] | remove what pods left whose records are gone; and all that an agent left |
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod cleanup;
 pub mod cli;
 pub mod config;

@@ -20,8 +20,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
+use crate::accept::accept;
 use crate::node::Node;
 use crate::services::Query;
 use crate::sources::{Rescan, WantedReceiver};
@@ -64,21 +65,9 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Serves until the agent ends.
 pub async fn serve(listener: UnixListener, api: Arc<Api>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(seat) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "accept on the agent's socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    accept(listener, CONNECTIONS, |stream| {
         let api = Arc::clone(&api);
-        tokio::spawn(async move {
+        async move {
             let service = service_fn(move |request| {
                 let api = Arc::clone(&api);
                 async move { Ok::<_, std::convert::Infallible>(answer::finish(route(&api, request).await)) }
@@ -90,9 +79,9 @@ pub async fn serve(listener: UnixListener, api: Arc<Api>) {
             if let Err(error) = served {
                 tracing::debug!(%error, "connection ended early");
             }
-            drop(seat);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn route(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Problem> {
