@@ -26,6 +26,7 @@ use crate::paths::PodPaths;
 use crate::pod_task::Facts;
 use crate::server::{self, Api};
 use crate::services::node::{Cookies, facts as facts_of_node, uplinks};
+use crate::services::report::Reporter;
 use crate::services::{self, ServiceFacts, ServicesConfig};
 use crate::sources::{self, WantedReceiver};
 use crate::{pods, service_env, status};
@@ -71,12 +72,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (publish_services, services) = watch::channel(ServicesStatus::default());
     let (queries, asked) = mpsc::channel(16);
     tokio::spawn(prepare_network(Arc::clone(&node)));
-    tokio::spawn(services::run(
-        services_config(&node),
-        service_facts(&node, wanted.clone()),
-        publish_services,
-        asked,
-    ));
+    let facts = service_facts(&node, wanted.clone());
+    let reporter = Arc::new(Reporter::new(facts.clone(), services.clone(), queries.clone()));
+    let flags = &node.config.services;
+    tokio::spawn(reporter.run(flags.healthz_bind_address, flags.metrics_bind_address));
+    tokio::spawn(services::run(services_config(&node), facts, publish_services, asked));
     tokio::spawn(pods::run(
         Arc::clone(&node),
         wanted.clone(),

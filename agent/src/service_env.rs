@@ -86,10 +86,9 @@ mod tests {
             counters: Counters::default(),
         };
         let service = ServiceStatus {
-            external: Vec::new(),
             addresses: vec!["10.96.0.9".parse().unwrap()],
             ports: vec![port],
-            problems: Vec::new(),
+            ..ServiceStatus::default()
         };
         let name = ServiceName {
             namespace: "default".into(),

@@ -13,6 +13,7 @@ use agent_core::service::address::{Addresses, assign};
 use agent_core::service::diff::diff;
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
+use agent_core::service::metrics::{Scrape, without_local};
 use agent_core::service::table::{NodeFacts, Objects, ServiceTable, table};
 use agent_core::service::{AddressRange, ReadyPod, ServicePort, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
@@ -23,15 +24,17 @@ use tokio::task::spawn_blocking;
 use crate::hands::maps::look::Question;
 use crate::hands::maps::{KernelMaps, MapsError};
 use crate::hands::sockets;
+use crate::node::timestamp;
 
 pub mod detail;
 pub(crate) mod node;
 mod record;
+pub mod report;
 
 pub use crate::hands::maps::remove_all;
 use detail::{PortDetail, Trace};
 
-pub use node::{NodePortAddresses, ServiceFlags};
+pub use node::{BindAddress, NodePortAddresses, ServiceFlags};
 pub use record::RecordError;
 
 /// How often the flows from outside are looked through for those that are over.
@@ -74,6 +77,8 @@ pub struct ServicesConfig {
 pub enum Query {
     /// The status with fresh counters.
     Status(oneshot::Sender<ServicesStatus>),
+    /// The status with fresh counters, and what else metrics tell.
+    Scrape(oneshot::Sender<Scrape>),
     /// Every port in full. Without an answer the maps can't be read now.
     Details(oneshot::Sender<Vec<PortDetail>>),
     /// What would become of a connection. Without an answer the maps can't be read now.
@@ -121,11 +126,16 @@ pub async fn run(
         let Some(now) = facts.borrow_and_update().clone() else {
             continue;
         };
+        let start = Instant::now();
+        status.send_if_modified(|status| {
+            status.progress.queue(start, timestamp());
+            false
+        });
         match update(&config, keeper.take(), now).await {
             Ok((next, report, again)) => {
                 keeper = Some(next);
                 wait = again;
-                status.send_replace(report);
+                publish(&status, report, start.elapsed());
             }
             Err(error) => {
                 wait = Some(wait.map_or(FIRST_WAIT, |wait| wait * 2).min(LONGEST_WAIT));
@@ -143,6 +153,19 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
+/// Tells what is so now, beside what has been.
+fn publish(status: &watch::Sender<ServicesStatus>, report: ServicesStatus, took: Duration) {
+    status.send_modify(|status| {
+        status.progress.finish(timestamp());
+        status.measures.updates.observe(took);
+        *status = ServicesStatus {
+            progress: status.progress,
+            measures: std::mem::take(&mut status.measures),
+            ..report
+        };
+    });
+}
+
 fn report_failure(status: &watch::Sender<ServicesStatus>, error: UpdateError) {
     let message = format!("{:#}", anyhow::Error::from(error));
     status.send_if_modified(|status| {
@@ -151,6 +174,7 @@ fn report_failure(status: &watch::Sender<ServicesStatus>, error: UpdateError) {
             tracing::error!(error = message, "Services are not up to date; trying again");
         }
         status.in_kernel = false;
+        status.measures.failures += 1;
         status.problem = Some(message);
         news
     });
@@ -192,8 +216,13 @@ async fn swept(keeper: Option<Keeper>) -> Option<Keeper> {
 async fn answer(keeper: Option<Keeper>, status: &watch::Sender<ServicesStatus>, query: Query) -> Option<Keeper> {
     let mut report = status.borrow().clone();
     let Some(keeper) = keeper else {
-        if let Query::Status(asker) = query {
-            drop(asker.send(report));
+        match query {
+            Query::Status(asker) => drop(asker.send(report)),
+            Query::Scrape(asker) => drop(asker.send(Scrape {
+                status: report,
+                ..Scrape::default()
+            })),
+            Query::Details(_) | Query::Trace(..) => {}
         }
         return None;
     };
@@ -205,6 +234,7 @@ async fn answer(keeper: Option<Keeper>, status: &watch::Sender<ServicesStatus>, 
                 }
                 drop(asker.send(report));
             }
+            Query::Scrape(asker) => reply(asker, keeper.scrape(report)),
             Query::Details(asker) => reply(asker, keeper.details()),
             Query::Trace(question, asker) => reply(asker, keeper.trace(&question)),
         }
@@ -284,8 +314,8 @@ impl Keeper {
         let again = (!problems.is_empty()).then_some(REST);
         let mut status = ServicesStatus {
             in_kernel: true,
-            problem: None,
             services: table.services.clone(),
+            ..ServicesStatus::default()
         };
         self.table = table;
         add_problems(&mut status, problems);
@@ -312,6 +342,16 @@ impl Keeper {
                 "datagrams may still go to backends that are gone"
             ),
         }
+    }
+
+    fn scrape(&self, mut status: ServicesStatus) -> Result<Scrape, UpdateError> {
+        self.count(&mut status)?;
+        Ok(Scrape {
+            status,
+            without_local: without_local(&self.table),
+            unreadable: self.maps.counters(0)?.unreadable,
+            ..Scrape::default()
+        })
     }
 
     fn count(&self, status: &mut ServicesStatus) -> Result<(), MapsError> {

@@ -360,6 +360,16 @@ fn services_and_config_maps_are_checked() {
             "a.yaml:5:26: spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally",
         ),
         (
+            service("healthCheckNodePort: 30001\n  ports: [{port: 80}]"),
+            "a.yaml:5:24: spec.healthCheckNodePort: Invalid value: 30001: may only be set when `type` is 'LoadBalancer'",
+        ),
+        (
+            service(
+                "type: LoadBalancer\n  externalTrafficPolicy: Local\n  healthCheckNodePort: 80\n  ports: [{port: 80}]",
+            ),
+            "a.yaml:7:24: spec.healthCheckNodePort: Invalid value: 80: must be in the range 30000-32767",
+        ),
+        (
             service("sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}\n  ports: [{port: 80}]"),
             "a.yaml:5:26: spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None",
         ),
@@ -427,6 +437,7 @@ fn a_service_may_have_everything_that_is_honoured() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  type: LoadBalancer\n  clusterIP: 10.96.0.9\n  \
                 sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}\n  \
                 externalIPs: [203.0.113.9]\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Cluster\n  \
+                healthCheckNodePort: 30081\n  \
                 loadBalancerSourceRanges: [10.0.0.0/8, \"fd00::/8\"]\n  publishNotReadyAddresses: true\n  \
                 trafficDistribution: PreferSameNode\n  ports: [{port: 80, nodePort: 30080, appProtocol: http}]\n\
                 status: {loadBalancer: {ingress: [{ip: 203.0.113.7, ipMode: VIP}, {hostname: a.example}]}}\n";

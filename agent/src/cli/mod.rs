@@ -46,7 +46,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    Agent(agent::Agent),
+    Agent(Box<agent::Agent>),
     Get(get::Get),
     Describe(describe::Describe),
     Logs(logs::Logs),

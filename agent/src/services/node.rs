@@ -1,7 +1,7 @@
 //! What the node is for its Services: its addresses that take part in NodePorts, and whose connections come from where.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -31,9 +31,35 @@ pub struct ServiceFlags {
     /// Link that leads to clients outside of the node; by default those of the default routes
     #[arg(long = "uplink", value_name = "NAME")]
     pub uplinks: Vec<String>,
+    /// Address with the port of /healthz and /livez; empty for none
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
+    pub healthz_bind_address: BindAddress,
+    /// Address with the port of /metrics about Services; empty for none
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: BindAddress,
     /// The node's topology zone, for traffic that keeps to its zone
     #[arg(long, value_name = "NAME", default_value = "")]
     pub zone: String,
+}
+
+/// Where to listen; nowhere if it is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddress(pub Option<SocketAddr>);
+
+impl FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let address = |text: &str| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is not an address with a port, for instance 127.0.0.1:10249"))
+        };
+        Some(text)
+            .filter(|text| !text.is_empty())
+            .map(address)
+            .transpose()
+            .map(Self)
+    }
 }
 
 /// Some of the node's addresses.
@@ -83,6 +109,8 @@ pub(crate) fn facts(node: &Node) -> NodeFacts {
         },
         node_port_addresses: chosen(&flags.node_port_addresses, primary, &present()),
         external_ips: flags.service_external_ips,
+        // Nobody takes a node away from itself.
+        leaving: false,
         own: cookie.ok().map(|cookie| (cookie, primary.clone())),
     }
 }

@@ -29,6 +29,7 @@ mod bench;
 mod client;
 mod features;
 mod frames;
+mod health;
 mod node;
 mod outside;
 mod server;

@@ -1,14 +1,15 @@
 //! A node with the agent's Service task in it, and one Service `web`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::hands::maps::look::Question;
 use agent::services::detail::PortDetail;
-use agent::services::{Query, ServiceFacts, ServicesConfig, run};
+use agent::services::report::Reporter;
+use agent::services::{BindAddress, Query, ServiceFacts, ServicesConfig, run};
 use agent_core::manifest::Object;
 use agent_core::service::table::NodeFacts;
 use agent_core::service::topology::Place;
@@ -23,6 +24,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::SOON;
 use super::client::Client;
 use super::server::Backend;
+
+/// Where the agent tells of its health and its figures.
+pub(crate) const HEALTHZ: u16 = 10256;
+pub(crate) const METRICS: u16 = 10249;
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(crate) struct Node<'a> {
     scratch: &'a Scratch,
@@ -72,6 +78,11 @@ impl<'a> Node<'a> {
         node
     }
 
+    /// Where it is.
+    pub(crate) fn namespace(&self) -> &'a NetworkNamespace {
+        self.namespace
+    }
+
     pub(crate) fn start_agent(&mut self) {
         let config = ServicesConfig {
             bpf_dir: self.scratch.bpf_dir(),
@@ -87,10 +98,13 @@ impl<'a> Node<'a> {
         let runtime = self.namespace.run(|| {
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
-                .enable_time()
+                .enable_all()
                 .build()
                 .unwrap()
         });
+        let reporter = Arc::new(Reporter::new(for_task.clone(), status.clone(), queries.clone()));
+        let [healthz, metrics] = [HEALTHZ, METRICS].map(|port| BindAddress(Some(SocketAddr::new(LOCALHOST, port))));
+        runtime.spawn(reporter.run(healthz, metrics));
         runtime.spawn(run(config, for_task, reports, asked));
         self.agent = Some(Agent {
             runtime,
@@ -300,6 +314,7 @@ fn facts(namespace: &NetworkNamespace) -> NodeFacts {
         },
         node_port_addresses,
         external_ips: true,
+        leaving: false,
         own: Some((cookie(namespace), addresses.to_vec())),
     }
 }

@@ -257,6 +257,7 @@ const SERVICE_SPEC: Fields = Fields {
         ("sessionAffinityConfig", Object(&AFFINITY)),
         ("externalIPs", List(&Text)),
         ("externalTrafficPolicy", Text),
+        ("healthCheckNodePort", Integer),
         ("internalTrafficPolicy", Text),
         ("loadBalancerSourceRanges", List(&Text)),
         ("publishNotReadyAddresses", Flag),
@@ -265,7 +266,6 @@ const SERVICE_SPEC: Fields = Fields {
     later: &[
         "allocateLoadBalancerNodePorts",
         "externalName",
-        "healthCheckNodePort",
         "loadBalancerClass",
         "loadBalancerIP",
     ],

@@ -92,8 +92,24 @@ fn traffic(spec: &ServiceSpec, kind: Type, faults: &mut Faults) {
         let rule = "may only be set for externally-accessible services";
         faults.invalid("spec.externalTrafficPolicy", external.unwrap_or_default(), rule);
     }
+    health_check(spec, kind, faults);
     let near = [("PreferClose", ()), ("PreferSameZone", ()), ("PreferSameNode", ())];
     faults.choose("spec.trafficDistribution", spec.traffic_distribution.as_deref(), &near);
+}
+
+/// Without one, load balancers ask the Service itself: a node by itself hands out none.
+fn health_check(spec: &ServiceSpec, kind: Type, faults: &mut Faults) {
+    let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) else {
+        return;
+    };
+    let path = "spec.healthCheckNodePort";
+    let is_asked = kind == Type::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local");
+    if !is_asked {
+        let rule = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        faults.invalid_number(path, i64::from(number), rule);
+    } else if !(30_000..=32_767).contains(&number) {
+        faults.invalid_number(path, i64::from(number), &format!("must be in the range {NODE_PORTS}"));
+    }
 }
 
 /// What comes from outside: external addresses, those of the load balancer, and who may use them.

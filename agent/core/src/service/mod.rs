@@ -16,9 +16,11 @@ pub mod address;
 pub mod diff;
 pub mod endpoint;
 pub mod flows;
+pub mod health;
 pub mod ids;
 pub mod image;
 pub mod maglev;
+pub mod metrics;
 pub mod table;
 pub mod topology;
 
@@ -145,6 +147,10 @@ pub struct ServicesStatus {
     pub in_kernel: bool,
     /// What keeps the maps from being right, if anything does. It is tried again.
     pub problem: Option<String>,
+    /// When changes came in, and when the maps had them.
+    pub progress: health::Progress,
+    /// How long that took, and how often it failed.
+    pub measures: metrics::Measures,
     /// Services by name.
     pub services: BTreeMap<ServiceName, ServiceStatus>,
 }
@@ -158,6 +164,8 @@ pub struct ServiceStatus {
     pub external: Vec<IpAddr>,
     /// Its ports, in the order of the manifest.
     pub ports: Vec<PortStatus>,
+    /// Where load balancers ask for its endpoints on this node.
+    pub health_check: Option<health::HealthCheck>,
     /// Why it does not work as written, one sentence each: an address in use, a range or a map that is full.
     pub problems: Vec<String>,
 }

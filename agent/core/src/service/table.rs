@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::address::{Assignment, has_cluster_address};
 use super::endpoint::{Endpoint, Sources, positive};
+use super::health::HealthCheck;
 use super::topology::{Categories, Place, Policies, categorize};
 use super::{AddressRange, Counters, PortStatus, Protocol, ReadyPod, ServiceName, ServicePort, ServiceStatus};
 
@@ -85,6 +86,8 @@ pub struct NodeFacts {
     pub node_port_addresses: Vec<IpAddr>,
     /// Whether `spec.externalIPs` are honoured.
     pub external_ips: bool,
+    /// Whether it is about to leave its cluster: deleted, or marked by an autoscaler.
+    pub leaving: bool,
     /// Cookie of the node's own network namespace and the addresses its packets come from.
     pub own: Option<(u64, Vec<IpAddr>)>,
 }
@@ -149,6 +152,8 @@ struct Reader<'a> {
     ranges: Vec<AddressRange>,
     is_ours: bool,
     maglev: bool,
+    /// Addresses of ready endpoints on this node.
+    here: BTreeSet<IpAddr>,
     problems: Vec<String>,
 }
 
@@ -180,6 +185,7 @@ impl<'a> Reader<'a> {
             ranges: source_ranges(spec),
             is_ours: has_cluster_address(spec) && !label(PROXY_NAME) && !label(HEADLESS),
             maglev: annotations.is_some_and(|all| all.get(BALANCE_ANNOTATION).is_some_and(|word| word == "maglev")),
+            here: BTreeSet::new(),
             problems: assignment.problems.get(name).cloned().unwrap_or_default(),
         };
         reader.load_balancer_ips = reader.usable("status.loadBalancer.ingress", ingress(service));
@@ -217,14 +223,28 @@ impl<'a> Reader<'a> {
                 Err(problem) => self.problems.push(problem),
             }
         }
+        let health_check = self.health_check();
         let mut external = self.load_balancer_ips;
         external.extend(self.external_ips);
         ServiceStatus {
             addresses: self.cluster_ips,
             external,
             ports,
+            health_check,
             problems: self.problems,
         }
+    }
+
+    fn health_check(&self) -> Option<HealthCheck> {
+        let is_local = self.spec.external_traffic_policy.as_deref() == Some("Local");
+        let is_balanced = self.spec.type_.as_deref() == Some("LoadBalancer");
+        let port = self.spec.health_check_node_port.and_then(positive);
+        let here = |is_v6| self.here.iter().filter(|address| address.is_ipv6() == is_v6).count();
+        port.filter(|_| self.is_ours && is_balanced && is_local)
+            .map(|port| HealthCheck {
+                port,
+                local_endpoints: [false, true].map(here),
+            })
     }
 
     fn port(&mut self, spec: &PortSpec, frontends: &mut BTreeMap<Frontend, Entry>) -> Result<PortStatus, String> {
@@ -232,6 +252,8 @@ impl<'a> Reader<'a> {
         let protocol = Protocol::parse(spec.protocol.as_deref())?;
         let node_port = spec.node_port.and_then(positive).filter(|_| self.is_node_port_type());
         let endpoints = self.sources.of(self.name, self.spec, spec, protocol, &self.node.place);
+        let here = endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.is_local);
+        self.here.extend(here.map(|endpoint| endpoint.address.ip()));
         let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
         let policies = Policies {
             internal_local: is_local(&self.spec.internal_traffic_policy),
