@@ -77,7 +77,11 @@ fn remove_files(places: &Places, keep_images: bool, failures: &mut Failures) {
             &format!("remove {}", tree.display()),
         );
     }
-    for file in [places.socket(), places.root_dir.join("cluster-addresses.json")] {
+    for file in [
+        places.socket(),
+        places.cni_socket(),
+        places.root_dir.join("cluster-addresses.json"),
+    ] {
         failures.note(
             absent_is_fine(fs::remove_file(&file)),
             &format!("remove {}", file.display()),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cni::cidr::Cidr;
+use cni::pod_network::Peer;
 
 use crate::services::ServiceFlags;
 
@@ -38,6 +39,12 @@ pub struct Places {
     /// Addresses for pods, at most one range of each family
     #[arg(long = "pod-cidr", value_name = "CIDR", default_value = "10.244.0.0/24")]
     pub pod_cidrs: Vec<Cidr>,
+    /// Let pods leave the node under the node's address
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub masquerade: bool,
+    /// Another node of the same network: ranges of its pods, and its own addresses, as CIDR[,CIDR]=ADDRESS[,ADDRESS]
+    #[arg(long = "peer", value_name = "RANGES=ADDRESSES", value_parser = peer)]
+    pub peers: Vec<Peer>,
     /// Addresses for Services
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
     pub service_cidr: Cidr,
@@ -162,6 +169,11 @@ impl Places {
         self.run_dir.join("agent.sock")
     }
 
+    /// Where `orlop-cni` passes its calls on to.
+    pub fn cni_socket(&self) -> PathBuf {
+        self.run_dir.join("cni.sock")
+    }
+
     /// Held with flock by the one agent of this run directory.
     pub fn lock(&self) -> PathBuf {
         self.run_dir.join("agent.lock")
@@ -215,6 +227,16 @@ fn check_cidrs(cidrs: &[Cidr]) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn peer(text: &str) -> Result<Peer, String> {
+    let (ranges, addresses) = text.split_once('=').ok_or("it has no =")?;
+    let range = |text: &str| text.parse::<Cidr>().map_err(|error| error.to_string());
+    let address = |text: &str| text.parse().map_err(|_| format!("{text:?} is not an IP address"));
+    Ok(Peer {
+        pod_cidrs: ranges.split(',').map(range).collect::<Result<_, _>>()?,
+        addresses: addresses.split(',').map(address).collect::<Result<_, _>>()?,
+    })
+}
+
 fn node_name(given: Option<String>) -> Result<String, ConfigError> {
     let name = match given {
         Some(name) => name,
@@ -262,6 +284,20 @@ mod tests {
         assert_eq!(node_name(Some("node-1.lan".into())).unwrap(), "node-1.lan");
         for bad in ["", "Node", "a_b", "-a", "a..b"] {
             assert!(node_name(Some(bad.into())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_ranges_and_addresses() {
+        let both = peer("10.244.1.0/24,fd00:1::/64=192.0.2.2,2001:db8::2").unwrap();
+        assert_eq!((both.pod_cidrs.len(), both.addresses.len()), (2, 2));
+        for bad in [
+            "10.244.1.0/24",
+            "10.244.1.1/24=192.0.2.2",
+            "10.244.1.0/24=",
+            "=192.0.2.2",
+        ] {
+            assert!(peer(bad).is_err(), "{bad}");
         }
     }
 

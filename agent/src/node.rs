@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::events::Events;
 use crate::hands::cgroup::missing_controllers;
+use crate::hands::inspector::Inspector;
 use crate::image::{Store, StoreError};
 use crate::status::Board;
 
@@ -38,6 +39,8 @@ pub struct Node {
     pub cgroup_root: PathBuf,
     /// The pod network.
     pub network: NodeNetwork,
+    /// What looks at the packets of pods; none where the kernel does not take it.
+    pub inspector: Option<Inspector>,
     /// The image store.
     pub images: Store,
     /// Changes when an image was loaded or pulled by hand: pods that wait for one look again.
@@ -57,13 +60,18 @@ impl Node {
     /// Looks at the node and opens its store.
     pub fn open(config: Config) -> anyhow::Result<Node> {
         let cgroup_root = runtime::cgroup::root()?;
+        let inspector = inspector();
         Ok(Node {
             facts: NodeFacts {
                 name: config.node_name.clone(),
                 addresses: addresses(),
                 memory: memory(),
             },
-            network: network(&config),
+            network: NodeNetwork {
+                inspector: inspector.as_ref().map(Inspector::program),
+                ..network_of(&config.places)
+            },
+            inspector,
             images: open_store(&config.places.state_dir)?,
             new_images: watch::channel(()).0,
             events: Arc::default(),
@@ -173,9 +181,14 @@ pub fn k8s_time(time: SystemTime) -> K8sTime {
     Time::from_unix_nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)).to_k8s()
 }
 
-/// The pod network that a configuration describes.
-pub fn network(config: &Config) -> NodeNetwork {
-    network_of(&config.places)
+/// Without it the kernel's own means keep pods from sending as others; the way between pods is a little longer.
+fn inspector() -> Option<Inspector> {
+    let loaded = Inspector::load();
+    if let Err(error) = &loaded {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "pods are not inspected by a program");
+    }
+    loaded.ok()
 }
 
 /// The cgroup of all shims.
@@ -187,6 +200,8 @@ pub fn shims_cgroup(cgroup_root: &std::path::Path, places: &crate::config::Place
 pub fn network_of(places: &crate::config::Places) -> NodeNetwork {
     NodeNetwork {
         service_cidrs: vec![places.service_cidr],
+        masquerade: places.masquerade,
+        peers: places.peers.clone(),
         ..NodeNetwork::new(NETWORK, &places.pod_cidrs, &places.run_dir.join("network"))
     }
 }

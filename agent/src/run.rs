@@ -66,12 +66,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     announce(&node);
     let places = &node.config.places;
     let listener = server::bind(&places.socket())?;
+    let plugins = server::bind(&places.cni_socket())?;
     let directories = [node.config.manifests.clone(), places.applied()];
     let (wanted, rescan) =
         sources::watch_directories(directories, Arc::clone(&node.events)).context("watch the manifests")?;
     let (publish_services, services) = watch::channel(ServicesStatus::default());
     let (queries, asked) = mpsc::channel(16);
     tokio::spawn(prepare_network(Arc::clone(&node)));
+    tokio::spawn(server::cni::serve(plugins, Arc::clone(&node)));
     let facts = service_facts(&node, wanted.clone());
     let reporter = Arc::new(Reporter::new(facts.clone(), services.clone(), queries.clone()));
     let flags = &node.config.services;
@@ -168,7 +170,11 @@ fn announce(node: &Node) {
 async fn prepare_network(node: Arc<Node>) {
     loop {
         let network = node.network.clone();
-        let prepared = tokio::task::spawn_blocking(move || pod_network::prepare(&network)).await;
+        let prepared = tokio::task::spawn_blocking(move || {
+            pod_network::prepare(&network)?;
+            pod_network::inspect_again(&network)
+        })
+        .await;
         match prepared {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {

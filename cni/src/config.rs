@@ -3,13 +3,15 @@
 //! ```json
 //! {"cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni", "podCIDRs": ["10.244.0.0/24", "fd00:10:244::/64"],
 //!  "serviceCIDRs": ["10.96.0.0/16"], "mtu": 1500, "linkKind": "veth", "runDir": "/run/orlop/cni",
+//!  "agentSocket": "/run/orlop/cni.sock",
 //!  "ipMasq": true, "nonMasqueradeCIDRs": ["192.168.0.0/16"],
 //!  "peers": [{"podCIDRs": ["10.244.1.0/24"], "addresses": ["192.168.0.12"]}],
 //!  "capabilities": {"ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true},
 //!  "dns": {"nameservers": ["10.96.0.10"]}}
 //! ```
 //!
-//! Only `podCIDRs` (one range of each family at most) is needed beside what CNI itself asks for.
+//! Only `podCIDRs` (one range of each family at most) is needed beside what CNI itself asks for, or `agentSocket`: then
+//! the agent does the work, and its own network stands in for ranges that are not said.
 
 use std::path::PathBuf;
 
@@ -28,7 +30,8 @@ use crate::{
 pub const RUN_DIR: &str = "/run/orlop/cni";
 
 /// Keys that are honoured, or that a runtime inserts and that mean nothing more to us.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
+    "agentSocket",
     "args",
     "capabilities",
     "cniVersion",
@@ -81,12 +84,43 @@ impl Config {
         })
     }
 
-    /// Reads the rest, and refuses what is not honoured.
+    /// Where the agent listens that shall do the calls; none for a plugin that works by itself.
+    ///
+    /// # Errors
+    /// Code 7.
+    pub fn agent_socket(&self) -> Result<Option<PathBuf>, Failure> {
+        self.field("agentSocket")
+    }
+
+    /// Reads the rest, and refuses what is not honoured. An agent's network stands in for a configuration without ranges.
     ///
     /// # Errors
     /// Codes 2 and 7, with the field.
-    pub fn network(&self) -> Result<NodeNetwork, Failure> {
+    pub fn network(&self, agents: Option<&NodeNetwork>) -> Result<NodeNetwork, Failure> {
         self.refuse_unknown()?;
+        let Some(agents) = agents else {
+            return self.own_network();
+        };
+        if agents.name == self.name {
+            let message = format!("name: {:?} is the agent's own network", self.name);
+            return Err(Failure::new(Code::InvalidConfig, message));
+        }
+        let network = if self.fields.contains_key("podCIDRs") {
+            self.own_network()?
+        } else {
+            NodeNetwork {
+                name: self.name.clone(),
+                ..agents.clone()
+            }
+        };
+        Ok(NodeNetwork {
+            run_dir: agents.run_dir.clone(),
+            inspector: agents.inspector.clone(),
+            ..network
+        })
+    }
+
+    fn own_network(&self) -> Result<NodeNetwork, Failure> {
         let cidrs = |key| cidrs(key, &self.field::<Vec<String>>(key)?.unwrap_or_default());
         let mut network = NodeNetwork::new(&self.name, &cidrs("podCIDRs")?, &self.run_dir()?);
         if network.pod_cidrs.is_empty() {
@@ -110,8 +144,9 @@ impl Config {
     }
 
     /// As much of the network as removal needs: it must not fail for a configuration that was changed or broken since.
-    pub fn network_to_remove(&self) -> NodeNetwork {
-        let run_dir = self.run_dir().unwrap_or_else(|_| PathBuf::from(RUN_DIR));
+    pub fn network_to_remove(&self, agents: Option<&NodeNetwork>) -> NodeNetwork {
+        let own = || self.run_dir().unwrap_or_else(|_| PathBuf::from(RUN_DIR));
+        let run_dir = agents.map_or_else(own, |agents| agents.run_dir.clone());
         NodeNetwork::new(&self.name, &[], &run_dir)
     }
 
@@ -266,7 +301,7 @@ mod tests {
 
     fn failure(config: &Value) -> Failure {
         let parsed = Config::parse(config.to_string().as_bytes());
-        parsed.and_then(|config| config.network()).unwrap_err()
+        parsed.and_then(|config| config.network(None)).unwrap_err()
     }
 
     fn with(key: &str, value: Value) -> Value {
@@ -287,7 +322,7 @@ mod tests {
             "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}],
         });
         let config = Config::parse(config.to_string().as_bytes()).unwrap();
-        let network = config.network().unwrap();
+        let network = config.network(None).unwrap();
         assert_eq!((network.mtu, network.link_kind), (Some(9000), LinkKind::Netkit));
         assert!(network.masquerade && network.reached_as_pod.len() == 1);
         assert_eq!(network.peers[0].pod_cidrs.len(), 2);
@@ -381,9 +416,27 @@ mod tests {
     }
 
     #[test]
+    fn an_agents_network_stands_in_for_ranges_that_are_not_said() {
+        let agents = NodeNetwork::new("orlop", &["10.9.0.0/24".parse().unwrap()], "/run/agent".as_ref());
+        let network = |config: Value| {
+            Config::parse(config.to_string().as_bytes())
+                .unwrap()
+                .network(Some(&agents))
+        };
+        let plain = json!({"cniVersion": "1.0.0", "name": "n", "agentSocket": "/run/orlop/cni.sock"});
+        let taken = network(plain).unwrap();
+        assert_eq!((taken.name.as_str(), &taken.pod_cidrs), ("n", &agents.pod_cidrs));
+        let own = network(with("mtu", json!(1400))).unwrap();
+        assert_eq!(own.pod_cidrs, ["10.0.0.0/24".parse::<Cidr>().unwrap()]);
+        assert_eq!(own.run_dir, agents.run_dir);
+        let same = network(json!({"cniVersion": "1.0.0", "name": "orlop"})).unwrap_err();
+        assert!(same.message.contains("agent's own network"), "{same}");
+    }
+
+    #[test]
     fn removal_needs_no_more_than_a_name() {
         let broken = json!({"cniVersion": "1.0.0", "name": "n", "podCIDRs": 7, "runDir": 9, "gone": true});
         let config = Config::parse(broken.to_string().as_bytes()).unwrap();
-        assert_eq!(config.network_to_remove().name, "n");
+        assert_eq!(config.network_to_remove(None).name, "n");
     }
 }

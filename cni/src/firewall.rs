@@ -216,7 +216,9 @@ fn joined<'a>(cidrs: impl Iterator<Item = &'a Cidr>) -> Vec<(IpAddr, bool)> {
         let behind = cidr.address(cidr.last_offset()).and_then(next);
         match ends.last_mut() {
             Some((_, None)) => {}
-            Some((_, Some(end))) if cidr.network() <= *end => *end = behind.map_or(*end, |behind| behind.max(*end)),
+            Some((_, last @ Some(_))) if Some(cidr.network()) <= *last => {
+                *last = behind.and_then(|end| (*last).max(Some(end)))
+            }
             Some(_) | None => ends.push((cidr.network(), behind)),
         }
     }

@@ -27,6 +27,7 @@ pub mod plugin;
 pub mod pod_network;
 mod ports;
 pub mod protocol;
+pub mod relay;
 pub mod step;
 mod sysctl;
 pub mod wishes;

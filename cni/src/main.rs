@@ -1,31 +1,71 @@
-//! `orlop-cni`: the CNI plugin binary; the verbs are in `cni::plugin`.
+//! `orlop-cni`: the CNI plugin binary; the verbs are in `cni::plugin`. With `agentSocket` in its configuration it passes
+//! its calls on to the agent.
 #![forbid(unsafe_code)]
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
+    path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
-use cni::plugin::{self, Environment};
+use cni::{
+    config::Config,
+    plugin::{self, Environment, Outcome},
+    relay::{self, Call, DOCUMENT_BYTES_MAX},
+};
 use serde_json::Value;
 
-/// Most bytes of a configuration; libcni's are some kilobytes.
-const STDIN_BYTES_MAX: u64 = 4 << 20;
+/// How long ADD waits for an agent that is not there, one that is being restarted for instance.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     tell_panics_to_the_runtime();
     let environment: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(key, _)| key.starts_with("CNI_"))
         .collect();
-    if !environment.contains_key("CNI_COMMAND") {
-        let _ = io::stderr().write_all(plugin::about().as_bytes());
-        return ExitCode::SUCCESS;
-    }
-    let outcome = plugin::run(&environment, read_stdin);
+    let outcome = match environment.get("CNI_COMMAND").map(String::as_str) {
+        None => {
+            let _ = io::stderr().write_all(plugin::about().as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Some("ADD" | "DEL" | "CHECK" | "GC" | "STATUS") => call(environment),
+        Some(_) => plugin::run(&environment, read_stdin),
+    };
     if let Some(document) = outcome.stdout {
         print(&document);
     }
     ExitCode::from(outcome.exit_code)
+}
+
+/// Does a call that has a configuration, by itself or through the agent.
+fn call(environment: Environment) -> Outcome {
+    let stdin = read_stdin();
+    let parsed = stdin.as_ref().ok().and_then(|stdin| Config::parse(stdin).ok());
+    let agent = parsed.and_then(|config| Some((config.agent_socket().ok()??, config)));
+    match (stdin, agent) {
+        (Ok(stdin), Some((socket, config))) => relayed(environment, stdin, &socket, &config),
+        (stdin, _) => plugin::run(&environment, || stdin),
+    }
+}
+
+fn relayed(environment: Environment, stdin: Vec<u8>, socket: &Path, config: &Config) -> Outcome {
+    let verb = environment.get("CNI_COMMAND").map_or("", String::as_str);
+    let patience = if verb == "ADD" { PATIENCE } else { Duration::ZERO };
+    let is_removal = verb == "DEL";
+    let netns = environment.get("CNI_NETNS").and_then(|path| File::open(path).ok());
+    let call = Call {
+        environment,
+        stdin,
+        netns: netns.map(Into::into),
+    };
+    match relay::ask(socket, &call, patience) {
+        Ok(outcome) => outcome,
+        Err(_) if is_removal => plugin::run(&call.environment, || Ok(call.stdin)),
+        Err(error) => plugin::unreachable_agent(&call.environment, config, &error),
+    }
 }
 
 /// The runtime reads one JSON document from standard output, come what may.
@@ -39,11 +79,12 @@ fn tell_panics_to_the_runtime() {
 
 fn read_stdin() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    io::stdin().lock().take(STDIN_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > STDIN_BYTES_MAX {
+    let limit = u64::from(DOCUMENT_BYTES_MAX);
+    io::stdin().lock().take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("more than {STDIN_BYTES_MAX} bytes"),
+            format!("more than {limit} bytes"),
         ));
     }
     Ok(bytes)

@@ -13,7 +13,7 @@ use crate::{
     lease::LeaseError,
     netns::Netns,
     plan::Conflict,
-    pod_network::{self, AttachRequest, NetworkError},
+    pod_network::{self, AttachRequest, NetworkError, NodeNetwork},
     protocol::{self, Code, Failure, Version},
 };
 
@@ -82,11 +82,29 @@ impl Verb {
     }
 }
 
+/// Who does the work: the plugin's process by itself, or an agent for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Worker<'a> {
+    /// The agent's own network.
+    pub network: Option<&'a NodeNetwork>,
+    /// Where the worker finds the pod's namespace, if not at `CNI_NETNS`.
+    pub netns: Option<&'a Path>,
+}
+
 /// Does what the environment asks for. `read_stdin` is called by the verbs that have a configuration.
 pub fn run(environment: &Environment, read_stdin: impl FnOnce() -> std::io::Result<Vec<u8>>) -> Outcome {
+    run_as(Worker::default(), environment, read_stdin)
+}
+
+/// [`run`] by an agent for a plugin.
+pub fn run_as(
+    worker: Worker<'_>,
+    environment: &Environment,
+    read_stdin: impl FnOnce() -> std::io::Result<Vec<u8>>,
+) -> Outcome {
     // Failures are told in the version of the configuration, as far as it has been read.
     let mut version = Version::NEWEST;
-    match answer(environment, read_stdin, &mut version) {
+    match answer(worker, environment, read_stdin, &mut version) {
         Ok(stdout) => Outcome { stdout, exit_code: 0 },
         Err(failure) => Outcome {
             stdout: Some(failure.to_json(version)),
@@ -96,6 +114,7 @@ pub fn run(environment: &Environment, read_stdin: impl FnOnce() -> std::io::Resu
 }
 
 fn answer(
+    worker: Worker<'_>,
     environment: &Environment,
     read_stdin: impl FnOnce() -> std::io::Result<Vec<u8>>,
     version: &mut Version,
@@ -113,6 +132,7 @@ fn answer(
         return Err(Failure::new(Code::IncompatibleVersion, message));
     }
     let call = Call {
+        worker,
         environment,
         config: &config,
     };
@@ -152,6 +172,7 @@ fn require(environment: &Environment, verb: Verb) -> Result<(), Failure> {
 
 /// A call with everything that was said to it.
 struct Call<'a> {
+    worker: Worker<'a>,
     environment: &'a Environment,
     config: &'a Config,
 }
@@ -160,7 +181,7 @@ impl Call<'_> {
     fn add(&self) -> Result<Value, Failure> {
         let (id, ifname) = self.attachment()?;
         self.refuse_own_namespace()?;
-        let network = self.config.network()?;
+        let network = self.config.network(self.worker.network)?;
         if let Some(previous) = self.config.previous_result() {
             // Before any work: what can't be answered with shall not be made.
             protocol::chained(previous, Value::Null).map_err(|what| wrong_previous(&what))?;
@@ -202,13 +223,14 @@ impl Call<'_> {
         if !variable(self.environment, "CNI_NETNS").is_empty() {
             self.refuse_own_namespace()?;
         }
-        pod_network::detach(&self.config.network_to_remove(), id, ifname).map_err(|error| failure(&error))
+        pod_network::detach(&self.config.network_to_remove(self.worker.network), id, ifname)
+            .map_err(|error| failure(&error))
     }
 
     fn check(&self) -> Result<(), Failure> {
         let (id, ifname) = self.attachment()?;
         self.refuse_own_namespace()?;
-        let network = self.config.network()?;
+        let network = self.config.network(self.worker.network)?;
         let Some(previous) = self.config.previous_result() else {
             return Err(Failure::new(
                 Code::InvalidConfig,
@@ -235,13 +257,13 @@ impl Call<'_> {
             let message = "cni.dev/valid-attachments: GC needs the list of what to keep";
             return Err(Failure::new(Code::InvalidConfig, message));
         };
-        pod_network::retain(&self.config.network_to_remove(), &valid)
+        pod_network::retain(&self.config.network_to_remove(self.worker.network), &valid)
             .map(drop)
             .map_err(|error| failure(&error))
     }
 
     fn status(&self) -> Result<(), Failure> {
-        let network = self.config.network()?;
+        let network = self.config.network(self.worker.network)?;
         let unavailable = |error: &NetworkError| Failure {
             code: Code::NotAvailable,
             ..failure(error)
@@ -264,8 +286,9 @@ impl Call<'_> {
     /// The pod's namespace, which is there: nothing is made for one that is not.
     fn namespace(&self) -> Result<PathBuf, Failure> {
         let path = PathBuf::from(variable(self.environment, "CNI_NETNS"));
-        match Netns::open(&path) {
-            Ok(_) => Ok(path),
+        let found = self.worker.netns.unwrap_or(&path);
+        match Netns::open(found) {
+            Ok(_) => Ok(found.to_owned()),
             Err(source) => Err(failure(&NetworkError::Namespace { path, source })),
         }
     }
@@ -273,9 +296,10 @@ impl Call<'_> {
     /// Before any work: the reference plugins look afterwards and print a second document.
     fn refuse_own_namespace(&self) -> Result<(), Failure> {
         let path = variable(self.environment, "CNI_NETNS");
+        let found = self.worker.netns.unwrap_or(Path::new(path));
         let overridden = matches!(variable(self.environment, "CNI_NETNS_OVERRIDE"), "1" | "TRUE" | "true");
         let is_own = |netns: &Netns| Netns::current().and_then(|own| own.is_same(netns)).unwrap_or(false);
-        if !overridden && Netns::open(Path::new(path)).is_ok_and(|netns| is_own(&netns)) {
+        if !overridden && Netns::open(found).is_ok_and(|netns| is_own(&netns)) {
             let message = format!("CNI_NETNS: {path} is the plugin's own network namespace");
             return Err(Failure::new(Code::InvalidNamespace, message));
         }
@@ -311,6 +335,22 @@ fn failure(error: &NetworkError) -> Failure {
         | NetworkError::Socket(_) => Code::Internal,
     };
     Failure::caused(code, error)
+}
+
+/// What a call comes to when the agent that shall do it does not answer. DEL is not among them: it does its own work.
+pub fn unreachable_agent(environment: &Environment, config: &Config, error: &std::io::Error) -> Outcome {
+    let code = match variable(environment, "CNI_COMMAND") {
+        "STATUS" => Code::NotAvailable,
+        _ => Code::TryAgainLater,
+    };
+    let failure = Failure {
+        details: Some(error.to_string()),
+        ..Failure::new(code, "the agent does not answer")
+    };
+    Outcome {
+        stdout: Some(failure.to_json(config.version)),
+        exit_code: 1,
+    }
 }
 
 /// What the program says of itself when it is called without a verb.

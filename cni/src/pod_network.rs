@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::IpAddr,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -277,6 +278,72 @@ pub fn list(network: &NodeNetwork) -> Result<Vec<Attachment>, NetworkError> {
     let mut attachments: Vec<Attachment> = observe::host_ends(&node)?.iter().filter_map(ours).collect();
     attachments.sort_unstable_by(|a, b| (&a.container_id, &a.ifname).cmp(&(&b.container_id, &b.ifname)));
     Ok(attachments)
+}
+
+/// Everything that is attached to the node, by every network, and how many ports of the node lead to each.
+///
+/// # Errors
+/// When the kernel's tables can't be read.
+pub fn list_all(network: &NodeNetwork) -> Result<Vec<(Attachment, usize)>, NetworkError> {
+    let ends = observe::host_ends(&connect()?)?;
+    let mut names: Vec<String> = ends
+        .iter()
+        .filter_map(observe::identity)
+        .map(|identity| identity.network)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut all = Vec::new();
+    for name in names {
+        let owners = ports::owners(&name)?;
+        let network = NodeNetwork {
+            name,
+            ..network.clone()
+        };
+        all.extend(list(&network)?.into_iter().map(|attachment| {
+            let count = owners.iter().filter(|owner| **owner == attachment.host_link).count();
+            (attachment, count)
+        }));
+    }
+    Ok(all)
+}
+
+/// Takes back the ports of this network whose links are gone; answers how many those were.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn close_stale_ports(network: &NodeNetwork) -> Result<usize, NetworkError> {
+    let links: Vec<String> = observe::host_ends(&connect()?)?
+        .into_iter()
+        .map(|end| end.name)
+        .collect();
+    let is_stale = |owner: &str| !links.iter().any(|link| link == owner);
+    let count = ports::owners(&network.name)?
+        .iter()
+        .filter(|owner| is_stale(owner))
+        .count();
+    ports::close(&network.name, is_stale)?;
+    Ok(count)
+}
+
+/// Has every link of this network looked at by the network's inspector, in the place of an earlier one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn inspect_again(network: &NodeNetwork) -> Result<(), NetworkError> {
+    let Some(inspector) = network.inspector.as_deref() else {
+        return Ok(());
+    };
+    let node = connect()?;
+    for attachment in list(network)? {
+        let index = attachment.host_index;
+        let steps = [LinkStep::PrepareInspection { index }, LinkStep::Inspect { index }];
+        match node.perform(&steps, Some(inspector.as_fd())) {
+            Err(error) if error.source.errno == Errno::ENODEV => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
 }
 
 /// The attachment of one container; `None` when there is none.

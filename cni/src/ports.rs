@@ -128,6 +128,19 @@ pub(crate) fn are_open(
     Ok(wanted.is_empty())
 }
 
+/// Whose the open ports are, each as often as it has ports.
+pub(crate) fn owners(network: &str) -> Result<Vec<String>, NetworkError> {
+    let Some(netfilter) = connect_if_any()? else {
+        return Ok(Vec::new());
+    };
+    let mut owners = Vec::new();
+    for map in PORT_MAPS {
+        let elements = netfilter.list(&table_name(network), map)?.unwrap_or_default();
+        owners.extend(elements.into_iter().filter_map(|element| element.owner));
+    }
+    Ok(owners)
+}
+
 fn connect() -> Result<Netfilter, NetworkError> {
     Netfilter::open().map_err(NetworkError::Socket)
 }

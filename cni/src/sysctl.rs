@@ -29,6 +29,8 @@ pub(crate) fn guard_link(link: &str, has_ipv6: bool) -> Result<(), SysctlError> 
         return set(link, "disable_ipv6", "1").map(drop);
     }
     set(link, "accept_ra", "0")?;
+    // An inspector asks for routes, which the kernel answers on links that forward by this name alone.
+    set(link, "forwarding", "1")?;
     set(link, "force_forwarding", "1").map(drop)
 }
 

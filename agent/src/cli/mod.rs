@@ -17,6 +17,7 @@ mod exec;
 mod get;
 mod load;
 mod logs;
+mod network;
 mod pull;
 mod row;
 mod services;
@@ -50,6 +51,7 @@ enum Verb {
     Get(get::Get),
     Describe(describe::Describe),
     Logs(logs::Logs),
+    Network(network::Network),
     Exec(exec::Exec),
     Apply(apply::Apply),
     Delete(delete::Delete),
@@ -91,6 +93,7 @@ fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Describe(verb) => wait(verb.run(&client)).map(done),
         Verb::Services(verb) => wait(verb.run(&client)).map(done),
         Verb::Logs(verb) => wait(verb.run(&client)).map(done),
+        Verb::Network(verb) => wait(verb.run(&client)).map(done),
         Verb::Exec(verb) => wait(verb.run(&client)),
         Verb::Apply(verb) => wait(verb.run(&client)).map(done),
         Verb::Delete(verb) => wait(verb.run(&client)).map(done),

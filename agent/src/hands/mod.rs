@@ -5,6 +5,7 @@ pub mod container;
 pub mod devices;
 pub mod files;
 pub mod image;
+pub mod inspector;
 pub mod maps;
 pub mod namespaces;
 pub mod network;

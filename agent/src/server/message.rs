@@ -1,6 +1,8 @@
 //! The JSON of the local API, as the server writes and the command line reads it. Objects travel as Kubernetes types; what
 //! has none stands here.
 
+use std::net::IpAddr;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
@@ -169,6 +171,64 @@ pub struct PullRequest {
     pub image: String,
     /// Speak plain HTTP with the registry.
     pub insecure: bool,
+}
+
+/// `GET /v1/network`: the pod network as the kernel has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkView {
+    /// What is attached.
+    pub pods: Vec<NetworkPod>,
+    /// Ranges of this node's pods.
+    pub pod_cidrs: Vec<String>,
+    /// The other nodes.
+    pub peers: Vec<PeerView>,
+    /// Packets of pods by what was done with them, since the agent started.
+    pub counts: Vec<(String, u64)>,
+}
+
+/// One pod's link.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPod {
+    /// `namespace/name`; none for what other runtimes attached.
+    pub name: Option<String>,
+    /// The network's name.
+    pub network: String,
+    /// The pod's uid, or another runtime's container id.
+    pub container_id: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Hardware address of its end.
+    pub mac: String,
+    /// Name of the node's end.
+    pub link: String,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// How many ports of the node lead to it.
+    pub ports: usize,
+    /// Whether everything of it is there.
+    pub complete: bool,
+}
+
+/// Another node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerView {
+    /// Ranges of its pods.
+    pub pod_cidrs: Vec<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `POST /v1/network/check`: what was wrong and is so no more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkCheck {
+    /// Links of pods that are gone.
+    pub links: usize,
+    /// Ports that led to links that are gone.
+    pub ports: usize,
 }
 
 /// The time of an object's creation, where it says so.

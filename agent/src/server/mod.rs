@@ -2,11 +2,13 @@
 
 mod answer;
 mod apply;
+pub mod cni;
 mod exec;
 pub mod frame;
 mod images;
 mod logs;
 pub mod message;
+mod network;
 mod objects;
 
 use std::os::unix::fs::PermissionsExt;
@@ -91,6 +93,8 @@ async fn route(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Pro
     match (&method, parts.as_slice()) {
         (&Method::GET, ["healthz"]) => Ok(answer::text("ok")),
         (&Method::GET, ["version"]) => objects::version(api),
+        (&Method::GET, ["v1", "network"]) => network::show(api).await,
+        (&Method::POST, ["v1", "network", "check"]) => network::check(api).await,
         (&Method::GET, ["v1", resource]) => objects::list(api, resource).await,
         (&Method::GET, ["v1", "services", "details"]) => objects::service_details(api).await,
         (&Method::GET, ["v1", "services", "trace", protocol, source, address, port]) => {

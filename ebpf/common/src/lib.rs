@@ -7,4 +7,5 @@
 pub mod flow;
 pub mod lookup;
 pub mod maps;
+pub mod pods;
 pub mod record;

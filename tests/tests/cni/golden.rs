@@ -182,6 +182,9 @@ fn the_reference_plugins_agree_but_for_the_listed_differences() {
         (prefix(&our_result), prefix(&their_result)),
         ("32".to_owned(), "24".to_owned())
     );
+    assert_eq!(theirs.add("abc", &b).failure(), Some(999), "ADD twice");
+    let again = ours.verb("ADD", "abc", &a.path(), &config);
+    assert_eq!(again.failure(), Some(100), "ADD twice");
     theirs.del("abc");
     ours.del("abc");
 }

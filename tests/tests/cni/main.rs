@@ -13,9 +13,12 @@ use node::{Answer, Node, addresses, environment};
 use serde_json::{Value, json};
 use tests::{LeakAudit, NetworkNamespace};
 
+mod chain;
+mod cycles;
 mod golden;
 mod many;
 mod node;
+mod relayed;
 
 #[test]
 fn add_check_and_del_in_every_version() {

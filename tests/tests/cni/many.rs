@@ -85,10 +85,10 @@ fn kills_at_random_moments_leak_nothing_and_give_no_address_twice() {
 }
 
 /// A small generator of random numbers (xorshift), the same in every run.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -84,6 +84,17 @@ impl Node {
     /// What the node makes on the first ADD and keeps; a leak audit begins behind it.
     pub(crate) fn prepare(&self) {
         self.namespace.run(|| pod_network::prepare(&self.network())).unwrap();
+        // The kernel routes a new IPv6 address to itself a moment after it has taken it.
+        tests::eventually(
+            std::time::Duration::from_secs(10),
+            "the node's address is routed",
+            || {
+                let routes = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
+                self.namespace
+                    .run(routes)
+                    .contains("fd000010024400000000000000000001 80")
+            },
+        );
     }
 
     pub(crate) fn spawn(&self, environment: &[(&str, &str)], stdin: &str) -> Child {

@@ -1,0 +1,46 @@
+//! Calls of `orlop-cni`, passed on by a socket of their own: `cni::relay` speaks, `cni::plugin` works. Blocking work, on
+//! threads for it.
+
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cni::plugin::{self, Worker};
+use cni::relay::{self, Call};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::accept::accept;
+use crate::node::Node;
+
+/// Calls at once; more wait to be accepted. The kernel does them one after the other anyway, and pods need threads too.
+const CALLS: usize = 32;
+
+/// Serves until the agent ends.
+pub async fn serve(listener: UnixListener, node: Arc<Node>) {
+    accept(listener, CALLS, |stream| {
+        let node = Arc::clone(&node);
+        async move {
+            let answered = tokio::task::spawn_blocking(move || answer(stream, &node)).await;
+            if let Ok(Err(error)) = answered {
+                tracing::debug!(%error, "a plugin's call ended early");
+            }
+        }
+    })
+    .await;
+}
+
+fn answer(stream: UnixStream, node: &Node) -> std::io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    relay::answer(stream, |call| work(call, node))
+}
+
+fn work(call: Call, node: &Node) -> plugin::Outcome {
+    let netns = call.netns.as_ref();
+    let netns = netns.map(|netns| PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())));
+    let worker = Worker {
+        network: Some(&node.network),
+        netns: netns.as_deref(),
+    };
+    plugin::run_as(worker, &call.environment, || Ok(call.stdin))
+}

@@ -1,0 +1,33 @@
+//! What the program of pod links and the agent have to say to each other.
+
+/// Hardware address of the host's end of a pod's link, by which the program knows it; spells "orlop". The pod network
+/// library gives it (`cni::plan::HOST_MAC`), and a test holds the two together.
+pub const HOST_MAC: [u8; 6] = [0x02, b'o', b'r', b'l', b'o', b'p'];
+
+/// What is counted, by its place in the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// Dropped: the source is not the pod's.
+    Source,
+    /// Dropped: the hardware address is not the pod's.
+    Mac,
+    /// Dropped: neither IP nor ARP.
+    Kind,
+    /// Went to another pod of the node at once.
+    Crossed,
+}
+
+impl Count {
+    /// All of them, in the order of their places.
+    pub const ALL: [Self; 4] = [Self::Source, Self::Mac, Self::Kind, Self::Crossed];
+
+    /// In a few words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "foreign-source",
+            Self::Mac => "foreign-mac",
+            Self::Kind => "not-ip",
+            Self::Crossed => "crossed",
+        }
+    }
+}
