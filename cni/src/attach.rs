@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use crate::{
     answer::decode_host_end,
     cidr::Cidr,
+    forwarding::Forwarding,
     lease::Leases,
     netlink::{Connection, StepError},
     netns::Netns,
@@ -21,6 +22,7 @@ use crate::{
 
 /// How often another address is tried when one turns out to be held; each time the hints are put right first.
 pub(crate) const CLAIM_TRIES_MAX: u32 = 16;
+
 /// Gives a pod its link, addresses and routes. For a container that is attached already, or half so, completes what is
 /// missing and answers the same addresses. [`prepare`] comes first, once.
 ///
@@ -181,9 +183,10 @@ impl<'a> Attaching<'a> {
             inspector.map(AsFd::as_fd),
         )?;
         if published.has_ports {
-            sysctl::forward_ipv4()?;
+            let forwarding = Forwarding::new(&self.network.run_dir);
+            forwarding.turn_on_ipv4()?;
             if self.network.has_ipv6() {
-                sysctl::forward_ipv6(true)?;
+                forwarding.turn_on_ipv6(true)?;
             }
             ports::open(self.network, &self.node, host, request.ports)?;
         }

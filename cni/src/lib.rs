@@ -11,6 +11,7 @@ pub mod bandwidth;
 pub mod cidr;
 pub mod config;
 pub mod firewall;
+mod forwarding;
 pub mod identity;
 pub mod ipam;
 pub mod lease;

@@ -16,6 +16,7 @@ use crate::{
     attach::CLAIM_TRIES_MAX,
     bandwidth::Bandwidth,
     cidr::Cidr,
+    forwarding::Forwarding,
     identity::host_link,
     ipam,
     lease::{LeaseError, Leases},
@@ -27,7 +28,7 @@ use crate::{
     plan::{self, Conflict, HostEnd},
     ports,
     step::{LinkRef, LinkStep, Mac},
-    sysctl::{self, SysctlError},
+    sysctl::SysctlError,
 };
 use nix::errno::Errno;
 
@@ -181,11 +182,12 @@ pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
     network.check()?;
     let node = connect()?;
     node.perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
+    let forwarding = Forwarding::new(&network.run_dir);
     if network.has_ipv6() {
-        sysctl::forward_ipv6(network.leaves_node())?;
+        forwarding.turn_on_ipv6(network.leaves_node())?;
     }
     if network.leaves_node() {
-        sysctl::forward_ipv4()?;
+        forwarding.turn_on_ipv4()?;
     }
     route_to_peers(&node, network)?;
     ports::prepare(network)
@@ -206,21 +208,25 @@ fn route_to_peers(node: &Connection, network: &NodeNetwork) -> Result<(), Networ
     Ok(())
 }
 
-/// Removes every link of this network and what [`prepare`] made, so that nothing of it is left but the forwarding of
-/// IPv6. Idempotent.
+/// Removes every link of this network and what [`prepare`] made, so that nothing of it is left. The node forwards as it
+/// did before, unless pods of another network are still attached. Idempotent.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
     let node = connect()?;
     let is_ours = |end: &HostEnd| observe::identity(end).is_none_or(|identity| identity.network == network.name);
-    let ours: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_ours).collect();
+    let (ours, others): (Vec<HostEnd>, Vec<HostEnd>) = observe::host_ends(&node)?.into_iter().partition(is_ours);
     delete_together(&node, &ours)?;
     node.perform(&plan::clear_node(&network.pod_cidrs, &network.service_cidrs), None)?;
     let peers = network.peers.iter().flat_map(Peer::routes);
     let peers: Vec<LinkStep> = peers.map(|(to, _)| LinkStep::RemovePeerRoute { to }).collect();
     node.perform(&peers, None)?;
-    ports::clear(&network.name)
+    ports::clear(&network.name)?;
+    if others.is_empty() {
+        Forwarding::new(&network.run_dir).restore()?;
+    }
+    Ok(())
 }
 
 /// Removes the link of a container, both ends, and frees its addresses afterwards. Does nothing when there is none.

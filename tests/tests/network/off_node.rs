@@ -1,10 +1,12 @@
 //! Pods and what lies beyond their node: under which address they go there, how large their packets are, and what of it
 //! the node lets pass.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cni::pod_network;
+use cni::pod_network::{self, NodeNetwork};
 use tests::NetworkNamespace;
 
 use crate::{Node, V4, V6, connect, echo, tool, wire};
@@ -143,4 +145,85 @@ fn ipv6_alone_leaves_the_node_too() {
     echo(&outside, OUTSIDE[1].parse().unwrap(), &pod);
     let error = pod.run(|| connect("192.0.2.2:7".parse().unwrap())).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NetworkUnreachable);
+}
+
+/// The machine's settings, by the files that they are in.
+fn settings(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let values = entries.flat_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return settings(&path);
+        }
+        let value = std::fs::read_to_string(&path).unwrap_or_default();
+        BTreeMap::from([(path, value)])
+    });
+    values.collect()
+}
+
+#[test]
+fn the_node_forwards_as_before_when_the_last_network_is_removed() {
+    tests::require_root!();
+    let node = Node::new("settings", &[V4, V6]);
+    node.run(pod_network::teardown).unwrap();
+    let outside = NetworkNamespace::new();
+    wire(&node.namespace, &["192.0.2.1/24"], &outside, &["192.0.2.2/24"]);
+    let all = || {
+        node.namespace.run(|| {
+            [
+                settings(Path::new("/proc/sys/net/ipv4")),
+                settings(Path::new("/proc/sys/net/ipv6")),
+            ]
+        })
+    };
+    let is_forwarding = |family: &str| {
+        let path = format!("/proc/sys/net/{family}/conf/wire0/forwarding");
+        node.namespace.run(|| std::fs::read_to_string(path).unwrap()).trim() == "1"
+    };
+    node.namespace.run(|| {
+        for (setting, value) in [
+            ("ipv4/ip_forward", "0"),
+            ("ipv6/conf/all/forwarding", "0"),
+            ("ipv4/conf/all/accept_redirects", "0"),
+            ("ipv4/conf/wire0/forwarding", "1"),
+            ("ipv6/conf/wire0/accept_ra", "1"),
+        ] {
+            std::fs::write(Path::new("/proc/sys/net").join(setting), value).unwrap();
+        }
+    });
+    let before = all();
+
+    let masquerading = NodeNetwork {
+        masquerade: true,
+        ..node.network.clone()
+    };
+    let other = NodeNetwork::new(
+        "other",
+        &["10.245.0.0/24".parse().unwrap()],
+        &node.scratch.path("other"),
+    );
+    let pod = NetworkNamespace::new();
+    let netns = pod.path();
+    let request = pod_network::AttachRequest::new(&netns, "a", "eth0");
+    node.namespace.run(|| {
+        pod_network::prepare(&masquerading).unwrap();
+        pod_network::prepare(&masquerading).unwrap();
+        pod_network::prepare(&other).unwrap();
+        pod_network::attach(&other, &request).unwrap();
+    });
+    assert!(is_forwarding("ipv4") && is_forwarding("ipv6"));
+
+    node.namespace.run(|| pod_network::teardown(&masquerading)).unwrap();
+    assert!(is_forwarding("ipv4"), "a pod of another network is cut off");
+
+    node.namespace.run(|| pod_network::teardown(&other)).unwrap();
+    node.namespace.run(|| pod_network::teardown(&masquerading)).unwrap();
+    let after = all();
+    for (before, after) in before.iter().zip(&after) {
+        let changed: Vec<_> = before
+            .iter()
+            .filter(|(path, value)| after.get(*path) != Some(value))
+            .collect();
+        assert!(changed.is_empty(), "these were: {changed:?}");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::command;
+
 /// Directories that are gone, or empty, once a node is.
 const DIRS: [&str; 6] = [
     "/run/orlop",
@@ -19,7 +21,7 @@ const ROUTE_MARKS: [(&str, &str); 2] = [("F40A", "10.244.0.0"), ("600A", "10.96.
 
 /// Everything that is left, in words.
 pub(super) fn find() -> Vec<String> {
-    [processes(), mounts(), cgroups(), links(), routes(), files()].concat()
+    [processes(), mounts(), cgroups(), links(), routes(), tables(), files()].concat()
 }
 
 /// Our programs by the directories that they were told of, and containers by their cgroup. Other nodes on this machine,
@@ -80,6 +82,13 @@ fn routes() -> Vec<String> {
     let is_there = |mark: &str| destinations.iter().any(|destination| destination.ends_with(mark));
     let ours = ROUTE_MARKS.iter().filter(|(mark, _)| is_there(mark));
     ours.map(|(_, range)| format!("a route into {range}/16")).collect()
+}
+
+/// Where there is no `nft` to ask, `orlop cleanup` has said whether its table went.
+fn tables() -> Vec<String> {
+    let all = command::output(command::as_root("nft").args(["list", "tables"])).unwrap_or_default();
+    let ours = all.lines().filter(|table| table.contains(" orlop_"));
+    ours.map(|table| format!("nftables {table}")).collect()
 }
 
 fn files() -> Vec<String> {
