@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni::pod_network;
 use serde_json::{Value, json};
@@ -31,6 +32,9 @@ fn cycles_with_kills_leave_nothing_and_hold_no_address_twice() {
     let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let tally = Tally::default();
     thread::scope(|scope| {
+        scope.spawn(|| agent.live_and_die(&is_over, &tally));
+        // Those who call it would wait in vain on a slow machine that is busy with those who don't.
+        agent.wait_until_it_answers(&is_over);
         let workers: Vec<_> = (0..AT_ONCE)
             .map(|worker| {
                 let (node, next, tally, agent) = (&node, &next, &tally, &agent);
@@ -45,7 +49,6 @@ fn cycles_with_kills_leave_nothing_and_hold_no_address_twice() {
                 })
             })
             .collect();
-        scope.spawn(|| agent.live_and_die(&is_over, &tally));
         scope.spawn(|| watch(&node, &is_over));
         let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         is_over.store(true, Ordering::Relaxed);
@@ -147,10 +150,19 @@ impl<'a> Agent<'a> {
 
     fn live_and_die(&self, is_over: &AtomicBool, tally: &Tally) {
         let mut dice = Dice(0x6f72_6c6f_7022);
-        while !is_over.load(Ordering::Relaxed) {
+        for life in 0.. {
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
             let mut agent = self.start();
-            let end = std::time::Instant::now() + Duration::from_millis(500 + dice.roll(3000));
-            while !is_over.load(Ordering::Relaxed) && std::time::Instant::now() < end {
+            let mut life_time = Duration::from_millis(500 + dice.roll(3000));
+            // Every other one may be killed before it is ready, which takes seconds on a slow machine.
+            if life % 2 == 0 {
+                self.wait_until_it_answers(is_over);
+                life_time = tests::stretched(life_time);
+            }
+            let end = Instant::now() + life_time;
+            while !is_over.load(Ordering::Relaxed) && Instant::now() < end {
                 thread::sleep(Duration::from_millis(10));
             }
             agent.kill().unwrap();
@@ -159,6 +171,13 @@ impl<'a> Agent<'a> {
         }
         let cleaned = self.node.namespace.run(|| self.command(&["cleanup"]).output()).unwrap();
         assert!(cleaned.status.success(), "{cleaned:?}");
+    }
+
+    fn wait_until_it_answers(&self, is_over: &AtomicBool) {
+        let socket = self.config["agentSocket"].as_str().unwrap();
+        tests::eventually(Duration::from_secs(10), "the agent answers", || {
+            is_over.load(Ordering::Relaxed) || UnixStream::connect(socket).is_ok()
+        });
     }
 
     fn start(&self) -> Child {

@@ -21,7 +21,10 @@ fn socket(node: &Node) -> PathBuf {
 
 /// The plugin's configuration with an agent: it needs no ranges.
 fn thin(node: &Node) -> Value {
-    json!({"cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni", "agentSocket": socket(node)})
+    json!({
+        "cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni", "runDir": node.scratch.input(),
+        "agentSocket": socket(node),
+    })
 }
 
 /// Does `work` while an agent answers, in the node's namespace; answers how many calls it did.
