@@ -6,6 +6,7 @@
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
+use super::config;
 use super::explain::explain_for;
 use super::{Manner, hook};
 use crate::SPEC_VERSION;
@@ -175,7 +176,7 @@ fn honoured<'a>(candidates: &[&'a str], spec: impl Fn(&str) -> Value) -> Vec<&'a
 
 /// Whether the planner takes it and gives all of it.
 fn is_honoured(spec: &Value) -> bool {
-    let Ok(spec) = serde_json::from_value::<Spec>(spec.clone()) else {
+    let Ok(spec) = config::read::<Spec>(spec.to_string().as_bytes()) else {
         return false;
     };
     let (bundle, cgroup) = ("/".as_ref(), Some("/sys/fs/cgroup/c".as_ref()));

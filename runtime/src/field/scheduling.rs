@@ -6,8 +6,6 @@ use oci_spec::runtime::{
     LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType,
     Process, Scheduler,
 };
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::number_list::mask;
 use crate::plan::{FieldError, Steps};
@@ -43,33 +41,6 @@ pub(crate) fn affinity(asked: Option<&ExecCPUAffinity>) -> Result<[Option<Vec<u6
         list("initial", asked.and_then(|asked| asked.initial().as_ref()))?,
         list("final", asked.and_then(|asked| asked.cpu_affinity_final().as_ref()))?,
     ])
-}
-
-/// Names of flags in the specification that the crate which reads it spells otherwise.
-const RESPELLED: [(&str, &str); 2] = [
-    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
-    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
-];
-
-/// Reads what could not be read as it is spelled; none when its spelling is not the reason.
-pub(crate) fn parse_respelled<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
-    serde_json::from_value(respelled(serde_json::from_slice(text).ok()?)?).ok()
-}
-
-/// A configuration (or a process) with the flags of its scheduler as `oci-spec` reads them; none when nothing differs.
-fn respelled(mut config: Value) -> Option<Value> {
-    let mut changed = false;
-    for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
-        let flags = config.pointer_mut(pointer).and_then(Value::as_array_mut);
-        for flag in flags.into_iter().flatten() {
-            let spelling = RESPELLED.iter().find(|(name, _)| flag.as_str() == Some(name));
-            if let Some((_, spelling)) = spelling {
-                *flag = (*spelling).into();
-                changed = true;
-            }
-        }
-    }
-    changed.then_some(config)
 }
 
 /// `PER_*` of linux/personality.h.
@@ -190,7 +161,7 @@ fn priority_of_io(asked: &LinuxIOPriority) -> Result<i32, FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -233,15 +204,6 @@ mod tests {
         ] {
             assert_eq!(scheduler(json).unwrap_err().field, field);
         }
-    }
-
-    #[test]
-    fn flags_are_read_as_the_specification_spells_them() {
-        let config = json!({ "process": { "scheduler": { "policy": "SCHED_DEADLINE",
-            "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN"] } } });
-        let config = respelled(config).unwrap();
-        assert_eq!(scheduler(config["process"]["scheduler"].clone()).unwrap().flags, 1 | 4);
-        assert_eq!(respelled(json!({ "process": {} })), None);
     }
 
     #[test]

@@ -124,3 +124,21 @@ fn the_memory_policy_reaches_the_program_or_its_refusal_is_said() {
         assert!(finished.err.contains("linux.memoryPolicy"), "{finished:?}");
     });
 }
+
+#[test]
+fn an_added_process_has_the_scheduler_of_its_file() {
+    require_root!();
+    with_running(
+        "exec-scheduler",
+        |_| {},
+        |bundle, _| {
+            let mut process = bundle.config["process"].clone();
+            process["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"] });
+            process["args"] = json!(["cat", "/proc/self/stat"]);
+            let file = bundle.file("process.json", &process.to_string());
+            let added = exec(bundle, &["-p", file.to_str().unwrap(), "c1"]);
+            assert_eq!(added.code, Some(0), "{added:?}");
+            assert_eq!([NICE, POLICY].map(|field| stat(&added.out, field)), [3, 3]);
+        },
+    );
+}

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use lexopt::ValueExt;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 use runtime::container::Manner;
+use runtime::container::config;
 use runtime::container::named::{ExecOrder, Named};
 
 use crate::arguments::{Globals, Word, is_on, next, number, required_id};
@@ -129,7 +130,7 @@ impl Exec {
     fn process(&self, named: &Named) -> Result<Process> {
         if let Some(file) = &self.process {
             let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-            return serde_json::from_slice(&text).with_context(|| format!("parse {}", file.display()));
+            return config::read(&text).with_context(|| format!("parse {}", file.display()));
         }
         let own = named.spec()?.process().clone();
         self.changed(own.context("config.json: process: is missing")?)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::ValueExt;
 use oci_spec::runtime::LinuxResources;
+use runtime::container::config;
 use serde_json::{Map, Value};
 
 use crate::arguments::{Globals, Word, next, required_id, unexpected};
@@ -101,7 +102,7 @@ impl Update {
 
     fn resources(&self) -> Result<LinuxResources> {
         let Some(file) = &self.file else {
-            return serde_json::from_value(self.flags.clone()).context("read the flags");
+            return config::read(self.flags.to_string().as_bytes()).context("read the flags");
         };
         let text = if file.as_os_str() == "-" {
             let mut text = String::new();
@@ -114,7 +115,7 @@ impl Update {
         } else {
             fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?
         };
-        serde_json::from_str(&text).with_context(|| format!("parse {}", file.display()))
+        config::read(text.as_bytes()).with_context(|| format!("parse {}", file.display()))
     }
 }
 

@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 
 use super::error::{VerbError, file};
 use super::record::{Init, Record};
+use crate::container::config;
 use crate::container::hook::Hooks;
 use crate::container::{Target, Who};
 
@@ -152,10 +153,7 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec, VerbError> {
 }
 
 pub(super) fn parse_spec(path: &Path, text: &[u8]) -> Result<Spec, VerbError> {
-    let parsed = serde_json::from_slice(text);
-    parsed
-        .or_else(|error| crate::field::scheduling::parse_respelled(text).ok_or(error))
-        .map_err(|error| file("parse", path)(error.into()))
+    config::read(text).map_err(|error| file("parse", path)(error.into()))
 }
 
 /// No name leads out of the state directory.

@@ -1,0 +1,65 @@
+//! Reads the JSON of the specification: a whole configuration or a part of it, spelled as the specification spells it.
+//!
+//! Everything is read from text, JSON values too: a second way would cost an eighth of the program's size.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Names of scheduler flags that the crate which knows the fields spells otherwise.
+const RESPELLED: [(&str, &str); 2] = [
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
+/// A configuration, a process, resources.
+pub fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(text).or_else(|error| {
+        let respelled = respelled(text).and_then(|text| serde_json::from_slice(&text).ok());
+        respelled.ok_or(error)
+    })
+}
+
+/// The same text with the flags of its scheduler as `oci-spec` reads them; none when nothing differs.
+fn respelled(text: &[u8]) -> Option<Vec<u8>> {
+    let mut config: Value = serde_json::from_slice(text).ok()?;
+    let mut changed = false;
+    for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
+        let flags = config.pointer_mut(pointer).and_then(Value::as_array_mut);
+        for flag in flags.into_iter().flatten() {
+            let spelling = RESPELLED.iter().find(|(name, _)| flag.as_str() == Some(name));
+            if let Some((_, spelling)) = spelling {
+                *flag = (*spelling).into();
+                changed = true;
+            }
+        }
+    }
+    changed.then(|| config.to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{Process, Spec};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn flags_are_read_as_the_specification_spells_them() {
+        let process = json!({ "user": { "uid": 0, "gid": 0 }, "cwd": "/", "scheduler": { "policy": "SCHED_DEADLINE",
+            "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RECLAIM"] } });
+        let alone: Process = read(process.to_string().as_bytes()).unwrap();
+        let config = json!({ "ociVersion": "1.3.0", "process": process });
+        let whole: Spec = read(config.to_string().as_bytes()).unwrap();
+        for process in [&alone, whole.process().as_ref().unwrap()] {
+            let flags = process.scheduler().as_ref().unwrap().flags().as_ref().unwrap();
+            assert_eq!(flags.len(), 3, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_flag_stays_an_error() {
+        let error = read::<Process>(br#"{ "scheduler": { "flags": ["SCHED_FLAG_DL_OVERRUN"] } }"#).unwrap_err();
+        assert!(error.to_string().contains("SCHED_FLAG_DL_OVERRUN"), "{error}");
+        assert!(read::<Process>(b"{").is_err());
+    }
+}
