@@ -28,6 +28,8 @@ pub mod sys;
 mod container_path;
 mod field;
 mod filter;
+#[cfg(feature = "floor")]
+pub mod floor;
 mod home;
 mod init;
 mod mapping;

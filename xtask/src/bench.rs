@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::{build, setup};
 
+mod bundle;
 mod memory;
+mod newest_crun;
 mod node;
 mod pods;
 mod runtime;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::view::{Shell, View};
-use super::{MILLISECOND, Row, interleave, node, runtime, timed};
+use super::{MILLISECOND, Row, bundle, interleave, node, timed};
 use crate::demo;
 
 const ROUNDS: usize = 15;
@@ -20,8 +20,8 @@ const MANIFEST: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
 
 /// Measures against runc.
 pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
-    let bundle = runtime::bundle(&["/bin/sleep", "1000"])?;
-    let mut shell = Shell::start(View::V2.where_hybrid())?;
+    let bundle = bundle::bundle("sleeper", &["/bin/sleep", "1000"], |_| {})?;
+    let mut shell = Shell::start(View::V2.where_hybrid(), None)?;
     // One that an interrupted run may have left.
     shell.run("runc delete --force bench-pod")?;
     start_pod()?;

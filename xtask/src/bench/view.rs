@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::timed;
-use crate::command;
+use crate::{command, workspace};
 
 /// Which cgroup tree is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +78,31 @@ while read -r line; do
 done
 "#;
 
+/// Serves where it is.
+const STAY: &str = r#"exec sh -c "$1""#;
+/// Serves in another root: `$2` is the root, `$3` where things are built. A root that can be pivoted away from is a mount.
+const ENTER: &str = r#"
+mount --bind "$2" "$2" && cd "$2" && mkdir -p proc sys dev run tmp etc ".$3" &&
+for directory in proc sys dev run tmp; do mount --rbind "/$directory" "$directory" || exit; done &&
+mount --bind "$3" ".$3" && exec chroot "$2" sh -c "$1"
+"#;
+/// Length of a tick of the times in /proc (`USER_HZ`).
+const TICK: Duration = Duration::from_millis(10);
+
 impl Shell {
-    /// Starts a shell in a private mount namespace and prepares its view.
-    pub(super) fn start(view: View) -> anyhow::Result<Self> {
+    /// Starts a shell in a private mount namespace with its view; with `root` in that, which sees this machine's
+    /// files of `SHARED` and what is built here.
+    pub(super) fn start(view: View, root: Option<&Path>) -> anyhow::Result<Self> {
         let mut unshare = command::as_root("unshare");
-        unshare.args(["--mount", "--propagation", "private", "sh", "-c", SERVE]);
+        let script = format!(
+            "{} && {}",
+            view.preparation(),
+            if root.is_some() { ENTER } else { STAY }
+        );
+        unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", SERVE]);
+        if let Some(root) = root {
+            unshare.arg(root).arg(workspace::target_dir());
+        }
         let mut child = unshare
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -90,12 +110,9 @@ impl Shell {
             .context("start unshare")?;
         let input = child.stdin.take().context("standard input is a pipe")?;
         let output = child.stdout.take().context("standard output is a pipe")?;
-        let mut shell = Self {
-            child,
-            input,
-            answers: lines(output),
-        };
-        shell.run(view.preparation())?;
+        let answers = lines(output);
+        let mut shell = Self { child, input, answers };
+        shell.run("true")?;
         Ok(shell)
     }
 
@@ -109,6 +126,17 @@ impl Shell {
         let (code, error) = answer.split_once(' ').unwrap_or((&answer, ""));
         anyhow::ensure!(code == "0", "{line} ended with {code}: {error}");
         Ok(())
+    }
+
+    /// The CPU time of all that has ended in it.
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let (_, fields) = text.rsplit_once(')').with_context(|| format!("parse {path}"))?;
+        // cutime and cstime, the 16th and 17th of proc_pid_stat(5); what follows the name begins with the third.
+        let ticks = fields.split_whitespace().skip(13).take(2).map(str::parse::<u32>);
+        let ticks: u32 = ticks.sum::<Result<_, _>>().with_context(|| format!("parse {path}"))?;
+        Ok(TICK * ticks)
     }
 
     /// How long a line takes.
