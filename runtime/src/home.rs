@@ -56,4 +56,14 @@ mod tests {
             assert_eq!(find(passwd, uid), home);
         }
     }
+
+    #[test]
+    fn random_passwd_files_name_an_absolute_home_or_none() {
+        crate::random::inputs("proc", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            for uid in [0, 1000, u32::MAX] {
+                assert!(find(&text, uid).is_none_or(|home| home.starts_with('/')));
+            }
+        });
+    }
 }

@@ -35,6 +35,9 @@ mod init;
 mod mapping;
 mod prepare;
 mod privileges;
+mod proc;
+#[cfg(test)]
+mod random;
 mod report;
 mod security;
 mod step;

@@ -60,8 +60,7 @@ impl Privileges {
     }
 }
 
-/// Only there every id is mapped to itself.
 fn is_in_first_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().eq(["0", "0", "4294967295"])
+    crate::proc::maps_every_id(&map)
 }

@@ -66,7 +66,7 @@ impl DeviceRules {
     }
 
     /// The program: rules from the last to the first, each either decides or falls through to the next.
-    fn program(&self) -> Vec<u64> {
+    pub(crate) fn program(&self) -> Vec<u64> {
         // r2 = kind, r3 = access, r4 = major, r5 = minor of `struct bpf_cgroup_dev_ctx` in r1.
         let mut program = vec![
             load(2, 0),

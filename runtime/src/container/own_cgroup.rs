@@ -4,10 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::cgroup;
+use crate::proc::cgroup_path;
 
 /// The cgroup that this process is in, and its children if nothing else is said (cgroups(7), `/proc/self/cgroup`).
 pub(super) fn of_this_process() -> Option<PathBuf> {
     let list = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = list.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(cgroup::root().ok()?.join(path))
+    Some(cgroup::root().ok()?.join(cgroup_path(&list)?))
 }

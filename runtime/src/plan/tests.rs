@@ -9,6 +9,7 @@ use super::*;
 use crate::sys::mount::Attributes;
 
 mod namespaces;
+mod random;
 
 /// A small container: four namespaces, /proc and /dev.
 fn base() -> Value {

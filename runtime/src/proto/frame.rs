@@ -124,6 +124,22 @@ mod tests {
     }
 
     #[test]
+    fn random_frames_are_read_or_refused() {
+        crate::random::inputs("frame", |bytes| {
+            let mut decoder = Decoder::default();
+            // Well framed, and then as if the bytes were frames themselves.
+            let length = u32::try_from(bytes.len()).unwrap();
+            for part in [&length.to_le_bytes(), bytes, bytes] {
+                decoder.push(part);
+                while let Ok(Some(json)) = decoder.next_frame() {
+                    let _ = decode::<ClientFrame>(&json);
+                    let _ = decode::<ServerFrame>(&json);
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_frame_beyond_the_limit_is_refused_by_its_header() {
         for length in [0, FRAME_LIMIT + 1, u32::MAX as usize] {
             let mut decoder = Decoder::default();

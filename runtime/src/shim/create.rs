@@ -16,6 +16,7 @@ use super::poller::Source;
 use super::serve::{Shim, now};
 use super::{oom, record, report};
 use crate::container::{self, CreateError, CreateRequest, Created, Manner, SingleThreaded, Stdio};
+use crate::proc::Stat;
 use crate::proto::{
     ContainerKey, ContainerState, Create, ExitReason, ExitRecord, Failure, FailureKind, Reply, Rootfs, Status,
 };
@@ -254,14 +255,7 @@ pub(super) fn create_failure(error: &CreateError) -> Failure {
     failure(kind, error)
 }
 
-/// Field 22 of `/proc/PID/stat`; 0 when it can't be read.
+/// When it started; 0 when that can't be read.
 pub(super) fn start_time(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The command name stands in parentheses and may hold anything, parentheses included.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    after_name
-        .split_whitespace()
-        .nth(19)
-        .and_then(|field| field.parse().ok())
-        .unwrap_or(0)
+    Stat::read(pid).map_or(0, |stat| stat.start_time)
 }

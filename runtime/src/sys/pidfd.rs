@@ -25,13 +25,7 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()>
 /// for, or is in a pid namespace out of sight.
 pub(crate) fn pid_of(process: BorrowedFd<'_>) -> Option<u32> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
-    let pid: u32 = info
-        .lines()
-        .find_map(|line| line.strip_prefix("Pid:"))?
-        .trim()
-        .parse()
-        .ok()?;
-    (pid != 0).then_some(pid)
+    crate::proc::pid_of_pidfd(&info)
 }
 
 /// A copy of the descriptor `number` of `process`

@@ -28,7 +28,7 @@ impl SingleThreaded {
     /// Counts the threads of this process (`Threads:` in proc_pid_status(5)).
     pub fn prove() -> Result<Self, ThreadsError> {
         let status = std::fs::read_to_string("/proc/self/status").map_err(ThreadsError::Read)?;
-        match thread_count(&status) {
+        match crate::proc::thread_count(&status) {
             Some(1) => Ok(Self(PhantomData)),
             Some(several) => Err(ThreadsError::Several(several)),
             None => Err(ThreadsError::Read(io::Error::new(
@@ -39,25 +39,9 @@ impl SingleThreaded {
     }
 }
 
-fn thread_count(status: &str) -> Option<u32> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Threads:"))?
-        .trim()
-        .parse()
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_threads_of_a_status_file() {
-        assert_eq!(thread_count("Name:\tx\nThreads:\t1\nSigQ:\t0/1\n"), Some(1));
-        assert_eq!(thread_count("Threads:\t12\n"), Some(12));
-        assert_eq!(thread_count("Name:\tx\n"), None);
-    }
 
     #[test]
     fn a_threaded_process_gets_no_token() {

@@ -252,4 +252,12 @@ mod tests {
         );
         assert_eq!(pressure(""), None);
     }
+
+    #[test]
+    fn random_files_are_read_or_not() {
+        crate::random::inputs("proc", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let _ = (table(&text), ranges(&text), pressure(&text));
+        });
+    }
 }

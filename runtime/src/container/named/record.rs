@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::{VerbError, file};
+use crate::proc::Stat;
 use crate::shim::cri::Stamp;
 use crate::shim::now;
 use crate::sys::pidfd::pidfd_open;
@@ -112,39 +113,9 @@ pub fn stamp_of_now() -> String {
     Stamp::from(now()).as_str().into()
 }
 
-/// What is of interest in `/proc/PID/stat` (proc_pid_stat(5)).
-struct Stat {
-    state: char,
-    start_time: u64,
-}
-
-impl Stat {
-    fn read(pid: u32) -> io::Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a stat file"))
-    }
-
-    /// The second field, the command, may hold spaces and brackets; the 22nd is the 20th behind its end.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, fields) = text.rsplit_once(')')?;
-        let mut fields = fields.split_whitespace();
-        let state = fields.next()?.chars().next()?;
-        let start_time = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start_time })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_with_brackets_and_spaces_does_not_confuse() {
-        let text = "7 (a) Z (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0\n";
-        let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.start_time), ('S', 4242));
-        assert!(Stat::parse("7 (sh").is_none());
-    }
 
     #[test]
     fn another_process_of_the_same_number_is_not_believed() {

@@ -1,0 +1,93 @@
+//! What the files of /proc say of processes (proc(5)): pure readers of their text.
+
+use std::io;
+
+/// What is of interest in `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: char,
+    /// In clock ticks since boot; with the pid it names the process for good.
+    pub(crate) start_time: u64,
+}
+
+impl Stat {
+    pub(crate) fn read(pid: u32) -> io::Result<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a stat file"))
+    }
+
+    /// The second field, the command, may hold spaces and brackets; the 22nd is the 20th behind its end.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, fields) = text.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let start_time = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_time })
+    }
+}
+
+/// `Threads:` of `/proc/PID/status` (proc_pid_status(5)).
+pub(crate) fn thread_count(status: &str) -> Option<u32> {
+    number_of(status, "Threads:")
+}
+
+/// `Pid:` of the `fdinfo` of a pidfd (proc_pid_fdinfo(5)); none when the process has ended and been waited for, or is in
+/// a pid namespace out of sight.
+pub(crate) fn pid_of_pidfd(fdinfo: &str) -> Option<u32> {
+    number_of(fdinfo, "Pid:").filter(|pid| *pid != 0)
+}
+
+fn number_of(text: &str, name: &str) -> Option<u32> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The path below the cgroup v2 root in `/proc/PID/cgroup` (cgroups(7)).
+pub(crate) fn cgroup_path(list: &str) -> Option<&str> {
+    list.lines().find_map(|line| line.strip_prefix("0::/"))
+}
+
+/// Whether `/proc/PID/uid_map` is that of the first user namespace: only there every id is mapped to itself.
+pub(crate) fn maps_every_id(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_with_brackets_and_spaces_does_not_confuse() {
+        let text = "7 (a) Z (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.start_time), ('S', 4242));
+        assert!(Stat::parse("7 (sh").is_none());
+    }
+
+    #[test]
+    fn counts_threads_of_a_status_file() {
+        assert_eq!(thread_count("Name:\tx\nThreads:\t1\nSigQ:\t0/1\n"), Some(1));
+        assert_eq!(thread_count("Threads:\t12\n"), Some(12));
+        assert_eq!(thread_count("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_pidfd_of_nobody_has_no_pid() {
+        assert_eq!(pid_of_pidfd("pos:\t0\nPid:\t42\nNSpid:\t42\n"), Some(42));
+        for none in ["Pid:\t0\n", "Pid:\t-1\n", "pos:\t0\n"] {
+            assert_eq!(pid_of_pidfd(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn random_files_are_read_or_not() {
+        crate::random::inputs("proc", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let _ = (Stat::parse(&text), thread_count(&text), pid_of_pidfd(&text));
+            let _ = (cgroup_path(&text), maps_every_id(&text));
+        });
+    }
+}
