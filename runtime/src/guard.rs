@@ -8,7 +8,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Guard {
-    /// The host's root is detached before any path of the container is looked up (CVE-2021-30465, CVE-2019-18837).
+    /// The host's root is detached before any path of the container is looked up or made (CVE-2021-30465, CVE-2019-18837,
+    /// CVE-2024-45310).
     DetachedHost = 1,
     /// /proc, /sys and /dev are mounted on real directories (CVE-2019-19921, CVE-2023-27561, CVE-2025-54867).
     RealDirectories,
@@ -28,6 +29,14 @@ pub enum Guard {
     FilteredExec,
     /// Devices that no rule allows are denied (GHSA-g54h-m393-cpwq).
     DeniedDevices,
+    /// Who is in a container can't look into the process that joins it (CVE-2016-9962).
+    UndumpableJoin,
+    /// Without a cgroup namespace a user namespace sees its cgroup read-only (CVE-2023-25809).
+    ReadOnlyCgroup,
+    /// A terminal is known by its master, not by a path (CVE-2025-52565).
+    TerminalOfMaster,
+    /// The name of a container is no path.
+    PlainNames,
 }
 
 impl Guard {
@@ -56,7 +65,7 @@ mod weak {
     /// Read in the child too, which may not allocate: so a number, and 0 for none.
     pub(super) static OUT: AtomicU32 = AtomicU32::new(0);
 
-    const ALL: [Guard; 10] = [
+    const ALL: [Guard; 14] = [
         Guard::DetachedHost,
         Guard::RealDirectories,
         Guard::ResolvedInside,
@@ -67,6 +76,10 @@ mod weak {
         Guard::PlainCapabilities,
         Guard::FilteredExec,
         Guard::DeniedDevices,
+        Guard::UndumpableJoin,
+        Guard::ReadOnlyCgroup,
+        Guard::TerminalOfMaster,
+        Guard::PlainNames,
     ];
 
     /// Leaves the guard out that has this name, for instance `DetachedHost`, from now on; false when none has it.

@@ -368,7 +368,9 @@ fn enter_user_namespace(namespaces: &Namespaces, groups: Groups, steps: &mut Ste
 }
 
 fn begin(manner: Manner, steps: &mut Steps) {
-    steps.push("process", InitStep::BecomeUndumpable);
+    if !Guard::UndumpableJoin.is_out() {
+        steps.push("process", InitStep::BecomeUndumpable);
+    }
     steps.push("process", InitStep::ResetSignals);
     steps.push("process", InitStep::NewSession);
     if !manner.keeps_keyring {

@@ -11,6 +11,7 @@ use super::mount_options::Options;
 use super::user::{self, IdMappings};
 use super::{devices, labels, namespaces::Namespaces};
 use crate::container_path::ContainerPath;
+use crate::guard::Guard;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
@@ -309,7 +310,7 @@ fn plan_cgroup(
         )
     })?;
     let sentences = options.without_filesystem(field)?;
-    if around.in_user_namespace() {
+    if around.in_user_namespace() && !Guard::ReadOnlyCgroup.is_out() {
         // It may be a cgroup that was given to the user outside, who is root in here (CVE-2023-25809).
         options.own.set |= libc::MOUNT_ATTR_RDONLY;
         options.own.clear &= !libc::MOUNT_ATTR_RDONLY;

@@ -26,7 +26,7 @@ impl Namespaces {
             if path.is_some() && kind == libc::CLONE_NEWNS {
                 return Err(FieldError::new(
                     format!("{field}.path"),
-                    "joining a mount namespace is not supported",
+                    "joining a mount namespace is refused: the container's root would become that of everybody in it",
                 ));
             }
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
@@ -42,7 +42,7 @@ impl Namespaces {
         if !namespaces.has(libc::CLONE_NEWNS) {
             return Err(FieldError::new(
                 "linux.namespaces",
-                "a container without a mount namespace is not supported",
+                "a container without a mount namespace is refused: its mounts would be made on the host and stay there",
             ));
         }
         Ok(namespaces)

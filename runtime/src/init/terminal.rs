@@ -8,6 +8,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
 use super::{Init, inside};
+use crate::guard::Guard;
 use crate::report::Report;
 use crate::sys::channel::send_with_fd;
 use crate::sys::mount::{move_mount, open_tree_clone};
@@ -39,6 +40,9 @@ impl Init<'_> {
     }
 
     pub(super) fn bind_console(&mut self) -> nix::Result<()> {
+        if Guard::TerminalOfMaster.is_out() {
+            self.trust_the_terminals_path()?;
+        }
         let slave = self.terminal.as_ref().ok_or(Errno::EBADF)?;
         let console = open_tree_clone(slave.as_fd(), c"", false)?;
         let directory = inside::open_without_links(self.root()?, c"dev", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
@@ -47,5 +51,11 @@ impl Init<'_> {
         inside::exists_or(nix::fcntl::openat(directory.as_fd(), c"console", flags, mode).map(drop))?;
         let target = inside::open_without_links(self.root()?, c"dev/console", OFlag::O_PATH)?;
         move_mount(console.as_fd(), target.as_fd())
+    }
+
+    /// The mistake of CVE-2025-52565, for the test of its guard.
+    fn trust_the_terminals_path(&mut self) -> nix::Result<()> {
+        self.terminal = Some(inside::open(self.root()?, c"dev/pts/0", OFlag::O_PATH)?);
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use serde_json::json;
 use tests::{binary_path, require_root};
 
 use crate::bundle::{Bundle, Finished, link, with_bundle};
+use crate::user::{FIRST, map};
 
 /// What came of an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,12 @@ fn prove(guard: &str, attack: impl Fn(&mut Bundle<'_>) -> Outcome) {
             "the attack fails without {guard}, too: it proves nothing"
         );
     });
+}
+
+/// How often an attack that needs luck is tried: without the guard a tenth of it has been enough so far, and bad luck is
+/// no proof of anything.
+fn tries(bundle: &Bundle<'_>) -> u32 {
+    if bundle.without.is_some() { 500 } else { 50 }
 }
 
 /// A directory of the host that a bundle does not name, and whether anything has been put into it.
@@ -105,6 +113,20 @@ fn the_place_of_a_mount_is_swapped_for_a_link_a_million_times() {
             }
             is_over.store(true, Ordering::Relaxed);
         });
+        Outcome::broken_if(is_touched(&outside))
+    });
+}
+
+/// CVE-2024-45310: what is only to be mounted on is made on the host.
+#[test]
+fn the_file_to_mount_on_is_made_on_the_host() {
+    prove("DetachedHost", |bundle| {
+        let outside = outside(bundle);
+        bundle.file("file", "content");
+        fs::create_dir_all(bundle.rootfs().join("volume")).unwrap();
+        link(&bundle.rootfs(), "volume/link", &way_up(&outside));
+        bundle.mount("bind", "file", "/volume/link/made", &["bind"]);
+        bundle.run("true");
         Outcome::broken_if(is_touched(&outside))
     });
 }
@@ -234,5 +256,95 @@ fn a_device_is_opened_that_nobody_has_allowed() {
         );
         let finished = bundle.run(&format!("mknod /device c 10 {minor} && : < /device"));
         Outcome::broken_if(finished.code == Some(0))
+    });
+}
+
+/// CVE-2016-9962: somebody in the container looks for a process that is joining it, and for what that has open. Both have
+/// the same few rights by then, so that nothing else keeps them apart.
+#[test]
+fn a_joining_process_is_looked_into() {
+    prove("UndumpableJoin", |bundle| {
+        let spy =
+            "trap 'exit 0' TERM; echo up; while :; do ls -l /proc/[0-9]*/exe 2> /dev/null | grep -v busybox; done";
+        let container = bundle.start(spy);
+        // The program is one of the container's; what is seen under another name is the runtime.
+        let is_seen = || container.said().lines().any(|line| line.contains("/exe -> "));
+        for _ in 0..tries(bundle) {
+            let joined = Finished::of(bundle.oci("exec").args(["c1", "true"]));
+            assert_eq!(joined.code, Some(0), "{joined:?}");
+            if is_seen() {
+                break;
+            }
+        }
+        let outcome = Outcome::broken_if(is_seen());
+        kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
+        assert_eq!(container.wait(), Some(0));
+        outcome
+    });
+}
+
+/// CVE-2023-25809: the cgroup belongs to the user who is root in the container, and has no namespace around it.
+#[test]
+fn a_cgroup_is_changed_from_inside() {
+    prove("ReadOnlyCgroup", |bundle| {
+        map(bundle, FIRST, 65536);
+        let namespaces = bundle.config["linux"]["namespaces"].as_array().unwrap();
+        let but_cgroup = namespaces
+            .iter()
+            .filter(|namespace| namespace["type"] != "cgroup")
+            .cloned();
+        let but_cgroup = but_cgroup.collect();
+        bundle.set("/linux/namespaces", but_cgroup);
+        bundle.mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "nodev", "noexec"]);
+        let own = tests::cgroup_root().join(bundle.scratch.cgroup_parent()).join("c1");
+        fs::create_dir_all(&own).unwrap();
+        chown(&own, Some(FIRST), Some(FIRST)).unwrap();
+        let finished = bundle.run("mkdir /sys/fs/cgroup/made");
+        let _ = fs::remove_dir(own.join("made"));
+        let _ = fs::remove_dir(own);
+        Outcome::broken_if(finished.code == Some(0))
+    });
+}
+
+/// CVE-2025-52565: another container shares the directory of the terminals, and swaps it when the terminal has been made.
+#[test]
+fn the_console_is_a_file_that_was_put_in_the_terminals_place() {
+    prove("TerminalOfMaster", |bundle| {
+        bundle.file("dev/other/0", "bait");
+        fs::create_dir_all(bundle.dir().join("dev/pts")).unwrap();
+        let dev = json!({ "destination": "/dev", "type": "bind", "source": "dev", "options": ["bind"] });
+        bundle.set("/mounts/1", dev);
+        bundle.set("/process/terminal", json!(true));
+        let (place, other) = (bundle.dir().join("dev/pts"), bundle.dir().join("dev/other"));
+        let is_over = AtomicBool::new(false);
+        let mut outcome = Outcome::Held;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = renameat2(AT_FDCWD, &place, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE);
+                }
+            });
+            for _ in 0..tries(bundle) {
+                let finished = bundle.run("if test -c /dev/console; then echo terminal; else cat /dev/console; fi");
+                if finished.out.contains("bait") {
+                    outcome = Outcome::Broken;
+                    break;
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        outcome
+    });
+}
+
+#[test]
+fn the_name_of_a_container_leads_out_of_the_state_directory() {
+    prove("PlainNames", |bundle| {
+        let outside = outside(bundle);
+        fs::write(outside.join("file"), "content").unwrap();
+        let state = bundle.state();
+        fs::create_dir_all(&state).unwrap();
+        bundle.verb("delete", &["--force", "../outside"]);
+        Outcome::broken_if(!outside.exists())
     });
 }

@@ -16,7 +16,7 @@ use crate::bundle::{Bundle, Finished, with_bundle};
 use crate::exec::{exec, with_running};
 
 /// The host's id of the container's root.
-const FIRST: u32 = 100_000;
+pub(crate) const FIRST: u32 = 100_000;
 
 /// A user of the host who is nobody in particular.
 const NOBODY: u32 = 4_321;

@@ -13,6 +13,7 @@ use super::record::{Init, Record};
 use crate::container::config;
 use crate::container::hook::Hooks;
 use crate::container::{Target, Who};
+use crate::guard::Guard;
 
 /// Longest container id.
 const ID_LIMIT: usize = 128;
@@ -160,7 +161,9 @@ pub(super) fn parse_spec(path: &Path, text: &[u8]) -> Result<Spec, VerbError> {
 fn check(id: &str) -> Result<&str, VerbError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     let is_name = !id.is_empty() && id.len() <= ID_LIMIT && id.chars().all(allowed) && id != "." && id != "..";
-    is_name.then_some(id).ok_or_else(|| VerbError::Id { id: id.into() })
+    (is_name || Guard::PlainNames.is_out())
+        .then_some(id)
+        .ok_or_else(|| VerbError::Id { id: id.into() })
 }
 
 #[cfg(test)]
