@@ -246,6 +246,8 @@ pub(crate) struct NewMount {
     pub(crate) refuse_links: bool,
     /// Copy into it what it hides.
     pub(crate) copy_up: bool,
+    /// Give it the mode of the directory that it hides, if there is one.
+    pub(crate) keep_mode: bool,
     /// What of the host to show, read-only, where the user namespace may not make the filesystem.
     pub(crate) instead: Option<&'static CStr>,
     /// The mount, once it is made.

@@ -3,7 +3,7 @@
 //! Everything is read from text, JSON values too: a second way would cost an eighth of the program's size.
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Names of scheduler flags that the crate which knows the fields spells otherwise.
 const RESPELLED: [(&str, &str); 2] = [
@@ -19,10 +19,22 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     })
 }
 
-/// The same text with the flags of its scheduler as `oci-spec` reads them; none when nothing differs.
+/// The same text with the flags of its scheduler as `oci-spec` reads them, and with the user that a process without one
+/// has for everybody else, root; none when nothing differs.
 fn respelled(text: &[u8]) -> Option<Vec<u8>> {
     let mut config: Value = serde_json::from_slice(text).ok()?;
     let mut changed = false;
+    let process = match config.get("args") {
+        Some(_) => Some(&mut config),
+        None => config.get_mut("process"),
+    };
+    if let Some(process) = process
+        .and_then(Value::as_object_mut)
+        .filter(|process| !process.contains_key("user"))
+    {
+        process.insert("user".to_owned(), json!({ "uid": 0, "gid": 0 }));
+        changed = true;
+    }
     for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
         let flags = config.pointer_mut(pointer).and_then(Value::as_array_mut);
         for flag in flags.into_iter().flatten() {
@@ -54,6 +66,14 @@ mod tests {
             let flags = process.scheduler().as_ref().unwrap().flags().as_ref().unwrap();
             assert_eq!(flags.len(), 3, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn who_is_no_other_user_is_root() {
+        let process: Process = read(br#"{ "args": ["true"], "cwd": "/" }"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        let whole: Spec = read(br#"{ "ociVersion": "1.3.0", "process": { "args": ["true"], "cwd": "/" } }"#).unwrap();
+        assert!(whole.process().is_some());
     }
 
     #[test]

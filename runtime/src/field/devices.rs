@@ -30,14 +30,19 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/ptmx", "pts/ptmx"),
+    (PTMX, "pts/ptmx"),
 ];
+
+/// A link in every container, whatever device is asked for there, as for runc.
+const PTMX: &str = "/dev/ptmx";
 
 /// The devices of a container: its own, and the default ones that it does not list.
 pub(crate) fn of(listed: &[LinuxDevice]) -> Result<Vec<Device>, FieldError> {
+    let is_link = |device: &LinuxDevice| device.path() == Path::new(PTMX);
     let mut devices = listed
         .iter()
         .enumerate()
+        .filter(|(_, device)| !is_link(device))
         .map(listed_device)
         .collect::<Result<Vec<_>, _>>()?;
     for (path, major, minor) in DEFAULT_DEVICES {

@@ -115,6 +115,7 @@ fn default_dev() -> Result<NewMount, FieldError> {
         target: ContainerPath::new("mounts", Path::new("/dev"))?,
         refuse_links: true,
         copy_up: false,
+        keep_mode: false,
         instead: None,
         made: OnceCell::new(),
     })
@@ -345,6 +346,8 @@ fn new_mount(
     attributes.propagation |= options.recursive.propagation;
     let refuse_links = matches!(kind, "proc" | "sysfs") || target.is("/dev");
     let label = label(kind, around)?;
+    // As for runc and crun: /tmp stays /tmp.
+    let keep_mode = kind == "tmpfs" && options.data.iter().all(|(name, _)| name.as_c_str() != c"mode");
     let kind = c_string(&format!("{field}.type"), kind.as_ref())?;
     // Of another's processes there is nothing to show instead.
     let instead = twin(&kind).filter(|_| around.in_user_namespace() && kind.as_c_str() != c"proc");
@@ -357,6 +360,7 @@ fn new_mount(
         target,
         refuse_links,
         copy_up: options.copy_up,
+        keep_mode,
         made: OnceCell::new(),
     })
 }

@@ -19,7 +19,7 @@ pub(crate) fn of(arguments: &[String], environment: &[String], uid: u32) -> Resu
         candidates: candidates(name, value(environment, "PATH").unwrap_or(DEFAULT_PATH))?,
         arguments: StringArray::new(c_strings("process.args", arguments)?),
         environment: StringArray::new(self::environment(environment)?),
-        home_of: value(environment, "HOME").is_none().then_some(uid),
+        home_of: value(environment, "HOME").is_none_or(str::is_empty).then_some(uid),
     })
 }
 
@@ -51,6 +51,7 @@ fn candidates(name: &str, path: &str) -> Result<Vec<CString>, FieldError> {
         .collect()
 }
 
+/// Every variable once, as it was said last; an empty HOME is looked up like one that is not there.
 fn environment(list: &[String]) -> Result<Vec<CString>, FieldError> {
     let malformed = |entry: &&String| entry.split_once('=').is_none_or(|(name, _)| name.is_empty());
     if let Some(index) = list.iter().position(|entry| malformed(&entry)) {
@@ -59,7 +60,13 @@ fn environment(list: &[String]) -> Result<Vec<CString>, FieldError> {
             "is not of the form NAME=value",
         ));
     }
-    c_strings("process.env", list)
+    let names: Vec<_> = list.iter().filter_map(|entry| entry.split('=').next()).collect();
+    let is_last = |index: usize| !names[index + 1..].contains(&names[index]);
+    let is_looked_up = |entry: &str| entry == "HOME=";
+    let kept = list.iter().enumerate();
+    let kept = kept.filter(|(index, entry)| is_last(*index) && !is_looked_up(entry));
+    let c_string = |(index, entry): (usize, &String)| c_string(&format!("process.env[{index}]"), entry.as_ref());
+    kept.map(c_string).collect()
 }
 
 fn value<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
@@ -101,7 +108,14 @@ mod tests {
     fn home_is_looked_up_only_for_who_has_none() {
         let home_of = |list: &[&str]| of(&strings(&["x"]), &strings(list), 5).unwrap().home_of;
         assert_eq!(home_of(&["A=1"]), Some(5));
-        assert_eq!(home_of(&["HOME="]), None);
+        assert_eq!(home_of(&["HOME="]), Some(5));
+        assert_eq!(home_of(&["HOME=/a", "HOME=", "HOME=/b"]), None);
+    }
+
+    #[test]
+    fn the_last_of_a_name_stays() {
+        let list = strings(&["ONE=two", "HOME=", "TWO=", "ONE="]);
+        assert_eq!(environment(&list).unwrap(), [c"TWO=".to_owned(), c"ONE=".to_owned()]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, makedev, mknodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
@@ -178,6 +178,9 @@ impl Init<'_> {
             make_mount(new)?;
         }
         let mounted = new.made.get().ok_or(Errno::EBADF)?;
+        if new.keep_mode {
+            self.keep_mode(&new.target, mounted)?;
+        }
         let target = if new.refuse_links && !Guard::RealDirectories.is_out() {
             self.make_real_directory(&new.target)?
         } else {
@@ -187,6 +190,15 @@ impl Init<'_> {
             copy_directory(target.as_fd(), mounted.as_fd())?;
         }
         move_mount(mounted.as_fd(), target.as_fd())
+    }
+
+    /// Of a directory that is not there there is no mode to keep.
+    fn keep_mode(&self, hidden: &ContainerPath, mounted: &OwnedFd) -> nix::Result<()> {
+        let Ok(hidden) = inside::open(self.root()?, hidden.relative(), DIRECTORY) else {
+            return Ok(());
+        };
+        let mode = Mode::from_bits_truncate(fstat(&hidden)?.st_mode);
+        fchmodat(mounted, c".", mode, FchmodatFlags::FollowSymlink)
     }
 
     fn make_real_directory(&self, path: &ContainerPath) -> nix::Result<OwnedFd> {

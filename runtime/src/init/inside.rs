@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 
+use super::dangling::{self, Last};
 use crate::container_path::{ContainerPath, last_name};
 use crate::guard::Guard;
 
@@ -48,25 +49,27 @@ fn open_resolving(root: BorrowedFd<'_>, path: &CStr, flags: OFlag, resolve: Reso
     result
 }
 
+/// How a directory is opened to make something in it.
+pub(super) const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+
 /// Opens the directory that the last of `prefixes` names, and makes what is missing on the way.
 pub(super) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-    let mut directory = open(root, c".", flags)?;
-    if let Some(whole) = prefixes.last() {
-        match open(root, whole, flags) {
-            Err(Errno::ENOENT) => {}
-            result => return result,
-        }
+    let mut directory = open(root, c".", DIRECTORY)?;
+    let Some(whole) = prefixes.last() else {
+        return Ok(directory);
+    };
+    match open(root, whole, DIRECTORY) {
+        Err(Errno::ENOENT) => {}
+        result => return result,
     }
     for prefix in prefixes {
-        directory = match open(root, prefix, flags) {
+        directory = match open(root, prefix, DIRECTORY) {
             Err(Errno::ENOENT) => {
-                exists_or(mkdirat(
-                    directory.as_fd(),
-                    last_name(prefix),
-                    Mode::from_bits_truncate(0o755),
-                ))?;
-                open(root, prefix, flags)?
+                exists_or(make_directory_in(directory.as_fd(), last_name(prefix)))?;
+                match open(root, prefix, DIRECTORY) {
+                    Err(Errno::ENOENT) => return dangling::make(root, whole, Last::Directory),
+                    result => result?,
+                }
             }
             result => result?,
         };
@@ -82,9 +85,20 @@ pub(super) fn make_file(root: BorrowedFd<'_>, path: &ContainerPath) -> nix::Resu
     }
     let (parents, name) = path.split().ok_or(Errno::EISDIR)?;
     let directory = make_directory(root, parents)?;
+    exists_or(make_file_in(directory.as_fd(), name))?;
+    match open(root, path.relative(), OFlag::O_PATH) {
+        Err(Errno::ENOENT) => dangling::make(root, path.relative(), Last::File),
+        result => result,
+    }
+}
+
+pub(super) fn make_directory_in(directory: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
+    mkdirat(directory, name, Mode::from_bits_truncate(0o755))
+}
+
+pub(super) fn make_file_in(directory: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    exists_or(openat(directory.as_fd(), name, flags, Mode::from_bits_truncate(0o644)).map(drop))?;
-    open(root, path.relative(), OFlag::O_PATH)
+    openat(directory, name, flags, Mode::from_bits_truncate(0o644)).map(drop)
 }
 
 /// Success, also when the thing was there already.

@@ -4,6 +4,7 @@
 //! ([`crate::sys::allocator`]). Whatever fails is reported by number and errno; the parent has the words.
 
 mod copy;
+mod dangling;
 mod filesystem;
 pub(crate) mod inside;
 mod process;

@@ -1,11 +1,12 @@
 //! Root, mounts, devices, masked and read-only paths.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 use tests::require_root;
 
-use crate::bundle::with_bundle;
+use crate::bundle::{link, with_bundle};
 
 #[test]
 fn the_hosts_root_is_gone() {
@@ -89,6 +90,57 @@ fn a_file_is_bound_on_a_file() {
         bundle.file("hosts", "127.0.0.1 localhost\n");
         bundle.mount("bind", "hosts", "/etc/hosts", &["rbind", "rprivate"]);
         assert_eq!(bundle.say("cat /etc/hosts"), "127.0.0.1 localhost\n");
+    });
+}
+
+#[test]
+fn what_a_link_to_nothing_names_is_made_inside_the_root() {
+    require_root!();
+    for (name, target, made) in [
+        ("etc/hosts", "/run/a/hosts", "run/a/hosts"),
+        ("etc/hosts", "../../../run/hosts", "run/hosts"),
+        ("etc/hosts", "../jump/b/hosts", "run/far/b/hosts"),
+    ] {
+        with_bundle("dangling", |bundle| {
+            link(&bundle.rootfs(), "jump", "/run/far");
+            link(&bundle.rootfs(), name, target);
+            bundle.file("hosts", "127.0.0.1 localhost\n");
+            bundle.mount("bind", "hosts", "/etc/hosts", &["bind"]);
+            let read = format!("cat /etc/hosts /{made}");
+            assert_eq!(bundle.say(&read), "127.0.0.1 localhost\n".repeat(2), "{target}");
+            assert!(bundle.rootfs().join(made).is_file(), "{target}");
+        });
+    }
+}
+
+#[test]
+fn links_in_a_circle_are_an_error() {
+    require_root!();
+    with_bundle("circle", |bundle| {
+        link(&bundle.rootfs(), "etc/a", "/etc/b");
+        link(&bundle.rootfs(), "etc/b", "a");
+        bundle.file("hosts", "x");
+        bundle.mount("bind", "hosts", "/etc/a", &["bind"]);
+        let finished = bundle.run("true");
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(
+            finished.err.contains("mounts[") && finished.err.contains("symbolic links"),
+            "{finished:?}"
+        );
+    });
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_that_it_is_given_or_that_of_what_it_hides() {
+    require_root!();
+    with_bundle("tmpfs-mode", |bundle| {
+        let hidden = bundle.rootfs().join("hidden");
+        fs::create_dir(&hidden).unwrap();
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o710)).unwrap();
+        bundle.mount("tmpfs", "tmpfs", "/hidden", &[]);
+        bundle.mount("tmpfs", "tmpfs", "/new", &[]);
+        bundle.mount("tmpfs", "tmpfs", "/given", &["mode=1500"]);
+        assert_eq!(bundle.say("stat -c %a /hidden /new /given"), "710\n1777\n1500\n");
     });
 }
 

@@ -276,7 +276,7 @@ mod tests {
             "exec c1",
             "exec -u root c1 ls",
             "kill c1 SIGNOTHING",
-            "kill c1 0",
+            "kill c1 65",
             "list --format yaml",
             "--log-format xml list",
             "--rootless maybe list",

@@ -46,10 +46,10 @@ fn libc_sigterm() -> i32 {
 /// First and last real-time signal that programs may use.
 const REAL_TIME: [i32; 2] = [34, 64];
 
-/// `15`, `TERM`, `SIGTERM`, `sigterm`, `RTMIN+3`, `SIGRTMAX-1`.
+/// `0` (which only asks), `15`, `TERM`, `SIGTERM`, `sigterm`, `RTMIN+3`, `SIGRTMAX-1`.
 fn number_of(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse() {
-        return (1..=REAL_TIME[1]).contains(&number).then_some(number);
+        return (0..=REAL_TIME[1]).contains(&number).then_some(number);
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -87,7 +87,8 @@ mod tests {
             ("SIGRTMIN+3", Some(37)),
             ("RTMAX-1", Some(63)),
             ("RTMIN", Some(34)),
-            ("0", None),
+            ("0", Some(0)),
+            ("-1", None),
             ("65", None),
             ("RTMIN+31", None),
             ("RTMIN--3", None),

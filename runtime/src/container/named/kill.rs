@@ -16,7 +16,7 @@ impl Named {
         let is_end = signal == libc::SIGKILL;
         let shares_pids = || self.spec().is_ok_and(|spec| !has_pid_namespace(&spec));
         if let Some(cgroup) = self.cgroup().filter(|_| all || (is_end && shares_pids())) {
-            if !all && self.status() == Status::Stopped {
+            if !all && self.status() == Status::Stopped && cgroup.processes()?.is_empty() {
                 return Err(VerbError::NotRunning);
             }
             return kill_all(&cgroup, signal);
