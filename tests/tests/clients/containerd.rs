@@ -7,20 +7,20 @@ use tests::{Need, Scratch, cgroup_root, eventually, require};
 
 use super::{Daemon, PATIENCE, Said, image, runtime};
 
-const NEEDS: [Need<'_>; 3] = [
+pub(super) const NEEDS: [Need<'_>; 3] = [
     Need::Root,
     Need::Controllers(&["cpu", "memory", "pids"]),
     Need::Tool("containerd"),
 ];
 
 /// A containerd of the test's own.
-struct Containerd {
+pub(super) struct Containerd {
     scratch: Scratch,
     daemon: Option<Daemon>,
 }
 
 impl Containerd {
-    fn start(name: &str) -> Self {
+    pub(super) fn start(name: &str) -> Self {
         let mut containerd = Self {
             scratch: Scratch::new(name),
             daemon: None,
@@ -53,14 +53,14 @@ impl Containerd {
         self.ok(&["images", "import", archive.to_str().unwrap()]);
     }
 
-    fn ctr(&self) -> Command {
+    pub(super) fn ctr(&self) -> Command {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.scratch.path("sock"));
         command
     }
 
     #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub(super) fn ok(&self, arguments: &[&str]) -> String {
         Said::by(self.ctr().args(arguments)).ok()
     }
 
@@ -82,7 +82,7 @@ impl Containerd {
         line.is_some_and(|line| line.contains("RUNNING"))
     }
 
-    fn finish(self) {
+    pub(super) fn finish(self) {
         assert_eq!(self.ok(&["tasks", "ls", "--quiet"]), "");
         assert!(!super::has_state(&self.state()), "a container's state was left behind");
     }

@@ -1,4 +1,5 @@
-//! Other people's tools with `orlop-oci` in the place of runc: podman, containerd and Docker as Debian ships them.
+//! Other people's tools with `orlop-oci` in the place of runc, and `orlop-cni` in that of CNI's plugins: podman, containerd
+//! and Docker as Debian ships them.
 //!
 //! They need the cgroup v2 controllers, so most of this runs in the VM, which carries them on a disk of its own.
 #![forbid(unsafe_code)]
@@ -6,6 +7,7 @@
 
 mod containerd;
 mod docker;
+mod network;
 mod podman;
 
 use std::fs::File;

@@ -7,7 +7,7 @@ use tests::{Need, Scratch, eventually, require};
 
 use super::{PATIENCE, Said, has_state, image, runtime};
 
-const NEEDS: [Need<'_>; 4] = [
+pub(super) const NEEDS: [Need<'_>; 4] = [
     Need::Root,
     Need::Controllers(&["cpu", "memory", "pids"]),
     Need::Tool("podman"),
@@ -15,13 +15,13 @@ const NEEDS: [Need<'_>; 4] = [
 ];
 
 /// A podman of the test's own: its storage, its images.
-struct Podman {
+pub(super) struct Podman {
     scratch: Scratch,
-    image: String,
+    pub(super) image: String,
 }
 
 impl Podman {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let mut podman = Self {
             scratch: Scratch::new(name),
             image: String::new(),
@@ -31,7 +31,7 @@ impl Podman {
         podman
     }
 
-    fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new("podman");
         for (flag, dir) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(flag).arg(self.scratch.path(dir));
@@ -72,7 +72,7 @@ impl Podman {
     }
 
     /// Removes what is left; the runtime must have nothing left by then.
-    fn finish(self) {
+    pub(super) fn finish(self) {
         self.ok(&["rm", "--all", "--force", "--time", "0"]);
         assert!(
             !has_state(Path::new("/run/orlop-oci")),
