@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use crate::{build, setup};
 
 mod bundle;
+mod figures;
 mod memory;
+mod network;
 mod newest_crun;
 mod node;
 mod pods;
@@ -67,12 +69,15 @@ impl Row {
 }
 
 type Area = (&'static str, fn() -> anyhow::Result<Vec<Row>>);
-const AREAS: [Area; 4] = [
+const AREAS: [Area; 5] = [
     ("runtime", runtime::rows),
     ("services", services::rows),
     ("pods", pods::rows),
     ("memory", memory::rows),
+    ("network", network::rows),
 ];
+/// Areas that the demo's node has no part in.
+const WITHOUT_NODE: [&str; 2] = ["runtime", "network"];
 
 /// Measures one area or all; prints a table, or one JSON object a line.
 pub(crate) fn run(only: Option<&str>, is_json: bool) -> anyhow::Result<()> {
@@ -86,6 +91,7 @@ pub(crate) fn run(only: Option<&str>, is_json: bool) -> anyhow::Result<()> {
     );
     setup::tools(setup::Purpose::Vm)?;
     match only {
+        Some("network") => build::packages(build::Profile::Release, &["cni"])?,
         Some("runtime") => build::packages(build::Profile::Release, &["runtime"])?,
         _ => build::binaries(build::Profile::Release)?,
     }
@@ -100,7 +106,7 @@ pub(crate) fn run(only: Option<&str>, is_json: bool) -> anyhow::Result<()> {
         .into_iter()
         .filter(|(name, _)| only.is_none_or(|only| only == *name))
     {
-        if name != "runtime" && node.is_none() {
+        if !WITHOUT_NODE.contains(&name) && node.is_none() {
             node = Some(node::Node::start()?);
         }
         for row in rows()? {

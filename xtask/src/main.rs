@@ -27,7 +27,7 @@ usage: cargo xtask COMMAND
   check [NAME]                   format, clippy, tidy (the house's own rules), deny
   test [unit|root|vm] [--kernel V] [FILTER]
                                  run tests; all without a name
-  bench [AREA] [--json]          measure against peers: runtime, services, pods, memory
+  bench [AREA] [--json]          measure against peers: runtime, services, pods, memory, network
 ";
 
 fn main() -> ExitCode {

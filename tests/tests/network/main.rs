@@ -14,6 +14,7 @@ use std::{
 use cni::pod_network::{self, AttachRequest, Attachment, LinkKind, NetworkError, NodeNetwork};
 use tests::{LeakAudit, NetworkNamespace, Scratch};
 
+mod bench;
 mod inspector;
 mod limits;
 mod off_node;

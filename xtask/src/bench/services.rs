@@ -6,10 +6,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde_json::Value;
 
-use super::{MICROSECOND, Row, interleave, node};
-use crate::{command, workspace};
+use super::{MICROSECOND, Row, figures, interleave, node};
 
 const ROUNDS: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(5);
@@ -32,46 +30,10 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
         unit: "us",
         goal: Some(1.05),
     }];
-    rows.extend(beside_nftables()?);
+    rows.extend(figures::rows("services", SIZES, |_, peer| {
+        Some(if peer == "direct" { 1.1 } else { 1.0 })
+    })?);
     Ok(rows)
-}
-
-/// The figures of the test executable, one JSON object a line.
-fn beside_nftables() -> anyhow::Result<Vec<Row>> {
-    let mut cargo = workspace::cargo();
-    cargo
-        .args([
-            "test",
-            "--quiet",
-            "--release",
-            "-p",
-            "tests",
-            "--test",
-            "services",
-            "--",
-        ])
-        .args(["--exact", "bench::figures", "--nocapture"])
-        .env("ORLOP_BENCH", SIZES);
-    let text = command::output(&mut cargo)?;
-    let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    figures.map(|figure| row(&figure)).collect()
-}
-
-fn row(figure: &Value) -> anyhow::Result<Row> {
-    let number = |name: &str| figure[name].as_f64().with_context(|| format!("no {name} in {figure}"));
-    let (unit, scale) = match figure["unit"].as_str() {
-        Some("us") => ("us", 1e3),
-        _ => ("ms", 1e6),
-    };
-    let peer = figure["peer"].as_str().unwrap_or_default();
-    Ok(Row {
-        area: "services",
-        case: figure["figure"].as_str().unwrap_or_default().to_owned(),
-        ours: number("ours_ns")? / scale,
-        peer: Some((peer.to_owned(), number("peer_ns")? / scale)),
-        unit,
-        goal: Some(if peer == "direct" { 1.1 } else { 1.0 }),
-    })
 }
 
 fn address(ip: Option<&str>, port: u16) -> anyhow::Result<SocketAddr> {

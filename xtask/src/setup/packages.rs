@@ -26,7 +26,7 @@ const fn package(name: &'static str, proof: &'static str, purpose: Purpose, why:
     }
 }
 
-const PACKAGES: [Package; 16] = [
+const PACKAGES: [Package; 17] = [
     package("gcc", "cc", Purpose::Build, "links Rust programs"),
     package(
         "libc6-dev",
@@ -66,6 +66,12 @@ const PACKAGES: [Package; 16] = [
         "writes images that orlop loads in tests",
     ),
     package("crun", "crun", Purpose::Vm, "is a peer in benchmarks"),
+    package(
+        "iptables",
+        "iptables",
+        Purpose::Vm,
+        "is what a peer in benchmarks needs",
+    ),
     package("qemu-system-x86", "qemu-system-x86_64", Purpose::Vm, "runs the test VM"),
     package(
         "debian-archive-keyring",

@@ -1,0 +1,168 @@
+//! Two pods of ours, two on a bridge and two on plain routed links, with connection tracking at work.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent::hands::inspector::Inspector;
+use cni::netns::Netns;
+use cni::pod_network::{self, AttachRequest, NodeNetwork};
+use tests::NetworkNamespace;
+
+use super::way::Way;
+use super::{figure, next_id, percentile, timed};
+
+const ROUNDS: usize = 7;
+const ROUND_TRIPS: usize = 4000;
+const CONNECTIONS: usize = 400;
+const BLOCK: usize = 256 << 10;
+/// Of a gigabyte.
+const BLOCKS: usize = 4096;
+
+type Measure = fn(&Pair) -> Duration;
+const CASES: [(&str, &str, Measure); 3] = [
+    ("TCP_RR", "us", round_trip),
+    ("TCP_CRR", "us", connection),
+    ("1 GiB by TCP", "ms", gigabyte),
+];
+
+/// The medians of rounds in which all three take turns. With an agent, pods are inspected; without one they are routed.
+pub(super) fn compare(network: &NodeNetwork) {
+    pod_network::prepare(network).unwrap();
+    let inspector = Inspector::load().unwrap();
+    let mut inspected = network.clone();
+    inspected.inspector = Some(inspector.program());
+    // As kube-proxy and most networks on bridges need it; where the kernel has no such setting, it does not matter.
+    let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1");
+    let bridge = Way::bridge(network);
+    let pairs = [
+        ("ours", Pair::new(|netns| attach(&inspected, netns))),
+        ("bridge", Pair::new(|netns| bridged(&bridge, netns))),
+        ("routed", Pair::new(|netns| attach(network, netns))),
+    ];
+    for (case, unit, measure) in CASES {
+        let mut times = [const { Vec::new() }; 3];
+        for _ in 0..ROUNDS {
+            for (times, (_, pair)) in times.iter_mut().zip(&pairs) {
+                times.push(measure(pair));
+            }
+        }
+        let [ours, theirs @ ..] = times.each_mut().map(|times| percentile(times, 50));
+        for ((peer, _), theirs) in pairs[1..].iter().zip(theirs) {
+            figure(case, unit, ours, peer, theirs);
+        }
+    }
+}
+
+fn attach(network: &NodeNetwork, netns: &Path) -> IpAddr {
+    let id = next_id().to_string();
+    let request = AttachRequest::new(netns, &id, "eth0");
+    pod_network::attach(network, &request).unwrap().addresses[0]
+}
+
+fn bridged(bridge: &Way, netns: &Path) -> IpAddr {
+    bridge.add(next_id(), netns);
+    let show = || {
+        Command::new("ip")
+            .args(["-4", "-o", "address", "show", "eth0"])
+            .output()
+    };
+    let shown = Netns::open(netns).unwrap().run(show).unwrap().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let address = shown.split_whitespace().nth(3).unwrap().split('/').next().unwrap();
+    address.parse().unwrap()
+}
+
+/// A client and a server with its address.
+struct Pair {
+    client: NetworkNamespace,
+    server: NetworkNamespace,
+    address: IpAddr,
+}
+
+impl Pair {
+    fn new(attach: impl Fn(&Path) -> IpAddr) -> Self {
+        let (client, server) = (NetworkNamespace::new(), NetworkNamespace::new());
+        attach(&client.path());
+        let address = attach(&server.path());
+        Self {
+            client,
+            server,
+            address,
+        }
+    }
+
+    /// Does `ask` against `serve`, each in its pod; answers what the client says.
+    fn talk(&self, serve: fn(&TcpListener), ask: fn(SocketAddr) -> Duration) -> Duration {
+        let listener = self.server.run(|| TcpListener::bind((self.address, 0)).unwrap());
+        let to = listener.local_addr().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| serve(&listener));
+            self.client.run(|| ask(to))
+        })
+    }
+}
+
+/// A byte there and back.
+fn round_trip(pods: &Pair) -> Duration {
+    let serve = |listener: &TcpListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut byte = [0];
+        while stream.read(&mut byte).unwrap() == 1 {
+            stream.write_all(&byte).unwrap();
+        }
+    };
+    pods.talk(serve, |to| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let there_and_back = |_| timed(|| exchange(&mut stream));
+        let mut times: Vec<Duration> = (0..ROUND_TRIPS).map(there_and_back).collect();
+        percentile(&mut times, 50)
+    })
+}
+
+/// A connection, a byte there and back, and its end.
+fn connection(pods: &Pair) -> Duration {
+    let serve = |listener: &TcpListener| {
+        for _ in 0..CONNECTIONS {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            stream.write_all(&[1]).unwrap();
+        }
+    };
+    pods.talk(serve, |to| {
+        let connect = |_| timed(|| exchange(&mut TcpStream::connect(to).unwrap()));
+        let mut times: Vec<Duration> = (0..CONNECTIONS).map(connect).collect();
+        percentile(&mut times, 50)
+    })
+}
+
+fn exchange(stream: &mut TcpStream) {
+    stream.write_all(&[1]).unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+}
+
+/// As much as that one way.
+fn gigabyte(pods: &Pair) -> Duration {
+    let serve = |listener: &TcpListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut block = vec![0; BLOCK];
+        while stream.read(&mut block).unwrap() > 0 {}
+        stream.write_all(&[1]).unwrap();
+    };
+    pods.talk(serve, |to| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        let block = vec![1; BLOCK];
+        let start = Instant::now();
+        for _ in 0..BLOCKS {
+            stream.write_all(&block).unwrap();
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        start.elapsed()
+    })
+}

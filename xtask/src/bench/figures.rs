@@ -1,0 +1,42 @@
+//! Figures that a test executable measures, because that takes the libraries: `bench::figures` of `tests/tests/<area>`.
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::Row;
+use crate::{command, workspace};
+
+/// Runs the executable, asked for figures with `asked`, and reads its lines, one JSON object each; `goal` is of a case and
+/// a peer.
+pub(super) fn rows(
+    area: &'static str,
+    asked: &str,
+    goal: impl Fn(&str, &str) -> Option<f64>,
+) -> anyhow::Result<Vec<Row>> {
+    let mut cargo = workspace::cargo();
+    cargo
+        .args(["test", "--quiet", "--release", "-p", "tests", "--test", area, "--"])
+        .args(["--exact", "bench::figures", "--nocapture"])
+        .env("ORLOP_BENCH", asked);
+    let text = command::output(&mut cargo)?;
+    let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    figures.map(|figure| row(area, &figure, &goal)).collect()
+}
+
+fn row(area: &'static str, figure: &Value, goal: impl Fn(&str, &str) -> Option<f64>) -> anyhow::Result<Row> {
+    let number = |name: &str| figure[name].as_f64().with_context(|| format!("no {name} in {figure}"));
+    let (unit, scale) = match figure["unit"].as_str() {
+        Some("us") => ("us", 1e3),
+        _ => ("ms", 1e6),
+    };
+    let case = figure["figure"].as_str().unwrap_or_default();
+    let peer = figure["peer"].as_str().unwrap_or_default();
+    Ok(Row {
+        area,
+        case: case.to_owned(),
+        ours: number("ours_ns")? / scale,
+        peer: Some((peer.to_owned(), number("peer_ns")? / scale)),
+        unit,
+        goal: goal(case, peer),
+    })
+}
