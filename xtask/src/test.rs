@@ -10,6 +10,7 @@ pub(crate) mod root;
 pub(crate) mod summary;
 pub(crate) mod unit;
 pub(crate) mod virtual_machine;
+pub(crate) mod wire;
 
 use executables::Executables;
 use job::Limits;
@@ -100,6 +101,9 @@ fn run_vms(selection: &Selection, executables: &Executables, summary: &mut Summa
         for (name, result) in pair.iter().zip(results) {
             summary.add(&format!("vm {name}"), result);
         }
+    }
+    if let (Some(test), [first, .., last] | [first @ last]) = (&executables.wire, names.as_slice()) {
+        summary.add("wire", timed(|| wire::run(&prepared, [first, last], test)));
     }
 }
 

@@ -33,9 +33,14 @@ pub(crate) struct Executables {
     pub(crate) runner: PathBuf,
     /// Test executables, each once.
     pub(crate) programs: Vec<PathBuf>,
-    /// The tests that the filter leaves.
+    /// The tests that the filter leaves, but for that of two machines.
     pub(crate) tests: Vec<Test>,
+    /// The test of two machines on one wire, where the filter leaves it.
+    pub(crate) wire: Option<Test>,
 }
+
+/// The suite of the test of two machines.
+const WIRE: &str = "wire";
 
 impl Executables {
     /// Builds the tests and lists them.
@@ -47,14 +52,17 @@ impl Executables {
             tests.extend(list(suite, program)?);
         }
         tests.retain(|test| filter.is_none_or(|text| test.full_name().contains(text)));
+        let (wire, tests): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.suite == WIRE);
+        let wire = wire.into_iter().next();
         let programs = built.into_iter().map(|(_, program)| program);
         let programs = programs
-            .filter(|program| tests.iter().any(|test| test.program == *program))
+            .filter(|program| tests.iter().chain(&wire).any(|test| test.program == *program))
             .collect();
         Ok(Self {
             runner: workspace::target_dir().join("debug/tests-vm"),
             programs,
             tests,
+            wire,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
+use serde_json::Value;
 
 use super::VM_LIMITS;
 use super::executables::{Executables, Test};
@@ -72,43 +73,62 @@ impl Prepared {
     }
 
     fn boot(&self, kernel: &kernel::Kernel, tests: &[Test], deadline: Instant) -> anyhow::Result<Progress> {
-        let label = format!("vm {}", kernel.name);
-        let dir = self.dir.join(&kernel.name);
-        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        let job_archive = dir.join("job.cpio");
         let limits = Limits {
             total: deadline.saturating_duration_since(Instant::now()),
             ..VM_LIMITS
         };
-        initrd::pack_job(&job::describe(tests, &limits, &environment(), place), &job_archive)?;
-        let initrd = vec![self.base.as_path(), &kernel.modules, &job_archive];
+        let job = job::describe(tests, &limits, &environment(), place);
+        let vm = self.start(kernel, &kernel.name, &job, Vec::new())?;
+        follow(&vm, tests, &format!("vm {}", kernel.name))
+    }
+
+    /// Boots a machine with a job; `name` is that of its directory.
+    pub(crate) fn start(
+        &self,
+        kernel: &kernel::Kernel,
+        name: &str,
+        job: &Value,
+        nics: Vec<qemu::Nic>,
+    ) -> anyhow::Result<qemu::Vm> {
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let job_archive = dir.join("job.cpio");
+        initrd::pack_job(job, &job_archive)?;
         let machine = qemu::Machine {
             emulator: &self.emulator,
             kernel,
-            initrd,
+            initrd: vec![self.base.as_path(), &kernel.modules, &job_archive],
             disk: &self.peers,
-            nics: Vec::new(),
+            nics,
             dir: &dir,
         };
-        let vm = machine.boot()?;
-
-        let mut progress = Progress::default();
-        while !progress.is_done {
-            let crash = match vm.line(silence(VM_LIMITS.test)) {
-                Ok(Some(line)) => {
-                    progress.take(&line, tests, &label)?;
-                    continue;
-                }
-                Ok(None) => "the VM crashed".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            let report = format!("{crash}; the end of its console:\n{}", vm.console_tail());
-            println!("{label}: {crash}");
-            progress.records.push(self::crash(&progress, tests, report));
-            break;
-        }
-        Ok(progress)
+        machine.boot()
     }
+
+    /// Where machines' directories are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// Reads a machine's report to its end, or to that of the machine.
+pub(crate) fn follow(vm: &qemu::Vm, tests: &[Test], label: &str) -> anyhow::Result<Progress> {
+    let mut progress = Progress::default();
+    while !progress.is_done {
+        let crash = match vm.line(silence(VM_LIMITS.test)) {
+            Ok(Some(line)) => {
+                progress.take(&line, tests, label)?;
+                continue;
+            }
+            Ok(None) => "the VM crashed".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let report = format!("{crash}; the end of its console:\n{}", vm.console_tail());
+        println!("{label}: {crash}");
+        progress.records.push(self::crash(&progress, tests, report));
+        break;
+    }
+    Ok(progress)
 }
 
 /// The record of the test that was running, or was to be the next, when its runner went away.
@@ -117,12 +137,14 @@ pub(crate) fn crash(progress: &Progress, tests: &[Test], report: String) -> Reco
     Record::failure(&test.map_or_else(|| "runner".to_owned(), Test::full_name), report)
 }
 
-fn place(program: &Path) -> String {
+/// Where a test executable is in a VM.
+pub(crate) fn place(program: &Path) -> String {
     let name = program.file_name().unwrap_or_default();
     Path::new(initrd::TEST_DIR).join(name).display().to_string()
 }
 
-fn environment() -> BTreeMap<&'static str, String> {
+/// What tests in a VM find in their environment.
+pub(crate) fn environment() -> BTreeMap<&'static str, String> {
     let pairs = [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
