@@ -11,9 +11,10 @@ const PROGRAMS: [&str; 4] = ["orlop", "podshim", "orlop-oci", "orlop-cni"];
 /// Built in one go, so that all share one build of each dependency. `tests` makes the image of the demo.
 const PACKAGES: [&str; 4] = ["agent", "runtime", "cni", "tests"];
 
-/// The package whose released programs need no shared library, and they: the shorter their start, the faster a container
-/// is there, and nothing of the host's can change what they are.
-const STATIC: (&str, [&str; 2]) = ("runtime", ["orlop-oci", "podshim"]);
+/// The packages whose released programs need no shared library, and they: the shorter their start, the faster a container
+/// is there or attached, and nothing of the host's can change what they are.
+const STATIC: [(&str, &[&str]); 2] = [(RUNTIME, &["orlop-oci", "podshim"]), ("cni", &["orlop-cni"])];
+const RUNTIME: &str = "runtime";
 /// Its compiler's flags, beside those of the user: a static program at an address of chance, with small relocations.
 const STATIC_FLAGS: &str = "-Ctarget-feature=+crt-static -Clink-arg=-Wl,-z,pack-relative-relocs";
 
@@ -46,11 +47,12 @@ pub(crate) fn binaries(profile: Profile) -> anyhow::Result<()> {
 
 /// Builds the programs of some packages.
 pub(crate) fn packages(profile: Profile, names: &[&str]) -> anyhow::Result<()> {
-    let is_static = |name: &str| profile == Profile::Release && name == STATIC.0;
-    if names.iter().any(|name| is_static(name)) {
-        static_programs(&["--bins"], &STATIC.1)?;
+    let are_static: &[_] = if profile == Profile::Release { &STATIC } else { &[] };
+    for (package, programs) in are_static.iter().filter(|(package, _)| names.contains(package)) {
+        static_programs(package, &["--bins"], programs)?;
     }
-    let mut names = names.iter().filter(|name| !is_static(name)).peekable();
+    let is_left = |name: &&&str| are_static.iter().all(|(package, _)| package != *name);
+    let mut names = names.iter().filter(is_left).peekable();
     if names.peek().is_none() {
         return Ok(());
     }
@@ -67,11 +69,11 @@ pub(crate) fn packages(profile: Profile, names: &[&str]) -> anyhow::Result<()> {
 
 /// Builds the programs that are static, and puts them beside the others. Only with a target named do Cargo's flags spare
 /// the compiler's own plugins, which can't be static.
-fn static_programs(what: &[&str], programs: &[&str]) -> anyhow::Result<()> {
+fn static_programs(package: &str, what: &[&str], programs: &[&str]) -> anyhow::Result<()> {
     let target = host()?;
     let mut cargo = workspace::cargo();
     cargo
-        .args(["build", "--release", "--package", STATIC.0, "--target", &target])
+        .args(["build", "--release", "--package", package, "--target", &target])
         .args(what);
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     cargo.env("RUSTFLAGS", format!("{flags} {STATIC_FLAGS}"));
@@ -115,7 +117,7 @@ pub(crate) fn weakened() -> anyhow::Result<()> {
 
 /// Builds what only measurements use: the least that a container takes.
 pub(crate) fn floor() -> anyhow::Result<()> {
-    static_programs(&["--features", FLOOR, "--bin", FLOOR], &[FLOOR])
+    static_programs(RUNTIME, &["--features", FLOOR, "--bin", FLOOR], &[FLOOR])
 }
 
 /// Where that is.
