@@ -28,6 +28,7 @@ use crate::server::{self, Api};
 use crate::services::node::{Cookies, facts as facts_of_node, uplinks};
 use crate::services::report::Reporter;
 use crate::services::{self, ServiceFacts, ServicesConfig};
+use crate::sources::wanted::{Key, Sourced};
 use crate::sources::{self, WantedReceiver};
 use crate::{pods, service_env, status};
 
@@ -205,7 +206,7 @@ fn services_config(node: &Node) -> ServicesConfig {
 
 /// What Services follow from: the wanted ones, and the pods as they are. Nothing is told before every adopted pod has
 /// been looked at, or an agent that restarts would take its backends away for a moment.
-fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receiver<Option<ServiceFacts>> {
+fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receiver<Option<Arc<ServiceFacts>>> {
     let (publish, facts) = watch::channel(None);
     let mut pods = node.board.watch();
     let adopted = adopted_uids(&node.config.places);
@@ -216,17 +217,19 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
             tracing::warn!("not every pod of the agent before could be looked at");
         }
         let mut cookies = Cookies::default();
+        let (mut services, mut slices) = (BTreeMap::new(), BTreeMap::new());
         loop {
             let wanted_now = wanted.borrow_and_update().clone();
             let shown = pods.borrow_and_update().clone();
             cookies.retain(|pod| shown.contains_key(pod));
             if let Some(wanted) = wanted_now {
-                let now = Some(ServiceFacts {
-                    services: wanted.services.values().map(|service| service.object.clone()).collect(),
-                    slices: wanted.slices.values().map(|slice| slice.object.clone()).collect(),
+                let now = ServiceFacts {
+                    services: kept(&mut services, &wanted.services),
+                    slices: kept(&mut slices, &wanted.slices),
                     pods: status::ready_pods(&shown, |pod| pod_network_of(&node, pod, &mut cookies)),
                     node: facts_of_node(&node),
-                });
+                };
+                let now = Some(Arc::new(now));
                 publish.send_if_modified(|told| {
                     let is_news = *told != now;
                     *told = now;
@@ -240,6 +243,17 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
         }
     });
     facts
+}
+
+/// The objects; those that are as they were are the same allocation as they were.
+fn kept<T: Clone + PartialEq>(before: &mut BTreeMap<Key, Arc<T>>, now: &BTreeMap<Key, Sourced<T>>) -> Vec<Arc<T>> {
+    let kept = now.iter().map(|(key, sourced)| {
+        let same = before.get(key).filter(|object| ***object == sourced.object);
+        let object = same.map_or_else(|| Arc::new(sourced.object.clone()), Arc::clone);
+        (key.clone(), object)
+    });
+    *before = kept.collect();
+    before.values().cloned().collect()
 }
 
 /// Pods in the host's network have none of their own.

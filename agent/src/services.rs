@@ -4,18 +4,20 @@
 //! `agent_core::service`, what touches the kernel in `hands::maps`. After a failure nothing is believed any more: the maps
 //! are opened and read again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_core::service::address::{Addresses, assign};
+use agent_core::service::address::{Addresses, Assignment, assign};
+use agent_core::service::catalog::{Affected, Catalog, Objects};
 use agent_core::service::diff::diff;
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
 use agent_core::service::metrics::{Scrape, without_local};
-use agent_core::service::table::{NodeFacts, Objects, ServiceTable, table};
-use agent_core::service::{AddressRange, ReadyPod, ServicePort, ServicesStatus};
+use agent_core::service::table::{Change, NodeFacts, ServiceTable};
+use agent_core::service::{AddressRange, ReadyPod, ServiceName, ServicePort, ServiceStatus, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,10 +49,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// from the maps until the first list is complete.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceFacts {
-    /// All Services, as given; cluster addresses that they lack are allocated here.
-    pub services: Vec<Service>,
-    /// All EndpointSlices, as given.
-    pub slices: Vec<EndpointSlice>,
+    /// All Services, as given; cluster addresses that they lack are allocated here. One that is the same allocation as
+    /// before is not looked at again.
+    pub services: Vec<Arc<Service>>,
+    /// All EndpointSlices, as given; the same holds for them.
+    pub slices: Vec<Arc<EndpointSlice>>,
     /// All pods of this node that have an address.
     pub pods: Vec<ReadyPod>,
     /// The node itself.
@@ -99,7 +102,7 @@ enum UpdateError {
 /// Keeps the maps right until the facts' sender is gone. Services go on answering afterwards.
 pub async fn run(
     config: ServicesConfig,
-    mut facts: watch::Receiver<Option<ServiceFacts>>,
+    mut facts: watch::Receiver<Option<Arc<ServiceFacts>>>,
     status: watch::Sender<ServicesStatus>,
     mut queries: mpsc::Receiver<Query>,
 ) {
@@ -132,10 +135,10 @@ pub async fn run(
             false
         });
         match update(&config, keeper.take(), now).await {
-            Ok((next, report, again)) => {
+            Ok((next, news)) => {
                 keeper = Some(next);
-                wait = again;
-                publish(&status, report, start.elapsed());
+                wait = news.again;
+                publish(&status, news, start.elapsed());
             }
             Err(error) => {
                 wait = Some(wait.map_or(FIRST_WAIT, |wait| wait * 2).min(LONGEST_WAIT));
@@ -154,15 +157,21 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// Tells what is so now, beside what has been.
-fn publish(status: &watch::Sender<ServicesStatus>, report: ServicesStatus, took: Duration) {
+fn publish(status: &watch::Sender<ServicesStatus>, news: News, took: Duration) {
     status.send_modify(|status| {
         status.progress.finish(timestamp());
         status.measures.updates.observe(took);
-        *status = ServicesStatus {
-            progress: status.progress,
-            measures: std::mem::take(&mut status.measures),
-            ..report
-        };
+        status.in_kernel = true;
+        status.problem = None;
+        if news.is_whole {
+            status.services.clear();
+        }
+        for (name, service) in news.services {
+            match service {
+                Some(service) => drop(status.services.insert(name, service)),
+                None => drop(status.services.remove(&name)),
+            }
+        }
     });
 }
 
@@ -180,18 +189,31 @@ fn report_failure(status: &watch::Sender<ServicesStatus>, error: UpdateError) {
     });
 }
 
-type Updated = (Keeper, ServicesStatus, Option<Duration>);
+type Updated = (Keeper, News);
+
+/// What an update has changed.
+struct News {
+    /// The Services that were read anew; without a status they are gone. Of a whole update those are all.
+    services: BTreeMap<ServiceName, Option<ServiceStatus>>,
+    is_whole: bool,
+    /// How soon to try again, if a Service found no room.
+    again: Option<Duration>,
+}
 
 /// Brings the maps up to date on a blocking thread. A keeper whose update fails is not used again.
-async fn update(config: &ServicesConfig, keeper: Option<Keeper>, facts: ServiceFacts) -> Result<Updated, UpdateError> {
+async fn update(
+    config: &ServicesConfig,
+    keeper: Option<Keeper>,
+    facts: Arc<ServiceFacts>,
+) -> Result<Updated, UpdateError> {
     let config = config.clone();
     let work = move || -> Result<Updated, UpdateError> {
         let mut keeper = match keeper {
             Some(keeper) => keeper,
             None => Keeper::open(config)?,
         };
-        let (status, again) = keeper.update(&facts)?;
-        Ok((keeper, status, again))
+        let news = keeper.update(&facts)?;
+        Ok((keeper, news))
     };
     spawn_blocking(work).await?
 }
@@ -259,9 +281,25 @@ struct Keeper {
     maps: KernelMaps,
     have: Image,
     ledger: Ledger,
+    /// What was known at the last update, and what follows from it.
+    known: Arc<ServiceFacts>,
+    catalog: Catalog,
     addresses: Addresses,
+    assignment: Assignment,
     table: ServiceTable,
+    /// Whether the maps hold exactly what the table says.
+    is_exact: bool,
     start: Instant,
+}
+
+impl ServiceFacts {
+    fn objects(&self) -> Objects<'_> {
+        Objects {
+            services: &self.services,
+            slices: &self.slices,
+            pods: &self.pods,
+        }
+    }
 }
 
 impl Keeper {
@@ -282,44 +320,102 @@ impl Keeper {
             maps,
             have,
             ledger,
+            known: Arc::default(),
+            catalog: Catalog::default(),
             addresses,
+            assignment: Assignment::default(),
             table: ServiceTable::default(),
+            is_exact: false,
             start: Instant::now(),
         })
     }
 
-    /// Makes the maps say what the facts mean. Comes back with how soon to try again, if a Service found no room.
-    fn update(&mut self, facts: &ServiceFacts) -> Result<(ServicesStatus, Option<Duration>), UpdateError> {
-        let assignment = assign(&facts.services, &self.config.ranges, &self.addresses);
+    /// Makes the maps say what the facts mean. What has not changed is not looked at, unless the maps hold something else
+    /// than the table or the node is another one.
+    fn update(&mut self, facts: &Arc<ServiceFacts>) -> Result<News, UpdateError> {
+        let known = std::mem::replace(&mut self.known, Arc::clone(facts));
+        let Affected { mut names, services } = self.catalog.update(known.objects(), facts.objects());
+        let is_whole = !self.is_exact || known.node != facts.node;
+        if services || is_whole {
+            names.extend(self.assign()?);
+        }
+        if is_whole {
+            names.extend(self.catalog.names().chain(self.table.services.keys()).cloned());
+        }
+        let change = self.table.update(names, &self.catalog, &self.assignment, &facts.node);
+        let problems = if is_whole {
+            self.write_all(facts)?
+        } else {
+            self.write(&change, facts)?
+        };
+        self.maps.attach()?;
+        self.is_exact = problems.is_empty();
+        let mut services: BTreeMap<_, _> = change
+            .names
+            .into_iter()
+            .map(|name| (name.clone(), self.table.services.get(&name).cloned()))
+            .collect();
+        for (name, problems) in problems {
+            let status = services
+                .entry(name.clone())
+                .or_insert_with(|| self.table.services.get(&name).cloned());
+            status
+                .iter_mut()
+                .for_each(|status| status.problems.extend(problems.clone()));
+        }
+        Ok(News {
+            services,
+            is_whole,
+            again: (!self.is_exact).then_some(REST),
+        })
+    }
+
+    /// Gives the Services their addresses; comes back with those that get others, or are told another problem.
+    fn assign(&mut self) -> Result<Vec<ServiceName>, UpdateError> {
+        let assignment = assign(self.catalog.services(), &self.config.ranges, &self.addresses);
         if assignment.addresses != self.addresses {
             record::write(&self.config.record, &assignment.addresses)?;
             self.addresses = assignment.addresses.clone();
         }
-        let objects = Objects {
-            services: &facts.services,
-            slices: &facts.slices,
-            pods: &facts.pods,
-        };
-        let table = table(objects, &assignment, &facts.node);
-        let (mut want, problems) = self.ledger.image(&table, &self.have, self.start.elapsed());
+        let others = assignment.others(&self.assignment);
+        self.assignment = assignment;
+        Ok(others)
+    }
+
+    /// Writes what a change is about, or everything if that found no room.
+    fn write(&mut self, change: &Change, facts: &ServiceFacts) -> Result<Problems, UpdateError> {
+        let after = self.table.frontends_of(&change.names);
+        let now = self.start.elapsed();
+        let (mut part, mut want, problems) = self.ledger.part(&change.before, &after, &self.have, now);
+        if !problems.is_empty() {
+            return self.write_all(facts);
+        }
+        part.clients = self.have.clients.clone();
         want.clients = clients(&facts.node, &facts.pods);
         // After a failure nobody asks this keeper for what the maps hold.
+        self.maps.perform(&diff(&part, &want))?;
+        self.ledger.settle_part(&part, &want, now);
+        let stay = want.datagram_backends();
+        self.have.replace(&part, want);
+        let mut gone: BTreeSet<SocketAddr> = part.datagram_backends().difference(&stay).copied().collect();
+        if !gone.is_empty() {
+            let others = self.have.datagram_backends();
+            gone.retain(|backend| !others.contains(backend));
+        }
+        self.end_stale(&gone, &facts.pods);
+        Ok(problems)
+    }
+
+    fn write_all(&mut self, facts: &ServiceFacts) -> Result<Problems, UpdateError> {
+        let (mut want, problems) = self.ledger.image(&self.table, &self.have, self.start.elapsed());
+        want.clients = clients(&facts.node, &facts.pods);
         self.maps.perform(&diff(&self.have, &want))?;
         self.ledger.settle(&want, self.start.elapsed());
         let before = self.have.datagram_backends();
         let gone = before.difference(&want.datagram_backends()).copied().collect();
         self.have = want;
-        self.maps.attach()?;
         self.end_stale(&gone, &facts.pods);
-        let again = (!problems.is_empty()).then_some(REST);
-        let mut status = ServicesStatus {
-            in_kernel: true,
-            services: table.services.clone(),
-            ..ServicesStatus::default()
-        };
-        self.table = table;
-        add_problems(&mut status, problems);
-        Ok((status, again))
+        Ok(problems)
     }
 
     /// Ends what still talks to backends that are gone. A failure leaves a client to notice by itself.
@@ -369,13 +465,5 @@ impl Keeper {
             }
         }
         Ok(())
-    }
-}
-
-fn add_problems(status: &mut ServicesStatus, problems: Problems) {
-    for (service, problems) in problems {
-        if let Some(status) = status.services.get_mut(&service) {
-            status.problems.extend(problems);
-        }
     }
 }

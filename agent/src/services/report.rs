@@ -23,7 +23,7 @@ const SCRAPE: Duration = Duration::from_secs(8);
 
 /// Who answers.
 pub struct Reporter {
-    facts: watch::Receiver<Option<ServiceFacts>>,
+    facts: watch::Receiver<Option<Arc<ServiceFacts>>>,
     status: watch::Receiver<ServicesStatus>,
     queries: mpsc::Sender<Query>,
     /// How often `healthz` and `livez` were answered with which status.
@@ -33,7 +33,7 @@ pub struct Reporter {
 impl Reporter {
     /// Tells what comes through these channels; nothing is read before [`Reporter::run`].
     pub fn new(
-        facts: watch::Receiver<Option<ServiceFacts>>,
+        facts: watch::Receiver<Option<Arc<ServiceFacts>>>,
         status: watch::Receiver<ServicesStatus>,
         queries: mpsc::Sender<Query>,
     ) -> Self {

@@ -1,6 +1,7 @@
 //! What Services have beside a cluster address, on live sockets: the rows of `ebpf/FEATURES.md`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::service::{Counters, ReadyPod};
@@ -284,7 +285,10 @@ fn slice(backend: &Backend, more: &str) -> String {
 }
 
 fn slices(node: &mut Node<'_>, spec: &str, slices: &[String]) {
-    let slices = slices.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    let slices = slices
+        .iter()
+        .map(|text| Arc::new(serde_json::from_str(text).unwrap()))
+        .collect();
     node.apply_with(&web(spec), &[], |facts| facts.slices = slices);
 }
 

@@ -1,13 +1,15 @@
 //! Crafted frames through the programs of the links, without a link: `BPF_PROG_TEST_RUN`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use agent::hands::maps::KernelMaps;
 use agent_core::manifest::Object;
 use agent_core::service::address::assign;
+use agent_core::service::catalog::Objects;
 use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
-use agent_core::service::table::{NodeFacts, Objects, Scope, table};
+use agent_core::service::table::{NodeFacts, Scope, table};
 use agent_core::service::{AddressRange, Counters};
 use aya::maps::HashMap;
 use ebpf_common::flow::{Flow, Role, Tuple, Way};
@@ -44,15 +46,15 @@ impl Bench {
         let (mut services, mut slices) = (Vec::new(), Vec::new());
         for object in agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap() {
             match object {
-                Object::Service(service) => services.push(*service),
-                Object::EndpointSlice(slice) => slices.push(*slice),
+                Object::Service(service) => services.push(Arc::new(*service)),
+                Object::EndpointSlice(slice) => slices.push(Arc::new(*slice)),
                 Object::Pod(_) | Object::ConfigMap(_) => panic!("neither is needed"),
             }
         }
         let ranges: Vec<AddressRange> = ["10.96.0.0/16", "fd00:96::/112"]
             .map(|text| text.parse().unwrap())
             .into();
-        let assignment = assign(&services, &ranges, &Default::default());
+        let assignment = assign(services.iter().map(AsRef::as_ref), &ranges, &Default::default());
         let objects = Objects {
             services: &services,
             slices: &slices,

@@ -15,6 +15,7 @@ use agent_core::service::table::NodeFacts;
 use agent_core::service::topology::Place;
 use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServicesStatus};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tests::{NetworkNamespace, Scratch, eventually};
@@ -40,7 +41,7 @@ pub(crate) struct Node<'a> {
 
 struct Agent {
     runtime: Runtime,
-    facts: watch::Sender<Option<ServiceFacts>>,
+    facts: watch::Sender<Option<Arc<ServiceFacts>>>,
     status: watch::Receiver<ServicesStatus>,
     queries: mpsc::Sender<Query>,
 }
@@ -142,7 +143,7 @@ impl<'a> Node<'a> {
     #[track_caller]
     pub(crate) fn set(&mut self, service: &str, backends: &[&Backend]) {
         let pods = backends.iter().map(|backend| pod(backend)).collect();
-        self.facts.services = vec![web(service)];
+        self.facts.services = vec![Arc::new(web(service))];
         self.facts.pods = pods;
         self.send();
     }
@@ -160,8 +161,8 @@ impl<'a> Node<'a> {
         self.facts.services.clear();
         for object in objects {
             match object {
-                Object::Service(service) => self.facts.services.push(*service),
-                Object::EndpointSlice(slice) => self.facts.slices.push(*slice),
+                Object::Service(service) => self.facts.services.push(Arc::new(*service)),
+                Object::EndpointSlice(slice) => self.facts.slices.push(Arc::new(*slice)),
                 Object::Pod(_) | Object::ConfigMap(_) => panic!("a pod is given as a backend"),
             }
         }
@@ -170,37 +171,33 @@ impl<'a> Node<'a> {
         self.send();
     }
 
-    /// Makes a Service of each address, port 80, with so many endpoints 10.0.0.1, 10.0.0.2 …, the last Service with as many
-    /// as `of_last` says. How long it took until the kernel had them.
-    pub(crate) fn set_many(&mut self, addresses: &[Ipv4Addr], port: u16, each: u8, of_last: u8) -> Duration {
-        let object = |number: usize, address: &Ipv4Addr| {
-            serde_json::json!({
+    /// Makes a Service of each address, port 80, with so many endpoints 10.0.0.1, 10.0.0.2 …. How long it took until the
+    /// kernel had them.
+    pub(crate) fn set_many(&mut self, addresses: &[Ipv4Addr], port: u16, each: u8) -> Duration {
+        let object = |(number, address): (usize, &Ipv4Addr)| {
+            let object = serde_json::json!({
                 "metadata": {"name": format!("s{number}"), "namespace": "default"},
                 "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "protocol": "TCP"}]},
-            })
+            });
+            Arc::new(serde_json::from_value(object).unwrap())
         };
-        let slice = |number: usize| {
-            let count = if number + 1 == addresses.len() { of_last } else { each };
-            let endpoints: Vec<_> = (1..=count)
-                .map(|last| serde_json::json!({"addresses": [format!("10.0.0.{last}")]}))
-                .collect();
-            serde_json::json!({
-                "metadata": {"name": format!("s{number}"), "labels": {"kubernetes.io/service-name": format!("s{number}")}},
-                "addressType": "IPv4", "ports": [{"port": port, "protocol": "TCP"}], "endpoints": endpoints,
-            })
-        };
-        let numbered = addresses.iter().enumerate();
-        self.facts.services = numbered
-            .map(|(number, address)| serde_json::from_value(object(number, address)).unwrap())
-            .collect();
-        self.facts.slices = (0..addresses.len())
-            .map(|number| serde_json::from_value(slice(number)).unwrap())
-            .collect();
-        let facts = self.facts.clone();
+        self.facts.services = addresses.iter().enumerate().map(object).collect();
+        self.facts.slices = (0..addresses.len()).map(|number| slice(number, port, each)).collect();
+        self.send_timed()
+    }
+
+    /// Gives one Service of many so many endpoints.
+    pub(crate) fn set_one(&mut self, number: usize, port: u16, endpoints: u8) -> Duration {
+        self.facts.slices[number] = slice(number, port, endpoints);
+        self.send_timed()
+    }
+
+    /// How long it takes from the change of a list until the kernel has it.
+    fn send_timed(&mut self) -> Duration {
         let agent = self.agent.as_mut().unwrap();
         agent.status.mark_unchanged();
         let start = Instant::now();
-        agent.facts.send_replace(Some(facts));
+        agent.facts.send_replace(Some(Arc::new(self.facts.clone())));
         agent.runtime.block_on(agent.status.changed()).unwrap();
         let time = start.elapsed();
         assert!(agent.status.borrow().in_kernel, "{:?}", agent.status.borrow().problem);
@@ -216,7 +213,7 @@ impl<'a> Node<'a> {
 
     #[track_caller]
     fn send(&mut self) {
-        let facts = self.facts.clone();
+        let facts = Arc::new(self.facts.clone());
         let agent = self.agent.as_mut().unwrap();
         agent.status.mark_unchanged();
         agent.facts.send_replace(Some(facts));
@@ -337,6 +334,18 @@ pub(crate) fn client_pod(namespace: &NetworkNamespace, addresses: &[&str]) -> Re
         namespace_cookie: Some(cookie(namespace)),
         netns: Some(namespace.path()),
     }
+}
+
+/// The slice of a Service of many.
+fn slice(number: usize, port: u16, count: u8) -> Arc<EndpointSlice> {
+    let endpoints: Vec<_> = (1..=count)
+        .map(|last| serde_json::json!({"addresses": [format!("10.0.0.{last}")]}))
+        .collect();
+    let slice = serde_json::json!({
+        "metadata": {"name": format!("s{number}"), "labels": {"kubernetes.io/service-name": format!("s{number}")}},
+        "addressType": "IPv4", "ports": [{"port": port, "protocol": "TCP"}], "endpoints": endpoints,
+    });
+    Arc::new(serde_json::from_value(slice).unwrap())
 }
 
 fn range(address: &str, prefix: u8) -> AddressRange {

@@ -6,6 +6,7 @@
 //! ```
 
 use std::process::Command;
+use std::sync::Arc;
 
 use agent_core::service::Counters;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -121,7 +122,7 @@ fn web(protocol: &str, more: &str) -> String {
 const NODE_PORT: &str = "  type: NodePort\n";
 
 /// One endpoint each; those whose address is the pod's are on this node.
-fn slices(backends: &[&Backend]) -> Vec<EndpointSlice> {
+fn slices(backends: &[&Backend]) -> Vec<Arc<EndpointSlice>> {
     let slice = |backend: &&Backend| {
         let (address, port) = (backend.address.ip(), backend.address.port());
         let is_here = ["10.244.0.2", "fd00:244::2"]
@@ -135,7 +136,7 @@ fn slices(backends: &[&Backend]) -> Vec<EndpointSlice> {
         }))
         .unwrap()
     };
-    backends.iter().map(slice).collect()
+    backends.iter().map(slice).map(Arc::new).collect()
 }
 
 #[track_caller]

@@ -23,16 +23,31 @@ pub struct Assignment {
     pub problems: BTreeMap<ServiceName, Vec<String>>,
 }
 
+impl Assignment {
+    /// The Services that have other addresses or problems than in another assignment.
+    pub fn others(&self, than: &Assignment) -> Vec<ServiceName> {
+        let of =
+            |one: &Assignment, name: &ServiceName| (one.addresses.get(name).cloned(), one.problems.get(name).cloned());
+        let all = [self, than].into_iter();
+        let names = all.flat_map(|one| one.addresses.keys().chain(one.problems.keys()));
+        names.filter(|name| of(self, name) != of(than, name)).cloned().collect()
+    }
+}
+
 /// Gives every Service its addresses. What `previous` gave stays as long as it fits; a Service that asks for an address
 /// gets that one or none, and who had it before goes first.
-pub fn assign(services: &[Service], ranges: &[AddressRange], previous: &Addresses) -> Assignment {
+pub fn assign<'a>(
+    services: impl IntoIterator<Item = &'a Service>,
+    ranges: &[AddressRange],
+    previous: &Addresses,
+) -> Assignment {
     let mut desk = Desk {
         ranges,
         owners: BTreeMap::new(),
         assignment: Assignment::default(),
     };
     let mut waiting: BTreeMap<ServiceName, &ServiceSpec> = services
-        .iter()
+        .into_iter()
         .filter_map(|service| Some((ServiceName::of(service), service.spec.as_ref()?)))
         .filter(|(_, spec)| has_cluster_address(spec))
         .collect();

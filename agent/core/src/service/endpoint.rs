@@ -1,6 +1,5 @@
-//! The endpoints of a Service port: those that EndpointSlices name, and the pods of this node that its selector matches.
+//! The endpoints of a Service port, read from an EndpointSlice or from a pod of this node that its selector matches.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{ServicePort as PortSpec, ServiceSpec};
@@ -32,50 +31,6 @@ pub struct Endpoint {
     pub nodes: Vec<String>,
 }
 
-/// Everything that endpoints are found in, by what they are looked for.
-#[derive(Debug)]
-pub struct Sources<'a> {
-    slices: BTreeMap<ServiceName, Vec<&'a EndpointSlice>>,
-    pods: BTreeMap<&'a str, Vec<&'a ReadyPod>>,
-}
-
-impl<'a> Sources<'a> {
-    /// Sorts slices and pods.
-    pub fn new(slices: &'a [EndpointSlice], pods: &'a [ReadyPod]) -> Self {
-        let mut sources = Self {
-            slices: BTreeMap::new(),
-            pods: BTreeMap::new(),
-        };
-        for slice in slices {
-            if let Some(name) = owner(slice) {
-                sources.slices.entry(name).or_default().push(slice);
-            }
-        }
-        for pod in pods {
-            sources.pods.entry(&pod.namespace).or_default().push(pod);
-        }
-        sources
-    }
-
-    /// The endpoints of one port of a Service.
-    pub fn of(
-        &self,
-        name: &ServiceName,
-        spec: &ServiceSpec,
-        port: &PortSpec,
-        protocol: Protocol,
-        place: &Place,
-    ) -> Vec<Endpoint> {
-        let slices = self.slices.get(name).into_iter().flatten();
-        let named = slices.flat_map(|slice| in_slice(slice, port, protocol, place));
-        let pods = self.pods.get(name.namespace.as_str()).into_iter().flatten();
-        let selected = pods
-            .filter(|pod| selects(spec, pod))
-            .flat_map(|pod| of_pod(pod, spec, port, protocol, place));
-        named.chain(selected).collect()
-    }
-}
-
 /// The Service that a slice belongs to.
 pub fn owner(slice: &EndpointSlice) -> Option<ServiceName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
@@ -86,7 +41,8 @@ pub fn owner(slice: &EndpointSlice) -> Option<ServiceName> {
     })
 }
 
-fn in_slice(slice: &EndpointSlice, port: &PortSpec, protocol: Protocol, place: &Place) -> Vec<Endpoint> {
+/// The endpoints of a slice for one port.
+pub(super) fn in_slice(slice: &EndpointSlice, port: &PortSpec, protocol: Protocol, place: &Place) -> Vec<Endpoint> {
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
     let is_meant = |candidate: &&EndpointPort| {
         name(&candidate.name) == name(&port.name)
@@ -121,13 +77,13 @@ fn from_slice(endpoint: &SliceEndpoint, port: u16, is_v6: bool, place: &Place) -
 }
 
 /// A Service without a selector selects nothing; its endpoints are in slices that somebody else writes.
-fn selects(spec: &ServiceSpec, pod: &ReadyPod) -> bool {
+pub(super) fn selects(spec: &ServiceSpec, pod: &ReadyPod) -> bool {
     let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty());
     selector.is_some_and(|selector| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
 }
 
 /// What the control plane's controller would write of a pod of this node.
-fn of_pod(
+pub(super) fn of_pod(
     pod: &ReadyPod,
     spec: &ServiceSpec,
     port: &PortSpec,

@@ -62,6 +62,13 @@ impl Ids {
         });
     }
 
+    /// Forgets a port.
+    pub fn forget(&mut self, port: &ServicePort) {
+        if let Some(id) = self.ports.remove(port) {
+            self.taken.remove(&id);
+        }
+    }
+
     /// The ids by port.
     pub fn ports(&self) -> &BTreeMap<ServicePort, u32> {
         &self.ports
@@ -110,6 +117,13 @@ impl Regions {
             .iter()
             .filter(|(base, _)| !in_use.contains(base) && !resting.contains(base));
         self.resting.extend(left.map(|(base, count)| (now, *base, *count)));
+    }
+
+    /// Lets one region rest. To be called when the maps have been brought up to date.
+    pub fn leave(&mut self, base: u32, now: Duration) {
+        if let Some(count) = self.used.get(&base) {
+            self.resting.push_back((now, base, *count));
+        }
     }
 
     /// Slots that are neither in use nor at rest.

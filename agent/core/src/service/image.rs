@@ -3,21 +3,21 @@
 //! A frontend whose backends have not changed keeps its region and its id; any other gets a region that nobody reads
 //! yet. So an image never asks for a slot to be rewritten that a program may be reading.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ebpf_common::lookup::{Frontend as _, Slot};
 use ebpf_common::maps::{
-    Client, Frontend4, Frontend6, MAPPED, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS,
-    MAX_RANGES, MAX_SLOTS4, MAX_SLOTS6, Member, NODE, RangeKey, Region, SCTP, Service, Slot4, Slot6, TCP, Traits, UDP,
-    words,
+    Client, Frontend4, Frontend6, MAPPED, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_SLOTS4, MAX_SLOTS6,
+    Member, NODE, RangeKey, SCTP, Service, Slot4, Slot6, TCP, UDP, words,
 };
 
+mod plan;
+
 use super::ids::{Ids, Regions};
-use super::maglev;
-use super::table::{Entry, Frontend, NodeFacts, Rules, Scope, ServiceTable};
+use super::table::{Entry, Frontend, NodeFacts, Scope, ServiceTable};
 use super::{AddressRange, Protocol, ReadyPod, ServiceName, ServicePort};
+use plan::{Draft, Plan, companions};
 
 /// The content of all maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,22 +127,31 @@ impl Ledger {
 
     /// Plans the image of a table, starting from what the maps hold at `now`, a time that never goes back.
     pub fn image(&mut self, table: &ServiceTable, have: &Image, now: Duration) -> (Image, Problems) {
-        self.assign_ids(table, have);
-        let mut draft = Draft {
-            have,
-            ids: &self.ids,
-            v4: Plan::new(&have.v4, &mut self.v4, self.max_frontends.0, now),
-            v6: Plan::new(&have.v6, &mut self.v6, self.max_frontends.1, now),
-            want: Image::default(),
-        };
-        let mut problems = Problems::new();
-        for (frontend, entry) in &table.frontends {
-            if let Err(problem) = draft.place(frontend, entry) {
-                let problems = problems.entry(entry.owner.service.clone()).or_default();
-                problems.insert(format!("{}: {problem}", frontend.address));
+        self.ids
+            .retain(&table.frontends.values().map(|entry| &entry.owner).collect());
+        let all = table.frontends.iter().map(|(frontend, entry)| (*frontend, entry));
+        self.draft(&all.collect(), have, Room::default(), now)
+    }
+
+    /// Plans what becomes of some Services' frontends while the others stay: what the maps have of them, and what they
+    /// should. Only where the maps hold exactly what the table had; and where there are problems now, the whole image has
+    /// to be planned.
+    pub fn part(
+        &mut self,
+        before: &BTreeMap<Frontend, Entry>,
+        after: &BTreeMap<Frontend, &Entry>,
+        have: &Image,
+        now: Duration,
+    ) -> (Image, Image, Problems) {
+        let part = self.cut(before, have);
+        let stay: BTreeSet<&ServicePort> = after.values().map(|entry| &entry.owner).collect();
+        for owner in before.values().map(|entry| &entry.owner) {
+            if !stay.contains(owner) {
+                self.ids.forget(owner);
             }
         }
-        (draft.finish(), problems)
+        let (want, problems) = self.draft(after, &part, have.room().without(&part.room()), now);
+        (part, want, problems)
     }
 
     /// Takes note that the maps now hold `image`: what it does not use may be given to others, after a rest.
@@ -151,17 +160,97 @@ impl Ledger {
         self.v6.retain(&image.v6.regions.keys().copied().collect(), now);
     }
 
+    /// The same for a part: what `part` used and `want` does not.
+    pub fn settle_part(&mut self, part: &Image, want: &Image, now: Duration) {
+        for base in part
+            .v4
+            .regions
+            .keys()
+            .filter(|base| !want.v4.regions.contains_key(base))
+        {
+            self.v4.leave(*base, now);
+        }
+        for base in part
+            .v6
+            .regions
+            .keys()
+            .filter(|base| !want.v6.regions.contains_key(base))
+        {
+            self.v6.leave(*base, now);
+        }
+    }
+
     /// Ids by Service port, for reading the counters.
     pub fn ids(&self) -> &BTreeMap<ServicePort, u32> {
         self.ids.ports()
     }
 
-    fn assign_ids(&mut self, table: &ServiceTable, have: &Image) {
-        self.ids
-            .retain(&table.frontends.values().map(|entry| &entry.owner).collect());
-        for (frontend, entry) in &table.frontends {
+    fn draft(
+        &mut self,
+        frontends: &BTreeMap<Frontend, &Entry>,
+        have: &Image,
+        others: Room,
+        now: Duration,
+    ) -> (Image, Problems) {
+        for (frontend, entry) in frontends {
             // A port that gets none is told so when its frontend is placed.
             self.ids.of(&entry.owner, have.id(frontend));
+        }
+        let (max4, max6) = self.max_frontends;
+        let mut draft = Draft {
+            have,
+            ids: &self.ids,
+            v4: Plan::new(&have.v4, &mut self.v4, max4.saturating_sub(others.frontends.0), now),
+            v6: Plan::new(&have.v6, &mut self.v6, max6.saturating_sub(others.frontends.1), now),
+            others,
+            want: Image::default(),
+        };
+        let mut problems = Problems::new();
+        for (frontend, entry) in frontends {
+            if let Err(problem) = draft.place(frontend, entry) {
+                let problems = problems.entry(entry.owner.service.clone()).or_default();
+                problems.insert(format!("{}: {problem}", frontend.address));
+            }
+        }
+        (draft.finish(), problems)
+    }
+
+    /// What the maps hold of some frontends that are there as the table had them.
+    fn cut(&self, frontends: &BTreeMap<Frontend, Entry>, have: &Image) -> Image {
+        let mut part = Image::default();
+        for (frontend, entry) in frontends {
+            match key(frontend) {
+                Key::V4(key) => have.v4.copy(&key, &mut part.v4),
+                Key::V6(key) => have.v6.copy(&key, &mut part.v6),
+            }
+            if let Some(id) = self.ids.ports().get(&entry.owner) {
+                let (ranges, members) = companions(*id, entry);
+                part.counters.insert(*id);
+                part.ranges.extend(ranges);
+                part.members.extend(members);
+            }
+        }
+        part
+    }
+}
+
+/// How much of the maps is in use.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    frontends: (usize, usize),
+    ranges: usize,
+    members: usize,
+}
+
+impl Room {
+    fn without(self, part: &Room) -> Room {
+        Room {
+            frontends: (
+                self.frontends.0.saturating_sub(part.frontends.0),
+                self.frontends.1.saturating_sub(part.frontends.1),
+            ),
+            ranges: self.ranges.saturating_sub(part.ranges),
+            members: self.members.saturating_sub(part.members),
         }
     }
 }
@@ -177,6 +266,24 @@ impl Image {
         v4.chain(v6.map(|slot| SocketAddr::from(slot.endpoint()))).collect()
     }
 
+    /// Puts another part in the place of one.
+    pub fn replace(&mut self, part: &Image, want: Image) {
+        self.v4.replace(&part.v4, want.v4);
+        self.v6.replace(&part.v6, want.v6);
+        replace_set(&mut self.counters, &part.counters, want.counters);
+        replace_set(&mut self.members, &part.members, want.members);
+        replace_set(&mut self.ranges, &part.ranges, want.ranges);
+        self.clients = want.clients;
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            frontends: (self.v4.services.len(), self.v6.services.len()),
+            ranges: self.ranges.len(),
+            members: self.members.len(),
+        }
+    }
+
     fn id(&self, frontend: &Frontend) -> Option<u32> {
         let service = match key(frontend) {
             Key::V4(key) => self.v4.services.get(&key),
@@ -184,6 +291,13 @@ impl Image {
         };
         service.map(|service| service.id)
     }
+}
+
+fn replace_set<T: Ord>(all: &mut BTreeSet<T>, part: &BTreeSet<T>, want: BTreeSet<T>) {
+    for element in part {
+        all.remove(element);
+    }
+    all.extend(want);
 }
 
 /// Lets the maps know whose connections come from which address: the node's own, and those of its pods.
@@ -237,187 +351,28 @@ fn key(frontend: &Frontend) -> Key {
     }
 }
 
-/// An image while it is planned.
-struct Draft<'a> {
-    have: &'a Image,
-    ids: &'a Ids,
-    v4: Plan<'a, Frontend4, Slot4>,
-    v6: Plan<'a, Frontend6, Slot6>,
-    want: Image,
-}
-
-impl Draft<'_> {
-    fn place(&mut self, frontend: &Frontend, entry: &Entry) -> Result<(), String> {
-        let id = self.ids.ports().get(&entry.owner).copied();
-        let placed = match id {
-            None => Err(format!("all {MAX_IDS} Service ports are taken")),
-            Some(id) => self.place_with(id, frontend, entry),
+impl<K: Ord + Copy, S: Clone> Half<K, S> {
+    /// Copies a frontend with its region.
+    fn copy(&self, key: &K, into: &mut Self) {
+        let Some(service) = self.services.get(key) else {
+            return;
         };
-        if placed.is_err() {
-            self.keep(frontend);
+        let base = service.region.base();
+        if let Some(slots) = self.regions.get(&base).filter(|_| service.region.count() > 0) {
+            into.regions.entry(base).or_insert_with(|| slots.clone());
         }
-        placed
+        into.services.insert(*key, *service);
     }
 
-    fn place_with(&mut self, id: u32, frontend: &Frontend, entry: &Entry) -> Result<(), String> {
-        let (ranges, members) = self.companions(id, entry)?;
-        let traits = traits(&entry.rules);
-        let value = |region: Region| Service::new(region.with(traits), id).keeping(entry.rules.affinity.unwrap_or(0));
-        match key(frontend) {
-            Key::V4(key) => self.v4.place(key, key.check(), id, slots(entry, slot4), value)?,
-            Key::V6(key) => self.v6.place(key, key.check(), id, slots(entry, slot6), value)?,
+    fn replace(&mut self, part: &Self, want: Self) {
+        for key in part.services.keys() {
+            self.services.remove(key);
         }
-        self.want.counters.insert(id);
-        self.want.ranges.extend(ranges);
-        self.want.members.extend(members);
-        Ok(())
-    }
-
-    /// What a frontend needs in other maps.
-    fn companions(&self, id: u32, entry: &Entry) -> Result<(Vec<Range>, Vec<Member>), String> {
-        let ranges = entry.rules.ranges.iter().flatten().map(|range| Range::new(id, range));
-        let ranges: Vec<Range> = ranges.collect();
-        let traits = traits(&entry.rules);
-        let peers = slots_once(entry);
-        let members: Vec<Member> = match entry.rules.affinity {
-            Some(_) => peers.map(|peer| Member::new(id, &peer, traits)).collect(),
-            None => Vec::new(),
-        };
-        let fits = |have: usize, more: usize, limit: u32| have + more <= limit as usize;
-        if !fits(self.want.ranges.len(), ranges.len(), MAX_RANGES) {
-            return Err(format!("the map is full with {MAX_RANGES} source ranges"));
+        for base in part.regions.keys() {
+            self.regions.remove(base);
         }
-        if !fits(self.want.members.len(), members.len(), MAX_MEMBERS) {
-            return Err(format!(
-                "the map is full with {MAX_MEMBERS} backends of Services with session affinity"
-            ));
-        }
-        Ok((ranges, members))
-    }
-
-    /// Leaves a frontend as it is, with all that it needs.
-    fn keep(&mut self, frontend: &Frontend) {
-        let kept = match key(frontend) {
-            Key::V4(key) => self.v4.keep(key, key.check()),
-            Key::V6(key) => self.v6.keep(key, key.check()),
-        };
-        if let Some(id) = kept {
-            self.want.counters.insert(id);
-            let ranges = self.have.ranges.iter().filter(|range| range.key.id() == id);
-            self.want.ranges.extend(ranges);
-            let members = self.have.members.iter().filter(|member| member.id() == id);
-            self.want.members.extend(members);
-        }
-    }
-
-    fn finish(self) -> Image {
-        Image {
-            v4: self.v4.want,
-            v6: self.v6.want,
-            // Who the clients are is none of the Services' business.
-            clients: self.have.clients.clone(),
-            ..self.want
-        }
-    }
-}
-
-fn traits(rules: &Rules) -> Traits {
-    Traits::NONE
-        .and_if(rules.drops, Traits::DROPS)
-        .and_if(rules.affinity.is_some(), Traits::STICKY)
-        .and_if(rules.ranges.is_some(), Traits::GUARDED)
-        .and_if(rules.node_only, Traits::NODE_ONLY)
-        .and_if(rules.local, Traits::LOCAL)
-        .and_if(rules.maglev, Traits::MAGLEV)
-}
-
-/// One family's image while it is planned.
-struct Plan<'a, K, S> {
-    have: &'a Half<K, S>,
-    room: &'a mut Regions,
-    max_frontends: usize,
-    now: Duration,
-    want: Half<K, S>,
-    /// First slots of the regions that each Service port has by now.
-    bases: HashMap<u32, Vec<u32>>,
-}
-
-impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
-    fn new(have: &'a Half<K, S>, room: &'a mut Regions, max_frontends: usize, now: Duration) -> Self {
-        Self {
-            have,
-            room,
-            max_frontends,
-            now,
-            want: Half::default(),
-            bases: HashMap::new(),
-        }
-    }
-
-    /// Puts a frontend into the image, with a region of exactly these slots: the one that it has, one that another
-    /// frontend of the port has, or a new one.
-    fn place(
-        &mut self,
-        key: K,
-        check: u16,
-        id: u32,
-        slots: Vec<S>,
-        value: impl FnOnce(Region) -> Service,
-    ) -> Result<(), String> {
-        if self.want.services.len() >= self.max_frontends {
-            return Err(format!("the map is full with {} addresses", self.max_frontends));
-        }
-        let count =
-            u16::try_from(slots.len()).map_err(|_| format!("{} backends are more than {}", slots.len(), u16::MAX))?;
-        let base = if count == 0 {
-            0
-        } else if let Some(base) = self.shared(id, &slots) {
-            base
-        } else {
-            let base = match self.kept(&key, check, &slots) {
-                Some(base) => base,
-                None => self.take(count)?,
-            };
-            self.bases.entry(id).or_default().push(base);
-            self.want.regions.insert(base, slots);
-            base
-        };
-        self.want.services.insert(key, value(Region::new(base, count, check)));
-        Ok(())
-    }
-
-    fn shared(&self, id: u32, slots: &[S]) -> Option<u32> {
-        let mut bases = self.bases.get(&id)?.iter();
-        bases
-            .find(|base| self.want.regions.get(base).is_some_and(|other| other == slots))
-            .copied()
-    }
-
-    /// The region that the frontend has, if it holds exactly these backends.
-    fn kept(&self, key: &K, check: u16, slots: &[S]) -> Option<u32> {
-        let (service, present) = self.present(key, check)?;
-        (present == slots).then(|| service.region.base())
-    }
-
-    fn take(&mut self, count: u16) -> Result<u32, String> {
-        let base = self.room.take(count, self.now);
-        base.ok_or_else(|| format!("no room for {count} backends, {} slots are free", self.room.free()))
-    }
-
-    /// Leaves the frontend as it is, if it is there; comes back with its id.
-    fn keep(&mut self, key: K, check: u16) -> Option<u32> {
-        let (service, slots) = self.present(&key, check)?;
-        if !slots.is_empty() {
-            self.want.regions.insert(service.region.base(), slots.to_vec());
-        }
-        self.want.services.insert(key, service);
-        Some(service.id)
-    }
-
-    fn present(&self, key: &K, check: u16) -> Option<(Service, &'a [S])> {
-        let service = *self.have.services.get(key)?;
-        let slots = self.have.slots(&service)?;
-        (service.region.check() == check).then_some((service, slots))
+        self.services.extend(want.services);
+        self.regions.extend(want.regions);
     }
 }
 
@@ -445,39 +400,5 @@ pub fn number(protocol: Protocol) -> u8 {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
         Protocol::Sctp => SCTP,
-    }
-}
-
-/// The region of an entry: each backend once, or a Maglev table of them.
-fn slots<S: Clone>(entry: &Entry, slot: impl Fn(&SocketAddr) -> Option<S>) -> Vec<S> {
-    if !entry.rules.maglev {
-        return entry.backends.iter().filter_map(slot).collect();
-    }
-    let places = maglev::places(&entry.backends);
-    places
-        .into_iter()
-        .filter_map(|backend| slot(entry.backends.get(backend)?))
-        .collect()
-}
-
-fn slots_once(entry: &Entry) -> impl Iterator<Item = ebpf_common::record::Peer> {
-    entry.backends.iter().filter_map(|backend| {
-        slot4(backend)
-            .map(|slot| slot.peer())
-            .or_else(|| slot6(backend).map(|slot| slot.peer()))
-    })
-}
-
-fn slot4(backend: &SocketAddr) -> Option<Slot4> {
-    match backend {
-        SocketAddr::V4(backend) => Some(Slot4::new(*backend.ip(), backend.port())),
-        SocketAddr::V6(_) => None,
-    }
-}
-
-fn slot6(backend: &SocketAddr) -> Option<Slot6> {
-    match backend {
-        SocketAddr::V4(_) => None,
-        SocketAddr::V6(backend) => Some(Slot6::new(*backend.ip(), backend.port())),
     }
 }

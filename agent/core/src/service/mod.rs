@@ -13,6 +13,7 @@ use std::str::FromStr;
 use k8s_openapi::api::core::v1::Service;
 
 pub mod address;
+pub mod catalog;
 pub mod diff;
 pub mod endpoint;
 pub mod flows;

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::address::{Assignment, has_cluster_address};
-use super::endpoint::{Endpoint, Sources, positive};
+use super::catalog::{Catalog, Objects};
+use super::endpoint::{Endpoint, positive};
 use super::health::HealthCheck;
 use super::topology::{Categories, Place, Policies, categorize};
-use super::{AddressRange, Counters, PortStatus, Protocol, ReadyPod, ServiceName, ServicePort, ServiceStatus};
+use super::{AddressRange, Counters, PortStatus, Protocol, ServiceName, ServicePort, ServiceStatus};
 
 /// Who asks for a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,17 +99,10 @@ pub struct ServiceTable {
     pub frontends: BTreeMap<Frontend, Entry>,
     /// Every Service, those without an address too.
     pub services: BTreeMap<ServiceName, ServiceStatus>,
-}
-
-/// The objects that a table is read from.
-#[derive(Clone, Copy, Debug)]
-pub struct Objects<'a> {
-    /// All Services.
-    pub services: &'a [Service],
-    /// All slices.
-    pub slices: &'a [EndpointSlice],
-    /// The node's pods.
-    pub pods: &'a [ReadyPod],
+    /// The frontends of each Service.
+    owned: BTreeMap<ServiceName, Vec<Frontend>>,
+    /// The Services that claim an address of each other, both ways.
+    rivals: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
 }
 
 const DEFAULT_AFFINITY: u32 = 10_800;
@@ -122,29 +115,123 @@ pub const BALANCE_ANNOTATION: &str = "orlop.dev/balance";
 
 /// Reads the table from the objects. The result does not depend on their order.
 pub fn table(objects: Objects<'_>, assignment: &Assignment, node: &NodeFacts) -> ServiceTable {
-    let sources = Sources::new(objects.slices, objects.pods);
+    let mut catalog = Catalog::default();
+    let names = catalog.update(Objects::default(), objects).names;
     let mut table = ServiceTable::default();
-    let mut sorted: Vec<(ServiceName, &Service)> = objects
-        .services
-        .iter()
-        .map(|service| (ServiceName::of(service), service))
-        .collect();
-    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
-    for (name, service) in sorted {
-        let status = match &service.spec {
-            Some(spec) => Reader::new(&name, service, spec, assignment, &sources, node).read(&mut table.frontends),
-            None => ServiceStatus::default(),
-        };
-        table.services.insert(name, status);
-    }
+    table.update(names, &catalog, assignment, node);
     table
+}
+
+/// Services that were read anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The Services, those that are gone too.
+    pub names: BTreeSet<ServiceName>,
+    /// The frontends that they had.
+    pub before: BTreeMap<Frontend, Entry>,
+}
+
+impl ServiceTable {
+    /// Reads some Services anew, and those with which they compete for an address. The table is then as if all of them had
+    /// been read.
+    pub fn update(
+        &mut self,
+        names: BTreeSet<ServiceName>,
+        catalog: &Catalog,
+        assignment: &Assignment,
+        node: &NodeFacts,
+    ) -> Change {
+        let mut change = Change::default();
+        self.take_out(names, &mut change);
+        loop {
+            let rivals = self.put_in(&change.names, catalog, assignment, node);
+            if rivals.is_empty() {
+                return change;
+            }
+            // Who comes first by name is not known before all of them are read.
+            for name in &change.names {
+                self.forget(name);
+            }
+            self.take_out(rivals, &mut change);
+        }
+    }
+
+    /// The frontends of some Services.
+    pub fn frontends_of(&self, names: &BTreeSet<ServiceName>) -> BTreeMap<Frontend, &Entry> {
+        let owned = names.iter().filter_map(|name| self.owned.get(name)).flatten();
+        let entry = |frontend: &Frontend| Some((*frontend, self.frontends.get(frontend)?));
+        owned.filter_map(entry).collect()
+    }
+
+    /// Takes out Services and, as far as that goes, their rivals.
+    fn take_out(&mut self, names: BTreeSet<ServiceName>, change: &mut Change) {
+        let mut waiting: Vec<ServiceName> = names.into_iter().collect();
+        while let Some(name) = waiting.pop() {
+            if change.names.contains(&name) {
+                continue;
+            }
+            waiting.extend(self.rivals.remove(&name).into_iter().flatten());
+            change.before.extend(self.forget(&name));
+            change.names.insert(name);
+        }
+    }
+
+    fn forget(&mut self, name: &ServiceName) -> Vec<(Frontend, Entry)> {
+        self.services.remove(name);
+        self.rivals.remove(name);
+        let owned = self.owned.remove(name).unwrap_or_default();
+        owned
+            .into_iter()
+            .filter_map(|frontend| self.frontends.remove_entry(&frontend))
+            .collect()
+    }
+
+    /// Reads Services in the order of their names; comes back with others that have an address of theirs.
+    fn put_in(
+        &mut self,
+        names: &BTreeSet<ServiceName>,
+        catalog: &Catalog,
+        assignment: &Assignment,
+        node: &NodeFacts,
+    ) -> BTreeSet<ServiceName> {
+        let mut outsiders = BTreeSet::new();
+        for name in names {
+            let Some(service) = catalog.service(name) else {
+                continue;
+            };
+            let reading = match &service.spec {
+                Some(spec) => Reader::new(name, service, spec, assignment, catalog, node).read(&mut self.frontends),
+                None => Reading::default(),
+            };
+            for rival in reading.rivals {
+                if !names.contains(&rival) {
+                    outsiders.insert(rival.clone());
+                }
+                self.rivals.entry(rival.clone()).or_default().insert(name.clone());
+                self.rivals.entry(name.clone()).or_default().insert(rival);
+            }
+            self.owned.insert(name.clone(), reading.owned);
+            self.services.insert(name.clone(), reading.status);
+        }
+        outsiders
+    }
+}
+
+/// What is read of one Service.
+#[derive(Default)]
+struct Reading {
+    status: ServiceStatus,
+    /// Its frontends.
+    owned: Vec<Frontend>,
+    /// Services that have an address which it claims.
+    rivals: BTreeSet<ServiceName>,
 }
 
 /// Reads one Service.
 struct Reader<'a> {
     name: &'a ServiceName,
     spec: &'a ServiceSpec,
-    sources: &'a Sources<'a>,
+    catalog: &'a Catalog,
     node: &'a NodeFacts,
     cluster_ips: Vec<IpAddr>,
     load_balancer_ips: Vec<IpAddr>,
@@ -155,6 +242,8 @@ struct Reader<'a> {
     /// Addresses of ready endpoints on this node.
     here: BTreeSet<IpAddr>,
     problems: Vec<String>,
+    owned: Vec<Frontend>,
+    rivals: BTreeSet<ServiceName>,
 }
 
 impl<'a> Reader<'a> {
@@ -163,7 +252,7 @@ impl<'a> Reader<'a> {
         service: &'a Service,
         spec: &'a ServiceSpec,
         assignment: &Assignment,
-        sources: &'a Sources<'a>,
+        catalog: &'a Catalog,
         node: &'a NodeFacts,
     ) -> Self {
         let label = |key| {
@@ -177,7 +266,7 @@ impl<'a> Reader<'a> {
         let mut reader = Self {
             name,
             spec,
-            sources,
+            catalog,
             node,
             cluster_ips: assignment.addresses.get(name).cloned().unwrap_or_default(),
             load_balancer_ips: Vec::new(),
@@ -187,6 +276,8 @@ impl<'a> Reader<'a> {
             maglev: annotations.is_some_and(|all| all.get(BALANCE_ANNOTATION).is_some_and(|word| word == "maglev")),
             here: BTreeSet::new(),
             problems: assignment.problems.get(name).cloned().unwrap_or_default(),
+            owned: Vec::new(),
+            rivals: BTreeSet::new(),
         };
         reader.load_balancer_ips = reader.usable("status.loadBalancer.ingress", ingress(service));
         reader.external_ips = reader.wanted_external_ips();
@@ -214,7 +305,7 @@ impl<'a> Reader<'a> {
         good
     }
 
-    fn read(mut self, frontends: &mut BTreeMap<Frontend, Entry>) -> ServiceStatus {
+    fn read(mut self, frontends: &mut BTreeMap<Frontend, Entry>) -> Reading {
         let mut ports = Vec::new();
         let is_name_only = self.spec.type_.as_deref() == Some("ExternalName");
         for port in self.spec.ports.iter().flatten().filter(|_| !is_name_only) {
@@ -226,12 +317,16 @@ impl<'a> Reader<'a> {
         let health_check = self.health_check();
         let mut external = self.load_balancer_ips;
         external.extend(self.external_ips);
-        ServiceStatus {
-            addresses: self.cluster_ips,
-            external,
-            ports,
-            health_check,
-            problems: self.problems,
+        Reading {
+            status: ServiceStatus {
+                addresses: self.cluster_ips,
+                external,
+                ports,
+                health_check,
+                problems: self.problems,
+            },
+            owned: self.owned,
+            rivals: self.rivals,
         }
     }
 
@@ -251,7 +346,9 @@ impl<'a> Reader<'a> {
         let port = positive(spec.port).ok_or_else(|| format!("spec.ports: {} is not a port", spec.port))?;
         let protocol = Protocol::parse(spec.protocol.as_deref())?;
         let node_port = spec.node_port.and_then(positive).filter(|_| self.is_node_port_type());
-        let endpoints = self.sources.of(self.name, self.spec, spec, protocol, &self.node.place);
+        let endpoints = self
+            .catalog
+            .endpoints(self.name, self.spec, spec, protocol, &self.node.place);
         let here = endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.is_local);
         self.here.extend(here.map(|endpoint| endpoint.address.ip()));
         let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
@@ -395,10 +492,17 @@ impl<'a> Reader<'a> {
                 if !self.problems.contains(&problem) {
                     self.problems.push(problem);
                 }
+                if taken.owner.service != *self.name {
+                    self.rivals.insert(taken.owner.service.clone());
+                }
             }
             // An address that is given twice, as an external one and as the load balancer's: the guarded one stands.
             Some(taken) if taken.rules.ranges.is_some() => {}
-            _ => drop(frontends.insert(frontend, entry)),
+            Some(_) => drop(frontends.insert(frontend, entry)),
+            None => {
+                self.owned.push(frontend);
+                frontends.insert(frontend, entry);
+            }
         }
     }
 }

@@ -225,7 +225,8 @@ fn history() -> impl Strategy<Value = Vec<Turn>> {
 
 proptest! {
     /// After every single change each frontend leads to exactly its old or exactly its new backends, whatever came
-    /// before and wherever an agent was killed; and with enough room the end is the table.
+    /// before and wherever an agent was killed; and with enough room the end is the table. A turn that is planned for what
+    /// changes alone takes the same steps to the same end as one that is planned for everything.
     #[test]
     fn no_prefix_of_the_steps_breaks_a_service(history in history()) {
         let empty = Kernel { services: BTreeMap::new(), slots: vec![None; SLOTS as usize], counters: BTreeSet::new(), members: BTreeSet::new(), draw: 0 };
@@ -233,12 +234,20 @@ proptest! {
         let mut have = Image::default();
         let mut ledger = Ledger::restore(&have, small());
         let (mut now, mut old) = (Duration::ZERO, ServiceTable::default());
+        // Whether the maps hold exactly what the old table says.
+        let mut is_exact = true;
         for (rows, wait, killed) in history {
             now += Duration::from_millis(wait);
             let mut new = table(&rows);
+            let parted = is_exact.then(|| part(&ledger, &have, &old, &new, now)).flatten();
             let (want, problems) = ledger.image(&new, &have, now);
             keep_old(&mut new, &old, &problems);
             let steps = diff(&have, &want);
+            if problems.is_empty() && let Some(parted) = &parted {
+                prop_assert_eq!(&steps, &parted.steps);
+                prop_assert_eq!(&want, &parted.image);
+            }
+            is_exact = problems.is_empty();
             let cut = killed.map_or(steps.len(), |cut| cut.index(steps.len() + 1));
             for step in &steps[..cut] {
                 kernel.perform(step, |kernel| check(kernel, &old, &new));
@@ -249,8 +258,12 @@ proptest! {
                 old = new;
                 ledger.settle(&want, now);
                 have = want;
+                if is_exact && let Some(parted) = parted {
+                    prop_assert_eq!(&ledger, &parted.ledger);
+                }
             } else {
                 // Whatever the maps hold is the old table of the agent that comes next.
+                is_exact = false;
                 old = seen(&kernel, &old, &new);
                 have = kernel.dump();
                 ledger = Ledger::restore(&have, small());
@@ -271,6 +284,35 @@ proptest! {
         let (again, _) = Ledger::restore(&have, small()).image(&table, &have, Duration::ZERO);
         prop_assert_eq!(diff(&have, &again), vec![]);
     }
+}
+
+/// The same turn, planned for what changes alone.
+struct Parted {
+    steps: Vec<MapStep>,
+    image: Image,
+    ledger: Ledger,
+}
+
+fn part(ledger: &Ledger, have: &Image, old: &ServiceTable, new: &ServiceTable, now: Duration) -> Option<Parted> {
+    let (mut ledger, mut image) = (ledger.clone(), have.clone());
+    let services = |table: &ServiceTable, other: &ServiceTable| -> BTreeSet<ServiceName> {
+        let changed = table
+            .frontends
+            .iter()
+            .filter(|(key, entry)| other.frontends.get(key) != Some(entry));
+        changed.map(|(_, entry)| entry.owner.service.clone()).collect()
+    };
+    let changed: BTreeSet<ServiceName> = services(old, new).union(&services(new, old)).cloned().collect();
+    let is_changed = |entry: &Entry| changed.contains(&entry.owner.service);
+    let before = old.frontends.iter().filter(|(_, entry)| is_changed(entry));
+    let before = before.map(|(key, entry)| (*key, entry.clone())).collect();
+    let after = new.frontends.iter().filter(|(_, entry)| is_changed(entry));
+    let after = after.map(|(key, entry)| (*key, entry)).collect();
+    let (part, want, problems) = ledger.part(&before, &after, &image, now);
+    let steps = diff(&part, &want);
+    ledger.settle_part(&part, &want, now);
+    image.replace(&part, want);
+    problems.is_empty().then_some(Parted { steps, image, ledger })
 }
 
 fn reached(kernel: &Kernel) -> BTreeMap<Frontend4, BTreeSet<SocketAddr>> {

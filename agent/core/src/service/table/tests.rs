@@ -1,9 +1,14 @@
 //! Objects and what they mean.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::super::ContainerPort;
+use proptest::prelude::*;
+
+use super::super::{ContainerPort, ReadyPod};
 use super::*;
 
 fn pod(name: &str, address: &str, ready: bool) -> ReadyPod {
@@ -63,7 +68,7 @@ fn backends(edit: impl FnOnce(&mut ServiceSpec)) -> Vec<String> {
         addresses,
         problems: BTreeMap::new(),
     };
-    let services = [service(edit)];
+    let services = [service(edit).into()];
     let objects = Objects {
         services: &services,
         slices: &[],
@@ -119,7 +124,7 @@ fn pods_that_are_not_ready_count_where_the_service_says_so() {
 fn a_protocol_that_is_not_balanced_is_said() {
     let strange = service(|spec| spec.ports.as_mut().unwrap()[0].protocol = Some("DCCP".into()));
     let objects = Objects {
-        services: &[strange],
+        services: &[strange.into()],
         slices: &[],
         pods: &[],
     };
@@ -140,7 +145,7 @@ fn each_family_has_its_own_backends() {
         problems: BTreeMap::new(),
     };
     let objects = Objects {
-        services: &[service(|_| ())],
+        services: &[service(|_| ()).into()],
         slices: &[],
         pods: &[pod("a", "10.244.0.1", true)],
     };
@@ -152,4 +157,88 @@ fn each_family_has_its_own_backends() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(backends, ["10.244.0.1:80", "[fd00:244::1]:80"]);
+}
+
+/// A turn of history: what each Service is by now, `None` for one that is gone.
+type Turn = BTreeMap<u8, Option<Shape>>;
+
+/// The external addresses that a Service claims, its ports, its endpoints in a slice, and whether it selects pods.
+#[derive(Clone, Debug)]
+struct Shape {
+    claims: u8,
+    ports: u8,
+    endpoints: u8,
+    selects: bool,
+}
+
+fn turns() -> impl Strategy<Value = Vec<(Turn, u8)>> {
+    let shape = (0..8_u8, 1..4_u8, 0..8_u8, any::<bool>()).prop_map(|(claims, ports, endpoints, selects)| Shape {
+        claims,
+        ports,
+        endpoints,
+        selects,
+    });
+    let turn = proptest::collection::btree_map(0..6_u8, proptest::option::weighted(0.8, shape), 0..4);
+    proptest::collection::vec((turn, 0..8_u8), 1..10)
+}
+
+fn bits(set: u8) -> impl Iterator<Item = u8> {
+    (0..8).filter(move |bit| set & (1 << bit) != 0)
+}
+
+fn shaped(number: u8, shape: &Shape) -> (Arc<Service>, Arc<EndpointSlice>) {
+    let mut made = service(|spec| {
+        spec.external_ips = Some(bits(shape.claims).map(|bit| format!("203.0.113.{bit}")).collect());
+        let port = |bit| PortSpec {
+            name: Some(format!("p{bit}")),
+            port: 80 + i32::from(bit),
+            ..Default::default()
+        };
+        spec.ports = Some(bits(shape.ports).map(port).collect());
+        spec.selector = spec.selector.take().filter(|_| shape.selects);
+    });
+    made.metadata.name = Some(format!("s{number}"));
+    let endpoints: Vec<_> = bits(shape.endpoints)
+        .map(|bit| serde_json::json!({"addresses": [format!("10.244.9.{bit}")]}))
+        .collect();
+    let slice = serde_json::json!({
+        "metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": format!("s{number}")}},
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "p0", "port": 8080}, {"name": "p1", "port": 8081}],
+    });
+    (made.into(), Arc::new(serde_json::from_value(slice).unwrap()))
+}
+
+proptest! {
+    /// Services that compete for addresses, read one after the other as they change, are what they are when all are read.
+    #[test]
+    fn a_table_that_follows_changes_is_the_table(turns in turns()) {
+        let node = NodeFacts { external_ips: true, ..NodeFacts::default() };
+        let mut objects: BTreeMap<u8, (Arc<Service>, Arc<EndpointSlice>)> = BTreeMap::new();
+        let (mut catalog, mut followed) = (Catalog::default(), ServiceTable::default());
+        let (mut services, mut slices, mut pods) = (Vec::new(), Vec::new(), Vec::new());
+        for (turn, ready) in turns {
+            for (number, shape) in turn {
+                match shape {
+                    Some(shape) => drop(objects.insert(number, shaped(number, &shape))),
+                    None => drop(objects.remove(&number)),
+                }
+            }
+            let (now_services, now_slices): (Vec<_>, Vec<_>) = objects.values().cloned().unzip();
+            let now_pods: Vec<ReadyPod> = (0..3).map(|bit| pod("a", &format!("10.244.0.{bit}"), ready & (1 << bit) != 0)).collect();
+            let before = Objects { services: &services, slices: &slices, pods: &pods };
+            let now = Objects { services: &now_services, slices: &now_slices, pods: &now_pods };
+            let affected = catalog.update(before, now);
+            let was = followed.frontends.clone();
+            let change = followed.update(affected.names, &catalog, &Assignment::default(), &node);
+            prop_assert_eq!(&followed, &table(now, &Assignment::default(), &node));
+            // What is not of the change is as it was.
+            let mut rebuilt = was;
+            rebuilt.retain(|frontend, _| !change.before.contains_key(frontend));
+            let after = followed.frontends_of(&change.names);
+            rebuilt.extend(after.into_iter().map(|(frontend, entry)| (frontend, entry.clone())));
+            prop_assert_eq!(&rebuilt, &followed.frontends);
+            (services, slices, pods) = (now_services, now_slices, now_pods);
+        }
+    }
 }
