@@ -10,13 +10,15 @@ const SIZES: [usize; 7] = [251, 509, 1021, 2039, 4093, 8191, 16_381];
 const PLACES_EACH: usize = 100;
 
 /// For each place of the table the index of its backend. Empty without backends; backends have to be in one order
-/// everywhere.
+/// everywhere. More backends than the largest table has places have one place each: flows fall on the same ones on every
+/// node, but most move when a backend goes.
 pub fn places(backends: &[SocketAddr]) -> Vec<usize> {
-    if backends.is_empty() {
-        return Vec::new();
+    let largest = SIZES[SIZES.len() - 1];
+    if backends.is_empty() || backends.len() > largest {
+        return (0..backends.len()).collect();
     }
     let size = SIZES.into_iter().find(|size| *size >= backends.len() * PLACES_EACH);
-    let size = size.unwrap_or(SIZES[SIZES.len() - 1]).max(backends.len());
+    let size = size.unwrap_or(largest);
     let mut turns: Vec<Turn> = backends.iter().map(|backend| Turn::of(backend, size)).collect();
     let mut places = vec![usize::MAX; size];
     for backend in (0..backends.len()).cycle().take(size) {
@@ -58,10 +60,21 @@ impl Turn {
 mod tests {
     use super::*;
 
-    fn backends(count: u8) -> Vec<SocketAddr> {
+    fn backends(count: u16) -> Vec<SocketAddr> {
         (0..count)
-            .map(|last| SocketAddr::from(([10, 244, 0, last], 80)))
+            .map(|last| last.to_be_bytes())
+            .map(|[third, last]| SocketAddr::from(([10, 244, third, last], 80)))
             .collect()
+    }
+
+    #[test]
+    fn a_table_ends_however_many_backends_there_are() {
+        for count in [16_380, 16_381, 16_382, 20_000] {
+            let mut places = places(&backends(count));
+            places.sort_unstable();
+            places.dedup();
+            assert_eq!(places.len(), usize::from(count));
+        }
     }
 
     #[test]
