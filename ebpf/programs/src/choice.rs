@@ -1,12 +1,13 @@
-//! The choice of a backend for a socket: the kernel's maps as the pure choice sees them.
+//! The choice of a backend for a socket.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::programs::SockAddrContext;
-use ebpf_common::lookup::{Caller, Choice, Drop, World, choose, stable};
-use ebpf_common::maps::{Affinity, AffinityKey, Frontend4, Frontend6, Member, Service, Slot4, Slot6, Traits};
+use ebpf_common::lookup::{Caller, Choice, Drop, choose, stable};
+use ebpf_common::maps::{Frontend4, Frontend6, Traits};
 
 use crate::maps;
 use crate::socket::{self, Address};
+use crate::world::{Asker, Maps};
 
 /// How a socket draws among backends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,8 +29,8 @@ pub(crate) fn choice(context: &SockAddrContext, address: Address, protocol: u8, 
     let asking = Asking { context, draw };
     let port = socket::port(context);
     match address {
-        Address::V4(word) => choose(&asking, &Frontend4::from_wire(word, port, protocol)),
-        Address::V6(words) => choose(&asking, &Frontend6::from_wire(words, port, protocol)),
+        Address::V4(word) => choose(&Maps(&asking), &Frontend4::from_wire(word, port, protocol)),
+        Address::V6(words) => choose(&Maps(&asking), &Frontend6::from_wire(words, port, protocol)),
     }
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn turn_away(id: u32, why: Option<Drop>) -> i32 {
     }
 }
 
-impl Asking<'_> {
+impl Asker for Asking<'_> {
     #[inline(always)]
     fn caller(&self, is_v6: bool) -> Caller {
         let cookie = socket::namespace(self.context);
@@ -63,7 +64,7 @@ impl Asking<'_> {
     }
 
     #[inline(always)]
-    fn number(&self) -> u32 {
+    fn draw(&self, _: Traits) -> u32 {
         match self.draw {
             // SAFETY: the helper takes nothing and always answers.
             Draw::Random => unsafe { bpf_get_prandom_u32() },
@@ -71,57 +72,3 @@ impl Asking<'_> {
         }
     }
 }
-
-macro_rules! world {
-    ($key:ty, $slot:ty, $service:path, $read:path, $is_v6:literal) => {
-        impl World<$key, $slot> for Asking<'_> {
-            #[inline(always)]
-            fn service(&self, frontend: &$key) -> Option<Service> {
-                $service(frontend)
-            }
-
-            #[inline(always)]
-            fn slot(&self, index: u32) -> Option<$slot> {
-                $read(index)
-            }
-
-            #[inline(always)]
-            fn caller(&self) -> Caller {
-                Asking::caller(self, $is_v6)
-            }
-
-            #[inline(always)]
-            fn draw(&self, _: Traits) -> u32 {
-                self.number()
-            }
-
-            #[inline(always)]
-            fn now(&self) -> u32 {
-                maps::now()
-            }
-
-            #[inline(always)]
-            fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-                maps::affinity(key)
-            }
-
-            #[inline(always)]
-            fn keep(&self, key: &AffinityKey, affinity: &Affinity) {
-                maps::keep(key, affinity);
-            }
-
-            #[inline(always)]
-            fn is_member(&self, member: &Member) -> bool {
-                maps::is_member(member)
-            }
-
-            #[inline(always)]
-            fn allows(&self, id: u32, source: &[u32; 4]) -> bool {
-                maps::allows(id, source)
-            }
-        }
-    };
-}
-
-world!(Frontend4, Slot4, maps::service4, maps::slot4, false);
-world!(Frontend6, Slot6, maps::service6, maps::slot6, true);

@@ -23,6 +23,8 @@ mod packet;
 mod reserve;
 #[cfg(target_arch = "bpf")]
 mod socket;
+#[cfg(target_arch = "bpf")]
+mod world;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -6,14 +6,13 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ebpf_common::flow::{Entry, Flow, MASK_ATTEMPTS, Role, Seen, Tuple, Way, mask_port};
-use ebpf_common::lookup::{Caller, Choice, Drop, World, choose};
-use ebpf_common::maps::{
-    Affinity, AffinityKey, Counters, Frontend4, Frontend6, Member, NODE, Service, Slot4, Slot6, Traits,
-};
+use ebpf_common::lookup::{Caller, Choice, Drop, choose};
+use ebpf_common::maps::{Counters, Frontend4, Frontend6, NODE, Traits};
 use ebpf_common::record::Peer;
 
 use crate::maps::{self, FLOWS};
 use crate::packet::{self, Error, Found, Packet};
+use crate::world::{Asker, Maps};
 
 /// Go on to the next program, or to the kernel.
 const PASS: i32 = TC_ACT_UNSPEC;
@@ -220,75 +219,33 @@ fn choice(packet: &Packet) -> Choice {
     let (to, protocol) = (packet.tuple.to(), packet.tuple.protocol());
     if packet.is_v6() {
         choose(
-            packet,
+            &Maps(packet),
             &Frontend6::from_wire(to.address, to.port, protocol).from_outside(),
         )
     } else {
         choose(
-            packet,
+            &Maps(packet),
             &Frontend4::from_wire(to.address[3], to.port, protocol).from_outside(),
         )
     }
 }
 
-macro_rules! world {
-    ($key:ty, $slot:ty, $service:path, $read:path) => {
-        impl World<$key, $slot> for Packet {
-            #[inline(always)]
-            fn service(&self, frontend: &$key) -> Option<Service> {
-                $service(frontend)
-            }
-
-            #[inline(always)]
-            fn slot(&self, index: u32) -> Option<$slot> {
-                $read(index)
-            }
-
-            #[inline(always)]
-            fn caller(&self) -> Caller {
-                Caller {
-                    is_node: false,
-                    address: Some(self.tuple.source),
-                    identity: self.tuple.source,
-                }
-            }
-
-            #[inline(always)]
-            fn draw(&self, traits: Traits) -> u32 {
-                if traits.has(Traits::MAGLEV) {
-                    self.tuple.hash()
-                } else {
-                    random()
-                }
-            }
-
-            #[inline(always)]
-            fn now(&self) -> u32 {
-                maps::now()
-            }
-
-            #[inline(always)]
-            fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-                maps::affinity(key)
-            }
-
-            #[inline(always)]
-            fn keep(&self, key: &AffinityKey, affinity: &Affinity) {
-                maps::keep(key, affinity);
-            }
-
-            #[inline(always)]
-            fn is_member(&self, member: &Member) -> bool {
-                maps::is_member(member)
-            }
-
-            #[inline(always)]
-            fn allows(&self, id: u32, source: &[u32; 4]) -> bool {
-                maps::allows(id, source)
-            }
+impl Asker for Packet {
+    #[inline(always)]
+    fn caller(&self, _: bool) -> Caller {
+        Caller {
+            is_node: false,
+            address: Some(self.tuple.source),
+            identity: self.tuple.source,
         }
-    };
-}
+    }
 
-world!(Frontend4, Slot4, maps::service4, maps::slot4);
-world!(Frontend6, Slot6, maps::service6, maps::slot6);
+    #[inline(always)]
+    fn draw(&self, traits: Traits) -> u32 {
+        if traits.has(Traits::MAGLEV) {
+            self.tuple.hash()
+        } else {
+            random()
+        }
+    }
+}

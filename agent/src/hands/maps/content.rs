@@ -276,19 +276,20 @@ fn slots4(step: &MapStep) -> Vec<([u8; 4], [u8; 8])> {
     let MapStep::Write4 { base, slots } = step else {
         return Vec::new();
     };
-    let numbered = (*base..).zip(slots);
-    numbered
-        .map(|(index, slot)| (index.to_ne_bytes(), slot.to_bytes()))
-        .collect()
+    numbered(*base, slots, Slot4::to_bytes)
 }
 
 fn slots6(step: &MapStep) -> Vec<([u8; 4], [u8; 24])> {
     let MapStep::Write6 { base, slots } = step else {
         return Vec::new();
     };
-    let numbered = (*base..).zip(slots);
+    numbered(*base, slots, Slot6::to_bytes)
+}
+
+fn numbered<S: Copy, const N: usize>(base: u32, slots: &[S], bytes: impl Fn(S) -> [u8; N]) -> Vec<([u8; 4], [u8; N])> {
+    let numbered = (base..).zip(slots);
     numbered
-        .map(|(index, slot)| (index.to_ne_bytes(), slot.to_bytes()))
+        .map(|(index, slot)| (index.to_ne_bytes(), bytes(*slot)))
         .collect()
 }
 
