@@ -233,32 +233,57 @@ proptest! {
             .collect();
         prop_assert_eq!(hit, (0..u32::from(count)).collect::<Vec<_>>());
     }
+}
 
-    /// Whatever the maps hold and whoever asks: a backend is one of the region, or one that was kept and is a member.
+/// A million of them with `ORLOP_CASES=1000000`.
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("ORLOP_CASES").map_or(2_000, |cases| cases.parse().unwrap());
+    ProptestConfig::with_cases(cases)
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Whatever the maps hold and whoever asks: a backend is one of the region, or one that was kept and is a member; and
+    /// nobody gets one who may not.
     #[test]
     fn a_chosen_backend_is_one_of_the_region(
-        base in 0_u32..900, count in 0_u16..100, draw: u32, bits in 0..64_u8, is_node: bool, known in proptest::option::of(0..1000_usize), now: u32,
+        base in 0_u32..900, count in 0_u16..100, draw: u32, bits in 0..64_u8, is_node: bool, is_allowed: bool, has_address: bool,
+        known in proptest::option::of((0..1000_usize, any::<u32>())), now: u32, torn in 0..6_u32,
     ) {
         let all = [Traits::DROPS, Traits::STICKY, Traits::GUARDED, Traits::NODE_ONLY, Traits::LOCAL, Traits::MAGLEV];
         let chosen = (0..6).filter(|bit| bits & (1 << bit) != 0);
         let traits = chosen.fold(Traits::NONE, |traits, bit| traits.and(all[bit]));
-        let table = table(base, count, traits);
+        let mut table = table(base, count, traits);
         table.draw.set(draw);
         table.now.set(now);
-        table.caller.set(Caller { is_node, ..table.caller.get() });
-        if let Some(known) = known {
-            table.keep(&AffinityKey::new(POD, 7), &Affinity::new(&table.slots[known].peer(), now));
+        table.torn.set(torn);
+        table.caller.set(Caller { is_node, address: has_address.then_some(POD), identity: POD });
+        if is_allowed {
+            table.allowed.insert((7, POD));
         }
-        match choose(&table, &frontend(1)) {
+        if let Some((known, last)) = known {
+            table.keep(&AffinityKey::new(POD, 7), &Affinity::new(&table.slots[known].peer(), last));
+        }
+        let is_foreign = traits.has(Traits::NODE_ONLY) && !is_node;
+        let is_kept_out = traits.has(Traits::GUARDED) && !(is_allowed && has_address);
+        let expected_none = match choose(&table, &frontend(1)) {
             Choice::Backend { id: 7, backend, .. } => {
                 let port = u32::from(u16::from_be(backend.port));
                 prop_assert!((base..base + u32::from(count)).contains(&port));
+                let kept = table.affinities.borrow().get(&AffinityKey::new(POD, 7)).map(|kept| kept.backend());
+                prop_assert!(!traits.has(Traits::STICKY) || kept == Some(backend), "a client that is not kept");
+                prop_assert!(torn < ATTEMPTS && !is_foreign && !is_kept_out);
+                return Ok(());
             }
-            Choice::Backend { .. } => prop_assert!(false, "an id from nowhere"),
-            Choice::NotAService => prop_assert!(traits.has(Traits::NODE_ONLY) && !is_node),
-            Choice::Dropped { why: Drop::NotAllowed, .. } => prop_assert!(traits.has(Traits::GUARDED)),
-            Choice::Dropped { why: Drop::NoLocalBackend, .. } => prop_assert!(traits.has(Traits::DROPS) && count == 0),
-            Choice::Refused { .. } => prop_assert!(count == 0),
-        }
+            Choice::Backend { .. } => return Err(TestCaseError::fail("an id from nowhere")),
+            Choice::Refused { id: 0 } => torn >= ATTEMPTS,
+            Choice::NotAService => is_foreign,
+            Choice::Dropped { id: 7, why: Drop::NotAllowed } => is_kept_out && !is_foreign,
+            Choice::Dropped { id: 7, why: Drop::NoLocalBackend } => traits.has(Traits::DROPS) && count == 0,
+            Choice::Refused { id: 7 } => !traits.has(Traits::DROPS) && count == 0,
+            Choice::Dropped { .. } | Choice::Refused { .. } => false,
+        };
+        prop_assert!(expected_none);
     }
 }
