@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 const ASKED: &str = "ORLOP_TEST_CLIENT";
 /// Sets answers apart from what the test framework prints.
@@ -43,37 +47,31 @@ impl Client {
     /// Starts a client in the namespace of the calling thread.
     pub(crate) fn start(cgroup: &Path) -> Self {
         let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
-        let mut child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        shell
             .args(["-c", script])
             .arg(cgroup)
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "client_process", "--nocapture"])
-            .env(ASKED, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (
-            child.stdin.take().unwrap(),
-            BufReader::new(child.stdout.take().unwrap()),
-        );
-        Self { child, input, output }
+            .arg(std::env::current_exe().unwrap());
+        Self::spawn(shell)
     }
 
     /// Starts a client in the namespace of the calling thread that no hook of the node meets.
     pub(crate) fn start_outside() -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::spawn(Command::new(std::env::current_exe().unwrap()))
+    }
+
+    /// Starts this executable once more, by a command that lacks its arguments.
+    fn spawn(mut command: Command) -> Self {
+        command
             .args(["--exact", "client_process", "--nocapture"])
-            .env(ASKED, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (
-            child.stdin.take().unwrap(),
-            BufReader::new(child.stdout.take().unwrap()),
-        );
-        Self { child, input, output }
+            .env(ASKED, "1");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self {
+            child,
+            input,
+            output: BufReader::new(output),
+        }
     }
 
     /// Has the client do one thing.
@@ -143,6 +141,7 @@ pub(crate) fn serve_if_asked() {
     }
     let mut burst: Option<Burst> = None;
     let mut held: Option<UdpSocket> = None;
+    let mut stream: Option<TcpStream> = None;
     for line in io::stdin().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -153,6 +152,10 @@ pub(crate) fn serve_if_asked() {
             }
             "hold-udp" => hold(words[1].parse().unwrap(), &mut held).unwrap_or_else(|error| format!("error {error:?}")),
             "held-udp" => again(held.as_ref()).unwrap_or_else(|error| format!("error {:?}", error.kind())),
+            "hold-tcp" => {
+                hold_tcp(words[1].parse().unwrap(), &mut stream).unwrap_or_else(|error| format!("error {error:?}"))
+            }
+            "held-tcp" => again_tcp(stream.as_ref()).unwrap_or_else(|error| format!("error {:?}", error.kind())),
             "connects" => connects(words[1].parse().unwrap(), words[2].parse().unwrap()),
             "stop-burst" => burst.take().unwrap().stop(),
             _ => perform(&words).unwrap_or_else(|error| format!("error {:?}", error.kind())),
@@ -175,6 +178,8 @@ fn perform(words: &[&str]) -> io::Result<String> {
         "udp-sent-then-connected" => udp_sent_then_connected(addresses[0], addresses[1]),
         "udp-failed" => udp_failed(addresses[0], addresses[1]),
         "udp-reconnect" => udp_reconnect(&addresses),
+        "flood-tcp" => flood_tcp(addresses[0], words[2].parse().unwrap()),
+        "flood-udp" => flood_udp(addresses[0], words[2].parse().unwrap()),
         "say" => say(addresses[0], words[2].parse().unwrap()),
         "say-udp" => say_udp(addresses[0], words[2].parse().unwrap()),
         "bind-tcp" => std::net::TcpListener::bind(addresses[0]).map(|_| "bound".into()),
@@ -204,6 +209,49 @@ fn hold(address: SocketAddr, held: &mut Option<UdpSocket>) -> io::Result<String>
 fn again(held: Option<&UdpSocket>) -> io::Result<String> {
     let socket = held.ok_or(io::ErrorKind::NotFound)?;
     exchange(socket, None).map(|(label, _)| label)
+}
+
+/// Connects and keeps the connection.
+fn hold_tcp(address: SocketAddr, held: &mut Option<TcpStream>) -> io::Result<String> {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    again_tcp(Some(held.insert(stream)))
+}
+
+/// Asks once more through the connection that was kept.
+fn again_tcp(held: Option<&TcpStream>) -> io::Result<String> {
+    let mut stream = held.ok_or(io::ErrorKind::NotFound)?;
+    stream.write_all(b"who")?;
+    let mut buffer = [0; 64];
+    let count = stream.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
+}
+
+/// Begins so many connections, each from a port of its own, and waits for none of them.
+fn flood_tcp(address: SocketAddr, count: usize) -> io::Result<String> {
+    let sockets: Vec<_> = (0..count)
+        .map(|_| {
+            let family = if address.is_ipv4() {
+                AddressFamily::Inet
+            } else {
+                AddressFamily::Inet6
+            };
+            let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+            match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+                Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
+                Err(errno) => Err(errno.into()),
+            }
+        })
+        .collect::<io::Result<_>>()?;
+    Ok(format!("sent {}", sockets.len()))
+}
+
+/// Sends so many datagrams, each from a port of its own.
+fn flood_udp(address: SocketAddr, count: usize) -> io::Result<String> {
+    for _ in 0..count {
+        socket(address)?.send_to(b"who", address)?;
+    }
+    Ok(format!("sent {count}"))
 }
 
 /// Times of so many connects, one at a time: the median and the 99th of a hundred, in nanoseconds.

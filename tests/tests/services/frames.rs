@@ -11,11 +11,10 @@ use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
 use agent_core::service::table::{NodeFacts, Scope, table};
 use agent_core::service::{AddressRange, Counters};
-use aya::maps::HashMap;
-use ebpf_common::flow::{Flow, Role, Tuple, Way};
-use ebpf_common::record::Peer;
+
 use tests::Scratch;
 
+use super::flood::fill_flows;
 use super::remove_all;
 
 mod frame;
@@ -96,20 +95,6 @@ impl Bench {
         Frame::parse(&bytes)
     }
 
-    /// Fills the table of flows: a flood.
-    fn fill(&self) {
-        let pin = aya::maps::MapData::from_pin(self.scratch.bpf_dir().join("v2/maps/flows")).unwrap();
-        let mut flows: HashMap<_, [u8; 40], [u8; 48]> = aya::maps::Map::HashMap(pin).try_into().unwrap();
-        let nobody = Peer::v4(1, 1);
-        for number in 0.. {
-            let request = Tuple::new(&Peer::v4(number, 1), &nobody, 17, Way::Arriving);
-            let entry = Flow::new(&request, &nobody, 0).entry(Role::Request, 0);
-            if flows.insert(request.to_bytes(), entry.to_bytes(), 0).is_err() {
-                return;
-            }
-        }
-    }
-
     fn counters(&self) -> Counters {
         self.maps.counters(self.ids[0]).unwrap()
     }
@@ -180,14 +165,7 @@ fn a_request_gets_a_backend_and_its_reply_the_service() {
     for (client, service, backend, _) in PAIRS {
         for flags in [SYN, ACK] {
             let request = Frame::tcp(at(client), at(service), flags).with_payload(b"hello");
-            let arrived = bench.arrived(&request);
-            assert_eq!(
-                arrived,
-                Frame {
-                    to: at(backend),
-                    ..request
-                }
-            );
+            assert_eq!(bench.arrived(&request), request.towards(at(backend)));
             let reply = Frame::tcp(at(backend), at(client), SYN_ACK).with_payload(b"odd");
             assert_eq!(
                 bench.left(&reply),
@@ -235,13 +213,7 @@ fn options_and_extension_headers_are_passed_over() {
                 options,
                 ..plain.clone()
             };
-            assert_eq!(
-                bench.arrived(&request),
-                Frame {
-                    to: at(backend),
-                    ..request
-                }
-            );
+            assert_eq!(bench.arrived(&request), request.towards(at(backend)));
         }
     }
 }
@@ -251,26 +223,14 @@ fn datagrams_keep_their_checksum_or_have_none() {
     bench!("fr-udp", bench, web("UDP", "here"));
     for (client, service, backend, _) in PAIRS {
         let request = Frame::udp(at(client), at(service), b"who");
-        assert_eq!(
-            bench.arrived(&request),
-            Frame {
-                to: at(backend),
-                ..request
-            }
-        );
+        assert_eq!(bench.arrived(&request), request.towards(at(backend)));
     }
     let (client, service, backend, _) = PAIRS[0];
     let request = Frame {
         has_check: false,
         ..Frame::udp(at(client), at(service), b"who")
     };
-    assert_eq!(
-        bench.arrived(&request),
-        Frame {
-            to: at(backend),
-            ..request
-        }
-    );
+    assert_eq!(bench.arrived(&request), request.towards(at(backend)));
 }
 
 #[test]
@@ -386,7 +346,7 @@ fn a_full_table_takes_no_new_flow_and_keeps_the_others() {
     let (client, service, backend, _) = PAIRS[0];
     let steady = Frame::udp(at(client), at(service), b"x");
     assert_eq!(bench.arrived(&steady).to, at(backend));
-    bench.fill();
+    fill_flows(&bench.scratch.bpf_dir(), 0);
     for number in 0..10 {
         let from = SocketAddr::new([100, 64, 0, number].into(), 5000);
         let (verdict, _) = bench.arrive(&Frame { from, ..steady.clone() });

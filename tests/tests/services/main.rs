@@ -28,11 +28,13 @@ pub(crate) use node as node_of_test;
 mod bench;
 mod client;
 mod features;
+mod flood;
 mod frames;
 mod health;
 mod node;
 mod outside;
 mod server;
+mod stress;
 
 /// Not a test of its own: the clients' process, see [`client`].
 #[test]

@@ -192,6 +192,14 @@ impl<'a> Node<'a> {
         self.send_timed()
     }
 
+    /// Gives the one Service other backends and goes on at once; how many updates there have been since the agent started.
+    pub(crate) fn change(&mut self, backends: &[&Backend]) -> u64 {
+        self.facts.pods = backends.iter().map(|backend| pod(backend)).collect();
+        let agent = self.agent.as_ref().unwrap();
+        agent.facts.send_replace(Some(Arc::new(self.facts.clone())));
+        agent.status.borrow().measures.updates.count()
+    }
+
     /// How long it takes from the change of a list until the kernel has it.
     fn send_timed(&mut self) -> Duration {
         let agent = self.agent.as_mut().unwrap();

@@ -16,7 +16,7 @@ use super::client::Client;
 use super::node::Node;
 use super::server::{Backend, tcp, udp_witness, witness};
 
-struct World {
+pub(crate) struct World {
     scratch: Scratch,
     client: NetworkNamespace,
     node: NetworkNamespace,
@@ -31,7 +31,7 @@ const CLIENT4: &str = "198.51.100.2";
 const CLIENT6: &str = "2001:db8:51::2";
 
 impl World {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let world = Self {
             scratch: Scratch::new(name),
             client: NetworkNamespace::new(),
@@ -76,15 +76,15 @@ impl World {
         }
     }
 
-    fn node(&self) -> Node<'_> {
+    pub(crate) fn node(&self) -> Node<'_> {
         Node::with_uplinks(&self.scratch, &self.node, &["up0", "up1"], &[FOUR, SIX])
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client.run(Client::start_outside)
     }
 
-    fn here(&self, server: impl FnOnce() -> Backend + Send) -> Backend {
+    pub(crate) fn here(&self, server: impl FnOnce() -> Backend + Send) -> Backend {
         self.pod.run(server)
     }
 
@@ -111,7 +111,7 @@ fn shell(namespace: &NetworkNamespace, command: &str) {
 }
 
 /// A dual-stack Service `web`, port 80 and node port 30080, with more of its spec as YAML lines.
-fn web(protocol: &str, more: &str) -> String {
+pub(crate) fn web(protocol: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  ipFamilyPolicy: PreferDualStack\n  \
          clusterIPs: [10.96.0.1, \"fd00:96::1\"]\n  clusterIP: 10.96.0.1\n  \
@@ -119,7 +119,7 @@ fn web(protocol: &str, more: &str) -> String {
     )
 }
 
-const NODE_PORT: &str = "  type: NodePort\n";
+pub(crate) const NODE_PORT: &str = "  type: NodePort\n";
 
 /// One endpoint each; those whose address is the pod's are on this node.
 fn slices(backends: &[&Backend]) -> Vec<Arc<EndpointSlice>> {
@@ -140,7 +140,7 @@ fn slices(backends: &[&Backend]) -> Vec<Arc<EndpointSlice>> {
 }
 
 #[track_caller]
-fn set(node: &mut Node<'_>, manifest: &str, backends: &[&Backend]) {
+pub(crate) fn set(node: &mut Node<'_>, manifest: &str, backends: &[&Backend]) {
     node.apply_with(manifest, &[], |facts| facts.slices = slices(backends));
 }
 

@@ -1,7 +1,7 @@
 //! Backends: servers on loopback addresses that say who they are.
 
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent_core::service::Protocol;
@@ -17,48 +17,75 @@ pub(crate) struct Backend {
 
 /// A TCP server that says its label and closes. Call within the namespace.
 pub(crate) fn tcp(address: &str) -> impl FnOnce() -> Backend + Send {
-    let listener_address: SocketAddr = address.parse().unwrap();
-    move || {
-        let listener = TcpListener::bind(listener_address).unwrap();
-        let backend = backend(listener.local_addr().unwrap(), Protocol::Tcp);
-        let label = backend.label.clone();
-        std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                // A client that has gone is its own affair.
-                let _ = (&connection).write_all(label.as_bytes());
-            }
-        });
-        backend
-    }
+    serve_tcp(address, |mut connection, label| {
+        // A client that has gone is its own affair.
+        let _ = connection.write_all(label.as_bytes());
+    })
 }
 
 /// A TCP server that reads to the end, says its label, who asked and how many bytes there were. Call within the namespace.
 pub(crate) fn witness(address: &str) -> impl FnOnce() -> Backend + Send {
+    serve_tcp(address, |mut connection, label| {
+        let label = label.to_owned();
+        std::thread::spawn(move || {
+            let from = connection
+                .peer_addr()
+                .map(|peer| peer.ip().to_string())
+                .unwrap_or_default();
+            let count = std::io::copy(&mut connection, &mut std::io::sink()).unwrap_or(0);
+            // A client that has gone is its own affair.
+            let _ = connection.write_all(format!("{label} {from} {count}").as_bytes());
+        });
+    })
+}
+
+/// A TCP server that says its label for whatever it reads. Call within the namespace.
+pub(crate) fn echo(address: &str) -> impl FnOnce() -> Backend + Send {
+    serve_tcp(address, |mut connection, label| {
+        let label = label.to_owned();
+        std::thread::spawn(move || {
+            while connection.read(&mut [0; 64]).is_ok_and(|count| count > 0) {
+                let _ = connection.write_all(label.as_bytes());
+            }
+        });
+    })
+}
+
+fn serve_tcp(address: &str, serve: impl Fn(TcpStream, &str) + Send + 'static) -> impl FnOnce() -> Backend + Send {
     let listener_address: SocketAddr = address.parse().unwrap();
     move || {
         let listener = TcpListener::bind(listener_address).unwrap();
         let backend = backend(listener.local_addr().unwrap(), Protocol::Tcp);
         let label = backend.label.clone();
         std::thread::spawn(move || {
-            for mut connection in listener.incoming().flatten() {
-                let label = label.clone();
-                std::thread::spawn(move || {
-                    let from = connection
-                        .peer_addr()
-                        .map(|peer| peer.ip().to_string())
-                        .unwrap_or_default();
-                    let count = std::io::copy(&mut connection, &mut std::io::sink()).unwrap_or(0);
-                    // A client that has gone is its own affair.
-                    let _ = connection.write_all(format!("{label} {from} {count}").as_bytes());
-                });
-            }
+            listener
+                .incoming()
+                .flatten()
+                .for_each(|connection| serve(connection, &label))
         });
         backend
     }
 }
 
+/// A UDP server that answers its label. Call within the namespace.
+pub(crate) fn udp(address: &str) -> impl FnOnce() -> Backend + Send {
+    serve_udp(address, |_, _, label| label.as_bytes().to_vec())
+}
+
 /// A UDP server that says its label, who asked and how many bytes there were. Call within the namespace.
 pub(crate) fn udp_witness(address: &str) -> impl FnOnce() -> Backend + Send {
+    serve_udp(address, |from, count, label| {
+        // As long as the question, so that the answer is in pieces, too.
+        let mut answer = format!("{label} {} {count} ", from.ip()).into_bytes();
+        answer.resize(count.max(answer.len()), b' ');
+        answer
+    })
+}
+
+fn serve_udp(
+    address: &str,
+    answer: impl Fn(SocketAddr, usize, &str) -> Vec<u8> + Send + 'static,
+) -> impl FnOnce() -> Backend + Send {
     let socket_address: SocketAddr = address.parse().unwrap();
     move || {
         let socket = UdpSocket::bind(socket_address).unwrap();
@@ -67,27 +94,7 @@ pub(crate) fn udp_witness(address: &str) -> impl FnOnce() -> Backend + Send {
         std::thread::spawn(move || {
             let mut buffer = [0; 65_536];
             while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-                // As long as the question, so that the answer is in pieces, too.
-                let mut answer = format!("{label} {} {count} ", from.ip()).into_bytes();
-                answer.resize(count.max(answer.len()), b' ');
-                let _ = socket.send_to(&answer, from);
-            }
-        });
-        backend
-    }
-}
-
-/// A UDP server that answers its label. Call within the namespace.
-pub(crate) fn udp(address: &str) -> impl FnOnce() -> Backend + Send {
-    let socket_address: SocketAddr = address.parse().unwrap();
-    move || {
-        let socket = UdpSocket::bind(socket_address).unwrap();
-        let backend = backend(socket.local_addr().unwrap(), Protocol::Udp);
-        let label = backend.label.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(label.as_bytes(), from);
+                let _ = socket.send_to(&answer(from, count, &label), from);
             }
         });
         backend

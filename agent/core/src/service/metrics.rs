@@ -53,6 +53,11 @@ impl Histogram {
         self.counts[place] += 1;
         self.sum += time;
     }
+
+    /// How many times there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
 }
 
 fn bound(place: usize) -> Duration {

@@ -37,6 +37,11 @@ impl Frame {
         Self::new(from, to, Transport::Udp, payload)
     }
 
+    /// The same to another destination.
+    pub(crate) fn towards(self, to: SocketAddr) -> Self {
+        Self { to, ..self }
+    }
+
     /// An ICMP error about another packet, whose header it quotes.
     pub(crate) fn error(from: IpAddr, to: IpAddr, about: &Frame) -> Self {
         let quoted = about.bytes();
