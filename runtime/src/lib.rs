@@ -33,6 +33,7 @@ pub mod floor;
 mod home;
 mod init;
 mod mapping;
+mod netlink;
 mod prepare;
 mod privileges;
 mod proc;

@@ -10,6 +10,7 @@ use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, Process, Spec};
 
 use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;
+use crate::field::net_devices::{self, NetDevice};
 use crate::field::rootfs::Propagation;
 use crate::field::seccomp::Listener;
 use crate::field::user::{self, IdMappings};
@@ -66,6 +67,10 @@ pub(crate) struct InitPlan {
     /// Hard limits that are asked for, by their number: the parent may be allowed to raise them where the child is not.
     pub(crate) hard_limits: Vec<(i32, u64)>,
     pub(crate) steps: Vec<Planned>,
+    /// Devices for the parent to move into the network namespace.
+    pub(crate) net_devices: Vec<NetDevice>,
+    /// The network namespace, if it is there already.
+    pub(crate) network: Option<PathBuf>,
     /// For the parent to write, who can say what it could not.
     pub(crate) oom_score_adj: Option<i32>,
     /// What was asked for and can't be given, one sentence each.
@@ -235,6 +240,8 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps)?;
     let mut plan = finish(process, process_facts, linux, None, steps)?;
     plan.door = namespaces.through_door();
+    plan.net_devices = net_devices::of(linux, &namespaces)?;
+    plan.network = namespaces.joined_network().cloned();
     plan.mappings = is_mapped.then_some(mappings);
     plan.unenforced.splice(0..0, unenforced);
     Ok(plan)
@@ -317,6 +324,8 @@ pub(crate) fn hook(
         listener: None,
         hard_limits: Vec::new(),
         steps: steps.list,
+        net_devices: Vec::new(),
+        network: None,
         oom_score_adj: None,
         unenforced: Vec::new(),
     })
@@ -406,6 +415,8 @@ fn finish(
         listener: linux.seccomp().as_ref().map_or(Ok(None), seccomp::listener)?,
         hard_limits: rlimits::hard(process.rlimits().as_deref().unwrap_or_default()),
         steps: steps.list,
+        net_devices: Vec::new(),
+        network: None,
         oom_score_adj: oom_score_adj(process)?,
         unenforced,
     })

@@ -168,6 +168,10 @@ impl List {
             names => format!("clone a process in new namespaces: {}", names.join(", ")),
         };
         self.push(Doer::Runtime, "linux.namespaces", step);
+        for device in &plan.net_devices {
+            let step = format!("move the network device {} to it as {}", device.outside, device.inside);
+            self.push(Doer::Runtime, "linux.netDevices", step);
+        }
         if let Some(value) = plan.oom_score_adj {
             self.push(
                 Doer::Runtime,

@@ -11,7 +11,7 @@ use nix::unistd::{Uid, fchown};
 
 use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
-use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener};
+use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener, net_device};
 use crate::cgroup::Cgroup;
 use crate::plan::{InitPlan, Terminal};
 use crate::prepare::{Preparation, prepare_namespace};
@@ -99,6 +99,10 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     }
     let child = child?;
     drop(theirs);
+    if let Err(error) = give_devices(token, &plan, &child) {
+        end(child.pidfd.as_fd());
+        return Err(error);
+    }
     let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
     match set_up(&child, &ours, &mut plan, privileges, who.as_ref(), &mut run_hooks) {
         Ok(terminal) => {
@@ -159,6 +163,19 @@ fn in_pid_namespace<T>(
     let made = make();
     join(own.as_fd())?;
     made
+}
+
+/// Moves the devices while the process does its first steps; it has its network namespace by birth or will join it.
+fn give_devices(token: &SingleThreaded, plan: &InitPlan, child: &Child) -> Result<(), CreateError> {
+    if plan.net_devices.is_empty() {
+        return Ok(());
+    }
+    let born = || format!("/proc/{}/ns/net", child.pid).into();
+    let path = plan.network.clone().unwrap_or_else(born);
+    let namespace = fs::File::open(&path);
+    let namespace =
+        namespace.map_err(|error| host(&format!("open the network namespace {}", path.display()), error))?;
+    net_device::give(token, &plan.net_devices, &namespace)
 }
 
 fn put_gate(plan: &mut InitPlan, ours: Option<Gate>) {

@@ -17,6 +17,7 @@ mod kill;
 mod launch;
 mod listener;
 pub mod named;
+mod net_device;
 mod own_cgroup;
 pub mod spec;
 mod start;

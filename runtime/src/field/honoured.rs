@@ -36,13 +36,7 @@ pub(crate) fn check_process(process: &Process) -> Result<(), FieldError> {
 }
 
 fn check_linux(linux: &Linux) -> Result<(), FieldError> {
-    refuse(&[
-        (
-            "linux.netDevices",
-            linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()),
-        ),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-    ])
+    refuse(&[("linux.intelRdt", linux.intel_rdt().is_some())])
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), FieldError> {

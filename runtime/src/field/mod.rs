@@ -8,6 +8,7 @@ pub(crate) mod labels;
 pub(crate) mod mount_options;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+pub(crate) mod net_devices;
 pub(crate) mod number_list;
 pub(crate) mod paths;
 pub(crate) mod process;

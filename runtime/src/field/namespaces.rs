@@ -104,6 +104,11 @@ impl Namespaces {
             .filter_map(|(kind, path)| Some((*kind, path.as_ref()?)))
     }
 
+    /// The existing network namespace to be in.
+    pub(crate) fn joined_network(&self) -> Option<&PathBuf> {
+        self.listed.get(&libc::CLONE_NEWNET).and_then(Option::as_ref)
+    }
+
     /// What is left to do in the child.
     pub(crate) fn steps(&self, steps: &mut Steps) {
         for (kind, path) in &self.listed {

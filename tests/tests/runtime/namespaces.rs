@@ -1,6 +1,7 @@
 //! `linux.namespaces`, hostname, sysctl.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
 use tests::{NetworkNamespace, require_root};
@@ -142,5 +143,38 @@ fn sysctls_are_set_in_the_containers_namespaces_only() {
         let inside = bundle.say("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni");
         assert_eq!(inside, "79\n4097\n");
         assert_eq!(fs::read_to_string("/proc/sys/kernel/shmmni").unwrap(), before);
+    });
+}
+
+#[test]
+fn network_devices_move_in_with_their_addresses() {
+    require_root!();
+    with_bundle("net-devices", |bundle| {
+        bundle.set("/linux/netDevices", json!({ "nd0": { "name": "inside" } }));
+        let finished = bundle.run("true");
+        let reason = "move the network device nd0 into the container as inside";
+        assert!(
+            finished.code == Some(1) && finished.err.contains(reason),
+            "{finished:?}"
+        );
+        // In a namespace of the test's own, which stands for the host's.
+        NetworkNamespace::new().run(|| {
+            for line in [
+                "link add nd0 type veth",
+                "addr add 10.9.8.7/24 dev nd0",
+                "addr add fd09::7/64 dev nd0",
+                "link set nd0 up",
+            ] {
+                let done = Command::new("/bin/busybox").arg("ip").args(line.split(' ')).status();
+                assert!(done.unwrap().success(), "{line}");
+            }
+            let said = bundle.say("busybox ip addr show dev inside; busybox ip link");
+            for part in ["inside@", "UP", "inet 10.9.8.7/24", "inet6 fd09::7/64"] {
+                assert!(said.contains(part), "no {part}: {said}");
+            }
+            assert!(!said.contains("nd0"), "{said}");
+            let outside = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+            assert!(!outside.contains("nd0:"), "{outside}");
+        });
     });
 }
