@@ -49,6 +49,11 @@ impl Privileges {
         }
     }
 
+    /// Whether it could come back to the host's namespaces: only who has rights outside of every user namespace.
+    pub(crate) fn come_back(self) -> bool {
+        self.devices
+    }
+
     /// The capabilities that a container's process can be given.
     pub(crate) fn available(has_user_namespace: bool) -> Mask {
         // Who enters a user namespace has all of them there (user_namespaces(7)).

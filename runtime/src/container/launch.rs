@@ -17,7 +17,7 @@ use crate::plan::{InitPlan, Terminal};
 use crate::prepare::{Preparation, prepare_namespace};
 use crate::privileges::Privileges;
 use crate::report::{LENGTH, MAPPED, Report, START};
-use crate::step::{Gate, InitStep, Planned};
+use crate::step::{Gate, InitStep, NamespaceFile, Planned};
 use crate::sys::clone::{Child, clone3};
 use crate::sys::fd::duplicate_from;
 use crate::sys::namespace::set_children_pid_namespace;
@@ -80,6 +80,9 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     for namespace in &mut plan.door {
         let action = format!("open the namespace {}", namespace.path.display());
         prepare_namespace(namespace).map_err(|errno| host(&action, errno))?;
+    }
+    if let Some(namespace) = pid_namespace.filter(|_| plan.door.is_empty() && !privileges.come_back()) {
+        plan.door.push(pid_door(namespace)?);
     }
     let cgroup = cgroup.map(Cgroup::open).transpose()?;
     let cgroup = cgroup.as_ref().map(AsFd::as_fd);
@@ -163,6 +166,16 @@ fn in_pid_namespace<T>(
     let made = make();
     join(own.as_fd())?;
     made
+}
+
+/// The same for who could not send its next children home again: somebody else goes there for it.
+fn pid_door(namespace: BorrowedFd<'_>) -> Result<NamespaceFile, CreateError> {
+    let file = namespace.try_clone_to_owned();
+    Ok(NamespaceFile {
+        path: "of the container's process".into(),
+        kind: libc::CLONE_NEWPID,
+        file: Some(file.map_err(|error| host("duplicate the pid namespace", error))?),
+    })
 }
 
 /// Moves the devices while the process does its first steps; it has its network namespace by birth or will join it.

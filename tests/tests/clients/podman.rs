@@ -1,6 +1,8 @@
 //! podman, through conmon.
 
-use std::path::Path;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tests::{Need, Scratch, eventually, require};
@@ -14,37 +16,77 @@ pub(super) const NEEDS: [Need<'_>; 4] = [
     Need::Tool("conmon"),
 ];
 
+/// The user of the VM who has ids to map and no rights.
+const USER: u32 = 1000;
+const HOME: &str = "/home/user";
+
 /// A podman of the test's own: its storage, its images.
 pub(super) struct Podman {
     scratch: Scratch,
     pub(super) image: String,
+    /// Whether it belongs to [`USER`].
+    is_rootless: bool,
 }
 
 impl Podman {
     pub(super) fn new(name: &str) -> Self {
+        Self::of(Scratch::new(name), false)
+    }
+
+    /// One of [`USER`]'s, in directories of theirs.
+    fn rootless(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        for dir in [HOME.into(), scratch.path("user"), scratch.path("user/runtime")] {
+            std::fs::create_dir_all(&dir).unwrap();
+            chown(&dir, Some(USER), Some(USER)).unwrap();
+        }
+        Self::of(scratch, true)
+    }
+
+    fn of(scratch: Scratch, is_rootless: bool) -> Self {
         let mut podman = Self {
-            scratch: Scratch::new(name),
+            scratch,
             image: String::new(),
+            is_rootless,
         };
         let layout = image(&podman.scratch);
         podman.image = podman.ok(&["pull", "--quiet", &format!("oci:{}", layout.display())]);
         podman
     }
 
+    fn dir(&self) -> PathBuf {
+        self.scratch.path(if self.is_rootless { "user" } else { "" })
+    }
+
+    /// Where the runtime keeps its state.
+    fn state(&self) -> PathBuf {
+        if self.is_rootless {
+            self.dir().join("runtime/orlop-oci")
+        } else {
+            "/run/orlop-oci".into()
+        }
+    }
+
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new("podman");
         for (flag, dir) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(flag).arg(self.scratch.path(dir));
+            command.arg(flag).arg(self.dir().join(dir));
         }
         command.arg("--runtime").arg(runtime());
+        // As nobody in particular an overlay of a filesystem in memory takes a newer kernel.
+        let driver = if self.is_rootless { "vfs" } else { "overlay" };
         command.args([
             "--cgroup-manager",
             "cgroupfs",
             "--storage-driver",
-            "overlay",
+            driver,
             "--events-backend",
             "none",
         ]);
+        if self.is_rootless {
+            command.uid(USER).gid(USER).current_dir(HOME).env("HOME", HOME);
+            command.env("XDG_RUNTIME_DIR", self.dir().join("runtime"));
+        }
         command
     }
 
@@ -74,11 +116,12 @@ impl Podman {
     /// Removes what is left; the runtime must have nothing left by then.
     pub(super) fn finish(self) {
         self.ok(&["rm", "--all", "--force", "--time", "0"]);
-        assert!(
-            !has_state(Path::new("/run/orlop-oci")),
-            "a container's state was left behind"
-        );
+        assert!(!has_state(&self.state()), "a container's state was left behind");
         self.ok(&["rmi", "--all", "--force"]);
+        if self.is_rootless {
+            // The process that holds its user namespace ends with it.
+            self.ok(&["system", "migrate"]);
+        }
     }
 }
 
@@ -161,5 +204,28 @@ fn its_health_is_checked() {
     );
     podman.ok(&["exec", "c", "touch", "/healthy"]);
     podman.ok(&["healthcheck", "run", "c"]);
+    podman.finish();
+}
+
+#[test]
+fn who_is_not_root_has_containers_too() {
+    require!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], Need::Tool("newuidmap"));
+    let podman = Podman::rootless("podman-rootless");
+    let script =
+        "id -u; grep -c . /proc/self/uid_map; touch /etc/mine && echo writable; cat /proc/self/uid_map | tr -s ' '";
+    assert_eq!(
+        podman.run(&[], script).ok(),
+        "0\n2\nwritable\n 0 1000 1\n 1 100000 65536"
+    );
+    assert_eq!(podman.run(&["--user=33", "--read-only"], "id -u; exit 7").code, Some(7));
+    podman.start("c", &[], "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done");
+    eventually(PATIENCE, "it is up", || podman.ok(&["logs", "c"]) == "up");
+    assert_eq!(podman.ok(&["exec", "--user", "33", "c", "id", "-u"]), "33");
+    assert_eq!(podman.ok(&["exec", "--tty", "c", "tty"]), "/dev/pts/0");
+    podman.ok(&["stop", "c"]);
+    assert_eq!(podman.status("c"), "exited 5");
+    podman.ok(&["start", "c"]);
+    podman.ok(&["kill", "--signal", "KILL", "c"]);
+    eventually(PATIENCE, "it is killed", || podman.status("c") == "exited 137");
     podman.finish();
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -26,6 +27,8 @@ pub(crate) fn mount_all() -> anyhow::Result<()> {
     for dir in ["/var/lib", "/var/log", "/var/tmp", "/run/netns"] {
         std::fs::create_dir_all(dir).with_context(|| format!("make {dir}"))?;
     }
+    let everybody = std::fs::Permissions::from_mode(0o1777);
+    std::fs::set_permissions("/var/tmp", everybody).context("open /var/tmp to everybody")?;
     std::os::unix::fs::symlink("/proc/self/fd", "/dev/fd").context("link /dev/fd")
 }
 
