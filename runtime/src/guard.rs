@@ -37,6 +37,8 @@ pub enum Guard {
     TerminalOfMaster,
     /// The name of a container is no path.
     PlainNames,
+    /// Nothing is allocated between clone and exec, where another thread's lock would be held for ever.
+    QuietChild,
 }
 
 impl Guard {
@@ -65,7 +67,7 @@ mod weak {
     /// Read in the child too, which may not allocate: so a number, and 0 for none.
     pub(super) static OUT: AtomicU32 = AtomicU32::new(0);
 
-    const ALL: [Guard; 14] = [
+    const ALL: [Guard; 15] = [
         Guard::DetachedHost,
         Guard::RealDirectories,
         Guard::ResolvedInside,
@@ -80,6 +82,7 @@ mod weak {
         Guard::ReadOnlyCgroup,
         Guard::TerminalOfMaster,
         Guard::PlainNames,
+        Guard::QuietChild,
     ];
 
     /// Leaves the guard out that has this name, for instance `DetachedHost`, from now on; false when none has it.

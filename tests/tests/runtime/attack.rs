@@ -348,3 +348,12 @@ fn the_name_of_a_container_leads_out_of_the_state_directory() {
         Outcome::broken_if(!outside.exists())
     });
 }
+
+/// No attack, but proven in the same way: the allocator of test builds ends a process that allocates before its exec.
+#[test]
+fn memory_is_allocated_between_clone_and_exec() {
+    prove("QuietChild", |bundle| {
+        let finished = bundle.run("true");
+        Outcome::broken_if(finished.err.contains("memory was allocated between clone and exec"))
+    });
+}
