@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 /// How many without `ORLOP_CASES`.
-const FEW: usize = 5_000;
+const FEW: usize = 2_000;
 
 /// Shows `answer` the changed files of the directory `corpus`. When it panics, the input is printed.
 pub(crate) fn inputs(corpus: &str, mut answer: impl FnMut(&[u8])) {
