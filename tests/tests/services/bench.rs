@@ -17,6 +17,8 @@ use super::server::tcp;
 
 /// Asks for the figures; its value is the numbers of Services, for instance `10,10000`.
 const ASKED: &str = "ORLOP_BENCH";
+/// With more Services nftables takes minutes.
+const NFT_MOST: u32 = 10_000;
 const ROUNDS: usize = 7;
 const CONNECTS: usize = 400;
 const BACKENDS: u8 = 3;
@@ -48,11 +50,55 @@ fn measure(size: u32) {
     let ours_whole = node.set_many(&addresses, PORT, BACKENDS);
     let ours_one = median((0..15).map(|round| node.set_one(addresses.len() - 1, PORT, 2 + round % 2)));
 
+    let nft_times = (size <= NFT_MOST).then(|| nft_times(&nft, size));
+
+    let mut clients = [
+        direct.run(Client::start_outside),
+        node.client(),
+        nft.run(Client::start_outside),
+    ];
+    let targets = [format!("10.0.0.1:{PORT}"), format!("{last}:80"), format!("{last}:80")];
+    let mut times: [Vec<(u128, u128)>; 3] = Default::default();
+    let ways = if nft_times.is_some() { 3 } else { 2 };
+    for round in 0..ROUNDS {
+        for turn in 0..ways {
+            let who = (round + turn) % ways;
+            let answer = clients[who].ask(&format!("connects {} {CONNECTS}", targets[who]));
+            let (half, most) = answer.split_once(' ').unwrap();
+            times[who].push((half.parse().unwrap(), most.parse().unwrap()));
+        }
+    }
+    let [direct, ours, nft] = times.map(|times| {
+        let pick = |one: fn(&(u128, u128)) -> u128| {
+            let mut all: Vec<u128> = times.iter().map(one).collect();
+            all.sort_unstable();
+            all.get(all.len() / 2).copied()
+        };
+        [pick(|times| times.0), pick(|times| times.1)]
+    });
+    for (place, what) in ["connect p50", "connect p99"].into_iter().enumerate() {
+        let peers = [("direct", direct[place]), ("nft", nft[place])];
+        figure(size, what, "us", ours[place].unwrap(), &peers);
+    }
+    let (nft_whole, nft_one) = nft_times.map(|(whole, one)| (whole.as_nanos(), one.as_nanos())).unzip();
+    figure(
+        size,
+        "all programmed",
+        "ms",
+        ours_whole.as_nanos(),
+        &[("nft", nft_whole)],
+    );
+    let what = "one endpoint more or less";
+    figure(size, what, "ms", ours_one.as_nanos(), &[("nft", nft_one)]);
+}
+
+/// How long nftables takes for all rules, and for one endpoint more or less.
+fn nft_times(nft: &NetworkNamespace, size: u32) -> (Duration, Duration) {
     let rules = rules(size);
     let start = Instant::now();
-    load(&nft, &rules);
-    let nft_whole = start.elapsed();
-    let nft_one = median((0..5_u8).map(|round| {
+    load(nft, &rules);
+    let whole = start.elapsed();
+    let one = median((0..5_u8).map(|round| {
         let chain = format!("service-{}", size - 1);
         let ends: Vec<String> = (0..2 + round % 2)
             .map(|end| format!("{end} : goto endpoint-{}-{end}", size - 1))
@@ -63,71 +109,23 @@ fn measure(size: u32) {
             ends.join(", ")
         );
         let start = Instant::now();
-        load(&nft, &text);
+        load(nft, &text);
         start.elapsed()
     }));
-
-    let mut clients = [
-        direct.run(Client::start_outside),
-        node.client(),
-        nft.run(Client::start_outside),
-    ];
-    let targets = [format!("10.0.0.1:{PORT}"), format!("{last}:80"), format!("{last}:80")];
-    let mut times: [Vec<(u128, u128)>; 3] = Default::default();
-    for round in 0..ROUNDS {
-        for turn in 0..3 {
-            let who = (round + turn) % 3;
-            let answer = clients[who].ask(&format!("connects {} {CONNECTS}", targets[who]));
-            let (half, most) = answer.split_once(' ').unwrap();
-            times[who].push((half.parse().unwrap(), most.parse().unwrap()));
-        }
-    }
-    let [direct, ours, nft] = times.map(|times| {
-        let pick = |one: fn(&(u128, u128)) -> u128| {
-            let mut all: Vec<u128> = times.iter().map(one).collect();
-            all.sort_unstable();
-            all[all.len() / 2]
-        };
-        (pick(|times| times.0), pick(|times| times.1))
-    });
-    figure(
-        size,
-        "connect p50",
-        "us",
-        ours.0,
-        &[("direct", direct.0), ("nft", nft.0)],
-    );
-    figure(
-        size,
-        "connect p99",
-        "us",
-        ours.1,
-        &[("direct", direct.1), ("nft", nft.1)],
-    );
-    figure(
-        size,
-        "all programmed",
-        "ms",
-        ours_whole.as_nanos(),
-        &[("nft", nft_whole.as_nanos())],
-    );
-    figure(
-        size,
-        "one endpoint more or less",
-        "ms",
-        ours_one.as_nanos(),
-        &[("nft", nft_one.as_nanos())],
-    );
+    (whole, one)
 }
 
-/// One line of JSON for each peer.
-fn figure(size: u32, what: &str, unit: &str, ours: u128, peers: &[(&str, u128)]) {
-    for (peer, theirs) in peers {
-        println!(
-            "{}",
-            serde_json::json!({"figure": format!("{what}, {size} Services"), "unit": unit, "ours_ns": ours, "peer": peer, "peer_ns": theirs})
-        );
+/// One line of JSON for each peer; one without where nobody is measured beside us.
+fn figure(size: u32, what: &str, unit: &str, ours: u128, peers: &[(&str, Option<u128>)]) {
+    let what = format!("{what}, {size} Services");
+    let measured = peers.iter().filter_map(|(peer, theirs)| Some((*peer, (*theirs)?)));
+    let lines: Vec<_> = measured
+        .map(|(peer, theirs)| serde_json::json!({"figure": what, "unit": unit, "ours_ns": ours, "peer": peer, "peer_ns": theirs}))
+        .collect();
+    if lines.is_empty() {
+        println!("{}", serde_json::json!({"figure": what, "unit": unit, "ours_ns": ours}));
     }
+    lines.iter().for_each(|line| println!("{line}"));
 }
 
 fn median(times: impl Iterator<Item = Duration>) -> Duration {

@@ -30,13 +30,17 @@ fn row(area: &'static str, figure: &Value, goal: impl Fn(&str, &str) -> Option<f
         _ => ("ms", 1e6),
     };
     let case = figure["figure"].as_str().unwrap_or_default();
-    let peer = figure["peer"].as_str().unwrap_or_default();
+    let peer = match figure["peer"].as_str() {
+        Some(name) => Some((name.to_owned(), number("peer_ns")? / scale)),
+        // Too slow to be measured beside us.
+        None => None,
+    };
     Ok(Row {
         area,
         case: case.to_owned(),
         ours: number("ours_ns")? / scale,
-        peer: Some((peer.to_owned(), number("peer_ns")? / scale)),
+        goal: peer.as_ref().and_then(|(peer, _)| goal(case, peer)),
+        peer,
         unit,
-        goal: goal(case, peer),
     })
 }

@@ -12,7 +12,7 @@ use super::{MICROSECOND, Row, figures, interleave, node};
 const ROUNDS: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(5);
 /// Numbers of Services.
-const SIZES: &str = "10,10000";
+const SIZES: &str = "10,1000,10000,50000";
 
 /// Measures from this machine to the demo's web server, then beside nftables in namespaces.
 pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
