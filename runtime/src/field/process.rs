@@ -52,9 +52,12 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
         candidates: program.candidates.clone(),
     };
     let mut find = (!around.manner.finds_program_late).then_some(find);
+    let preserved = around.manner.preserved_fds;
+    let mut close = Some(InitStep::CloseDescriptors { preserved });
     if let Some(filter) = filter.take_if(|_| !no_new_privileges) {
-        // The filter need not allow what looking takes.
+        // The filter need not allow what looking and closing take: close_range(2) is younger than many profiles.
         steps.extend("process.args", find.take());
+        steps.extend("process", close.take());
         steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));
     }
     let unenforced = give_privileges_up(process, around, steps)?;
@@ -70,8 +73,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
         // While somebody is there to hand the listener over: not only when the container is started.
         steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));
     }
-    let preserved = around.manner.preserved_fds;
-    steps.push("process", InitStep::CloseDescriptors { preserved });
+    steps.extend("process", close);
     steps.push("process", InitStep::WaitForStart { gate: None });
     if let Some(filter) = filter {
         steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));

@@ -364,11 +364,11 @@ fn privileges_go_in_an_order_that_lets_each_step_work() {
             false,
             [
                 "change to the directory /",
+                "close inherited descriptors",
                 "install the seccomp filter",
                 "limit the capability bounding set",
                 "become user 0:0",
                 "set capabilities",
-                "close inherited descriptors",
                 "wait for the start",
                 "exec \"sh\"",
             ]

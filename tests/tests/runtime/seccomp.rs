@@ -15,6 +15,30 @@ use tests::{Need, eventually, require, require_root};
 use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
 
 #[test]
+fn a_profile_older_than_the_runtimes_own_calls_is_no_hindrance() {
+    require_root!();
+    with_bundle("seccomp-old", |bundle| {
+        let young = [
+            "close_range",
+            "openat2",
+            "open_tree",
+            "move_mount",
+            "mount_setattr",
+            "fsopen",
+        ];
+        let rules = json!([{ "names": young, "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }]);
+        bundle.set(
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules }),
+        );
+        for no_new_privileges in [true, false] {
+            bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+            assert_eq!(bundle.say("echo ran"), "ran\n");
+        }
+    });
+}
+
+#[test]
 fn a_forbidden_call_fails_with_the_errno_of_the_profile() {
     require_root!();
     with_bundle("seccomp-errno", |bundle| {
