@@ -288,12 +288,15 @@ fn container_facts(
                         .insert(name.clone(), map.object.clone());
                 }
             }
-            let services_now = services.borrow_and_update().clone();
-            // Where Services can't work at all, pods run without them.
-            let is_known = services_now.in_kernel || services_now.problem.is_some();
+            let service_env = {
+                let services = services.borrow_and_update();
+                // Where Services can't work at all, pods run without them.
+                let is_known = services.in_kernel || services.problem.is_some();
+                is_known.then(|| Arc::new(service_env::by_namespace(&services)))
+            };
             let now = Facts {
                 config_maps: Arc::new(config_maps),
-                service_env: is_known.then(|| Arc::new(service_env::by_namespace(&services_now))),
+                service_env,
             };
             publish.send_if_modified(|told| {
                 let is_news = *told != now;
