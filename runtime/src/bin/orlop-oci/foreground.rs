@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use runtime::container::{Exit, Running, Stdio, kill, set_window_size, window_size};
 use runtime::sys::fd::duplicate_from;
 use runtime::sys::wait::reap_others;
@@ -125,15 +125,10 @@ struct OurTerminal {
 
 impl OurTerminal {
     fn lend(master: OwnedFd) -> Result<Self> {
-        // The container's own terminal leaves line ends to ours, and to a pipe as they are; so does runc's.
-        let mut own = tcgetattr(&master).context("look at the container's terminal")?;
-        own.output_flags.remove(OutputFlags::ONLCR);
-        tcsetattr(&master, SetArg::TCSANOW, &own).context("set the container's terminal")?;
         let before = tcgetattr(io::stdin()).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
-            raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).context("set the terminal to raw mode")?;
         }
         let input = duplicate_from(io::stdin().as_fd(), 3).context("duplicate stdin")?;
