@@ -227,7 +227,8 @@ impl PodTask {
             }
             return Acted::Waiting;
         }
-        if self.waits_for_services(&step) {
+        // kubelet fails such a container and tries again; here it waits for the next facts.
+        if step.takes_services(&self.pod) && self.facts.borrow().service_env.is_none() {
             return Acted::Waiting;
         }
         self.tell_step(&step, event::Outcome::Begun);
@@ -235,14 +236,6 @@ impl PodTask {
         let result = self.perform(&step, observed).await;
         tracing::debug!(pod = %self.pod.uid, ?step, took = ?begun.elapsed(), failed = result.is_err(), "step");
         self.settle(&step, begun.elapsed(), result.map(|()| 0))
-    }
-
-    /// Whether the step makes a container whose variables nobody knows yet. They are fixed with the container, so that one
-    /// without them would lack them for ever. kubelet fails such a container and tries again; here it just waits.
-    fn waits_for_services(&self, step: &PodStep) -> bool {
-        matches!(step, PodStep::CreateContainer { .. })
-            && self.pod.enable_service_links
-            && self.facts.borrow().service_env.is_none()
     }
 
     async fn perform(&mut self, step: &PodStep, observed: &ObservedPod) -> Result<(), StepError> {

@@ -14,38 +14,45 @@ const RESPELLED: [(&str, &str); 2] = [
 /// A configuration, a process, resources.
 pub fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(text).or_else(|error| {
-        let respelled = respelled(text).and_then(|text| serde_json::from_slice(&text).ok());
-        respelled.ok_or(error)
+        let completed = completed(text).and_then(|text| serde_json::from_slice(&text).ok());
+        completed.ok_or(error)
     })
 }
 
-/// The same text with the flags of its scheduler as `oci-spec` reads them, and with the user that a process without one
-/// has for everybody else, root; none when nothing differs.
-fn respelled(text: &[u8]) -> Option<Vec<u8>> {
+/// The same text as the crate can read it; none when nothing differs.
+fn completed(text: &[u8]) -> Option<Vec<u8>> {
     let mut config: Value = serde_json::from_slice(text).ok()?;
-    let mut changed = false;
-    let process = match config.get("args") {
-        Some(_) => Some(&mut config),
-        None => config.get_mut("process"),
+    // A process by itself, or the one of a whole configuration.
+    let process = if config.get("args").is_some() || config.get("scheduler").is_some() {
+        &mut config
+    } else {
+        config.get_mut("process")?
     };
-    if let Some(process) = process
-        .and_then(Value::as_object_mut)
-        .filter(|process| !process.contains_key("user"))
-    {
-        process.insert("user".to_owned(), json!({ "uid": 0, "gid": 0 }));
-        changed = true;
-    }
-    for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
-        let flags = config.pointer_mut(pointer).and_then(Value::as_array_mut);
-        for flag in flags.into_iter().flatten() {
-            let spelling = RESPELLED.iter().find(|(name, _)| flag.as_str() == Some(name));
-            if let Some((_, spelling)) = spelling {
-                *flag = (*spelling).into();
-                changed = true;
-            }
+    let gets_user = add_user(process);
+    let gets_flags = respell_flags(process);
+    (gets_user || gets_flags).then(|| config.to_string().into_bytes())
+}
+
+/// A process without a user is root's, as for every other runtime; whether it was without.
+fn add_user(process: &mut Value) -> bool {
+    let process = process.as_object_mut().filter(|process| !process.contains_key("user"));
+    process
+        .map(|process| process.insert("user".to_owned(), json!({ "uid": 0, "gid": 0 })))
+        .is_some()
+}
+
+/// Gives the scheduler's flags the names that the crate has for them; whether there were such.
+fn respell_flags(process: &mut Value) -> bool {
+    let mut changed = false;
+    let flags = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        let spelling = RESPELLED.iter().find(|(name, _)| flag.as_str() == Some(name));
+        if let Some((_, spelling)) = spelling {
+            *flag = (*spelling).into();
+            changed = true;
         }
     }
-    changed.then(|| config.to_string().into_bytes())
+    changed
 }
 
 #[cfg(test)]

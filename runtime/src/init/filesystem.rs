@@ -11,6 +11,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
 use super::copy::copy_directory;
+use super::inside::DIRECTORY;
 use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
 use crate::guard::Guard;
@@ -19,8 +20,6 @@ use crate::sys::mount::{
     Attributes, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick, mount_setattr,
     move_mount, open_tree_clone,
 };
-
-const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 pub(super) fn make_mounts_private() -> nix::Result<()> {
     mount(

@@ -49,8 +49,8 @@ fn open_resolving(root: BorrowedFd<'_>, path: &CStr, flags: OFlag, resolve: Reso
     result
 }
 
-/// How a directory is opened to make something in it.
-pub(super) const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+/// How a directory is opened to find, make or mount something in it.
+pub(super) const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Opens the directory that the last of `prefixes` names, and makes what is missing on the way.
 pub(super) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {

@@ -42,22 +42,26 @@ fn plan_of(spec: Value, terminal: Terminal) -> Result<InitPlan, FieldError> {
     plan_for(spec, terminal, Privileges::all())
 }
 
+fn process_facts(terminal: Terminal, privileges: Privileges) -> ProcessFacts {
+    ProcessFacts {
+        terminal,
+        available: u64::MAX,
+        manner: Manner::default(),
+        privileges,
+        modules: SecurityModules {
+            apparmor: true,
+            selinux: true,
+        },
+        groups: Groups::Set,
+    }
+}
+
 fn plan_for(spec: Value, terminal: Terminal, privileges: Privileges) -> Result<InitPlan, FieldError> {
     let facts = Facts {
         bundle: Path::new("/bundle"),
         rootfs: Rootfs::Directory("/bundle/rootfs".into()),
         cgroup: Some(Path::new("/sys/fs/cgroup/c1")),
-        process: ProcessFacts {
-            terminal,
-            available: u64::MAX,
-            manner: Manner::default(),
-            privileges,
-            modules: SecurityModules {
-                apparmor: true,
-                selinux: true,
-            },
-            groups: Groups::Set,
-        },
+        process: process_facts(terminal, privileges),
     };
     container(&serde_json::from_value(spec).unwrap(), facts)
 }

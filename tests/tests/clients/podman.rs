@@ -177,12 +177,17 @@ fn a_container_is_driven_through_its_life() {
     assert_eq!(podman.status("c"), "paused 0");
     podman.ok(&["unpause", "c"]);
     assert!(podman.ok(&["top", "c", "args"]).contains("sleep 0.1"));
+    stops_starts_and_is_killed(&podman);
+    podman.finish();
+}
+
+/// Of the container `c`, which exits with 5 when it is asked to end.
+fn stops_starts_and_is_killed(podman: &Podman) {
     podman.ok(&["stop", "c"]);
     assert_eq!(podman.status("c"), "exited 5");
     podman.ok(&["start", "c"]);
     podman.ok(&["kill", "--signal", "KILL", "c"]);
     eventually(PATIENCE, "it is killed", || podman.status("c") == "exited 137");
-    podman.finish();
 }
 
 #[test]
@@ -222,10 +227,6 @@ fn who_is_not_root_has_containers_too() {
     eventually(PATIENCE, "it is up", || podman.ok(&["logs", "c"]) == "up");
     assert_eq!(podman.ok(&["exec", "--user", "33", "c", "id", "-u"]), "33");
     assert_eq!(podman.ok(&["exec", "--tty", "c", "tty"]), "/dev/pts/0");
-    podman.ok(&["stop", "c"]);
-    assert_eq!(podman.status("c"), "exited 5");
-    podman.ok(&["start", "c"]);
-    podman.ok(&["kill", "--signal", "KILL", "c"]);
-    eventually(PATIENCE, "it is killed", || podman.status("c") == "exited 137");
+    stops_starts_and_is_killed(&podman);
     podman.finish();
 }

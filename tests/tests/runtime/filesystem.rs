@@ -65,6 +65,16 @@ fn listed_devices_are_made_as_they_are_listed() {
 }
 
 #[test]
+fn a_listed_ptmx_stays_the_link_that_it_is() {
+    require_root!();
+    with_bundle("own-ptmx", |bundle| {
+        let device = json!({ "path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2 });
+        bundle.set("/linux/devices", json!([device]));
+        assert_eq!(bundle.say("readlink /dev/ptmx"), "pts/ptmx\n");
+    });
+}
+
+#[test]
 fn a_bind_mount_shows_the_hosts_directory_with_its_options() {
     require_root!();
     with_bundle("bind", |bundle| {

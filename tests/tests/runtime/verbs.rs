@@ -300,6 +300,28 @@ fn kill_all_reaches_every_process() {
 }
 
 #[test]
+fn what_a_container_without_pids_of_its_own_leaves_behind_is_killed() {
+    require_root!();
+    with_bundle("kill-rest", |bundle| {
+        bundle.set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "uts" }]));
+        bundle.create("sleep 1000 & echo $! > /left");
+        bundle.ok("start", &["c1"]);
+        bundle.becomes("stopped");
+        let left = fs::read_to_string(bundle.rootfs().join("left")).unwrap();
+        let lives = || {
+            let command = fs::read(format!("/proc/{}/cmdline", left.trim())).unwrap_or_default();
+            command.starts_with(b"sleep")
+        };
+        assert!(lives());
+        assert!(bundle.fails("kill", &["c1", "TERM"]).contains("container not running"));
+        bundle.ok("kill", &["c1", "KILL"]);
+        eventually(PATIENCE, "nothing of it is left", || !lives());
+        assert!(bundle.fails("kill", &["c1", "KILL"]).contains("container not running"));
+        bundle.ok("delete", &["c1"]);
+    });
+}
+
+#[test]
 fn processes_are_added_to_a_container_that_waits_or_runs() {
     require_root!();
     with_each("exec-verbs", |bundle, _| {

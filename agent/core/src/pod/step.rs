@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerName, PodCgroup, StopSignal};
+use super::{ContainerName, DesiredPod, PodCgroup, StopSignal};
 
 /// One step for one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +132,12 @@ impl PodStep {
         }
     }
 
+    /// Whether the step fixes variables that tell of Services: those of a container are fixed with it, so that one that is
+    /// made before the Services have addresses would lack them for ever.
+    pub const fn takes_services(&self, pod: &DesiredPod) -> bool {
+        matches!(self, Self::CreateContainer { .. }) && pod.enable_service_links
+    }
+
     /// The kind of this step.
     pub const fn verb(&self) -> StepVerb {
         match self {
@@ -173,6 +179,33 @@ impl PodStep {
             | Self::UnpinNamespaces
             | Self::RemoveCgroup
             | Self::RemovePod => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::sample;
+
+    #[test]
+    fn services_are_waited_for_where_a_container_is_made_that_asks_for_them() {
+        let container = sample::name("a");
+        let create = PodStep::CreateContainer {
+            container: container.clone(),
+            attempt: 0,
+            crashes: 0,
+        };
+        let start = PodStep::StartContainer { container, attempt: 0 };
+        let mut pod = sample::pod();
+        for (step, asked, expected) in [
+            (&create, true, true),
+            (&create, false, false),
+            (&start, true, false),
+            (&PodStep::AttachNetwork, true, false),
+        ] {
+            pod.enable_service_links = asked;
+            assert_eq!(step.takes_services(&pod), expected, "{step:?}, asked: {asked}");
         }
     }
 }

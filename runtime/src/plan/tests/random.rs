@@ -57,21 +57,11 @@ fn random_processes_are_added_or_refused() {
         };
         read += 1;
         for privileges in privileges() {
-            let facts = ProcessFacts {
-                terminal: if process.terminal() == Some(true) {
-                    Terminal::New(None)
-                } else {
-                    Terminal::None
-                },
-                available: u64::MAX,
-                manner: Manner::default(),
-                privileges,
-                modules: SecurityModules {
-                    apparmor: true,
-                    selinux: true,
-                },
-                groups: Groups::Set,
+            let terminal = match process.terminal() {
+                Some(true) => Terminal::New(None),
+                _ => Terminal::None,
             };
+            let facts = process_facts(terminal, privileges);
             let init = File::open("/dev/null").unwrap().into();
             if let Ok(plan) = exec(&spec, &process, init, facts) {
                 planned += 1;
