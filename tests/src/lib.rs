@@ -25,6 +25,7 @@ mod eventually;
 pub mod image;
 mod namespace;
 mod need;
+mod rounds;
 mod scratch;
 
 pub use audit::LeakAudit;
@@ -33,4 +34,5 @@ pub use cgroup::{cgroup_controllers, cgroup_root};
 pub use eventually::{Outcome, eventually, stretched};
 pub use namespace::NetworkNamespace;
 pub use need::{Need, is_met};
+pub use rounds::rounds;
 pub use scratch::Scratch;

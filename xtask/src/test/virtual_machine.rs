@@ -152,6 +152,7 @@ pub(crate) fn environment() -> BTreeMap<&'static str, String> {
         ("ORLOP_NO_SKIP", "1"),
         ("ORLOP_ALONE", "1"),
         ("ORLOP_SLOWNESS", "10"),
+        ("ORLOP_EMULATED", "1"),
         ("RUST_BACKTRACE", "1"),
     ];
     pairs.map(|(name, value)| (name, value.to_owned())).into()
