@@ -35,6 +35,7 @@ mod node;
 mod outside;
 mod server;
 mod stress;
+mod wire;
 
 /// Not a test of its own: the clients' process, see [`client`].
 #[test]

@@ -39,9 +39,9 @@ impl World {
             pod: NetworkNamespace::new(),
             other: NetworkNamespace::new(),
         };
-        world.wire("up0", &world.client, "198.51.100", "2001:db8:51:");
-        world.wire("pod0", &world.pod, "10.244.0", "fd00:244:0:");
-        world.wire("up1", &world.other, "203.0.113", "2001:db8:71:");
+        wire(&world.node, "up0", &world.client, "198.51.100", "2001:db8:51:");
+        wire(&world.node, "pod0", &world.pod, "10.244.0", "fd00:244:0:");
+        wire(&world.node, "up1", &world.other, "203.0.113", "2001:db8:71:");
         for namespace in [&world.client, &world.pod] {
             let (four, six) = if std::ptr::eq(namespace, &world.client) {
                 ("198.51.100.1", "2001:db8:51::1")
@@ -55,25 +55,8 @@ impl World {
         ip(&world.other, "address add fd00:244:1::2/128 dev lo nodad");
         ip(&world.node, "route add 10.244.1.0/24 via 203.0.113.2");
         ip(&world.node, "-6 route add fd00:244:1::/64 via 2001:db8:71::2");
-        shell(
-            &world.node,
-            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
-        );
+        forward(&world.node);
         world
-    }
-
-    /// A link from the node to a namespace, the node's end with the address 1, the other with 2.
-    fn wire(&self, name: &str, to: &NetworkNamespace, four: &str, six: &str) {
-        let path = to.path();
-        ip(
-            &self.node,
-            &format!("link add {name} type veth peer name eth0 netns {}", path.display()),
-        );
-        for (namespace, link, last) in [(&self.node, name, 1), (to, "eth0", 2)] {
-            ip(namespace, &format!("address add {four}.{last}/24 dev {link}"));
-            ip(namespace, &format!("address add {six}:{last}/64 dev {link} nodad"));
-            ip(namespace, &format!("link set {link} up"));
-        }
     }
 
     pub(crate) fn node(&self) -> Node<'_> {
@@ -93,8 +76,30 @@ impl World {
     }
 }
 
+/// A link from the node to a namespace, the node's end with the address 1, the other with 2.
+pub(crate) fn wire(node: &NetworkNamespace, name: &str, to: &NetworkNamespace, four: &str, six: &str) {
+    let path = to.path();
+    ip(
+        node,
+        &format!("link add {name} type veth peer name eth0 netns {}", path.display()),
+    );
+    for (namespace, link, last) in [(node, name, 1), (to, "eth0", 2)] {
+        ip(namespace, &format!("address add {four}.{last}/24 dev {link}"));
+        ip(namespace, &format!("address add {six}:{last}/64 dev {link} nodad"));
+        ip(namespace, &format!("link set {link} up"));
+    }
+}
+
+/// Lets a namespace pass on what is not for itself.
+pub(crate) fn forward(namespace: &NetworkNamespace) {
+    shell(
+        namespace,
+        "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+    );
+}
+
 #[track_caller]
-fn ip(namespace: &NetworkNamespace, arguments: &str) {
+pub(crate) fn ip(namespace: &NetworkNamespace, arguments: &str) {
     shell(namespace, &format!("ip {arguments}"));
 }
 

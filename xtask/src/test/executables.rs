@@ -24,6 +24,10 @@ impl Test {
     pub(crate) fn full_name(&self) -> String {
         format!("{}::{}", self.suite, self.name)
     }
+
+    fn is_of_two(&self) -> bool {
+        self.suite == WIRE || self.name.split("::").next() == Some(WIRE)
+    }
 }
 
 /// Everything that the runs of root tests share.
@@ -33,13 +37,13 @@ pub(crate) struct Executables {
     pub(crate) runner: PathBuf,
     /// Test executables, each once.
     pub(crate) programs: Vec<PathBuf>,
-    /// The tests that the filter leaves, but for that of two machines.
+    /// The tests that the filter leaves, but for those of two machines.
     pub(crate) tests: Vec<Test>,
-    /// The test of two machines on one wire, where the filter leaves it.
-    pub(crate) wire: Option<Test>,
+    /// The tests of two machines on one wire that the filter leaves.
+    pub(crate) wire: Vec<Test>,
 }
 
-/// The suite of the test of two machines.
+/// The suite, or the module of a suite, of tests of two machines.
 const WIRE: &str = "wire";
 
 impl Executables {
@@ -52,8 +56,7 @@ impl Executables {
             tests.extend(list(suite, program)?);
         }
         tests.retain(|test| filter.is_none_or(|text| test.full_name().contains(text)));
-        let (wire, tests): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.suite == WIRE);
-        let wire = wire.into_iter().next();
+        let (wire, tests): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_of_two);
         let programs = built.into_iter().map(|(_, program)| program);
         let programs = programs
             .filter(|program| tests.iter().chain(&wire).any(|test| test.program == *program))
