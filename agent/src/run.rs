@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::pod::DesiredPod;
+use agent_core::service::shelf::Shelf;
 use agent_core::service::{AddressRange, ServicesStatus};
 use anyhow::{Context, bail};
 use cni::pod_network;
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,12 +28,13 @@ use crate::node::Node;
 use crate::paths::PodPaths;
 use crate::pod_task::Facts;
 use crate::server::{self, Api};
+use crate::service_env::Variables;
 use crate::services::node::{Cookies, facts as facts_of_node, uplinks};
 use crate::services::report::Reporter;
 use crate::services::{self, ServiceFacts, ServicesConfig};
-use crate::sources::wanted::{Key, Sourced};
+use crate::sources::wanted::{Key, Sourced, Wanted, key};
 use crate::sources::{self, WantedReceiver};
-use crate::{pods, service_env, status};
+use crate::{pods, status};
 
 /// Threads that poll tasks; what blocks runs on others.
 const WORKERS: usize = 2;
@@ -217,15 +221,21 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
             tracing::warn!("not every pod of the agent before could be looked at");
         }
         let mut cookies = Cookies::default();
-        let (mut services, mut slices) = (BTreeMap::new(), BTreeMap::new());
+        let (mut services, mut slices) = (Shelf::default(), Shelf::default());
+        let mut wanted_before: Option<Arc<Wanted>> = None;
         loop {
             let wanted_now = wanted.borrow_and_update().clone();
             let shown = pods.borrow_and_update().clone();
             cookies.retain(|pod| shown.contains_key(pod));
             if let Some(wanted) = wanted_now {
+                if !wanted_before.is_some_and(|before| Arc::ptr_eq(&before, &wanted)) {
+                    follow(&mut services, &wanted.services);
+                    follow(&mut slices, &wanted.slices);
+                }
+                wanted_before = Some(Arc::clone(&wanted));
                 let now = ServiceFacts {
-                    services: kept(&mut services, &wanted.services),
-                    slices: kept(&mut slices, &wanted.slices),
+                    services: services.clone(),
+                    slices: slices.clone(),
                     pods: status::ready_pods(&shown, |pod| pod_network_of(&node, pod, &mut cookies)),
                     node: facts_of_node(&node),
                 };
@@ -245,15 +255,17 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
     facts
 }
 
-/// The objects; those that are as they were are the same allocation as they were.
-fn kept<T: Clone + PartialEq>(before: &mut BTreeMap<Key, Arc<T>>, now: &BTreeMap<Key, Sourced<T>>) -> Vec<Arc<T>> {
-    let kept = now.iter().map(|(key, sourced)| {
-        let same = before.get(key).filter(|object| ***object == sourced.object);
-        let object = same.map_or_else(|| Arc::new(sourced.object.clone()), Arc::clone);
-        (key.clone(), object)
-    });
-    *before = kept.collect();
-    before.values().cloned().collect()
+/// Makes a shelf hold what there is now; what is as it was stays the same allocation.
+fn follow<T: Clone + PartialEq + Metadata<Ty = ObjectMeta>>(shelf: &mut Shelf<T>, now: &BTreeMap<Key, Sourced<T>>) {
+    let names = shelf.iter().map(|object| key(object.metadata()));
+    for (namespace, name) in names.filter(|name| !now.contains_key(name)).collect::<Vec<_>>() {
+        shelf.remove(&namespace, &name);
+    }
+    for ((namespace, name), sourced) in now {
+        if shelf.get(namespace, name).is_none_or(|known| **known != sourced.object) {
+            shelf.put(Arc::new(sourced.object.clone()));
+        }
+    }
 }
 
 /// Pods in the host's network have none of their own.
@@ -278,6 +290,7 @@ fn container_facts(
 ) -> watch::Receiver<Facts> {
     let (publish, facts) = watch::channel(Facts::default());
     tokio::spawn(async move {
+        let mut variables = Variables::default();
         loop {
             let mut config_maps: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
             if let Some(wanted) = wanted.borrow_and_update().as_deref() {
@@ -288,24 +301,21 @@ fn container_facts(
                         .insert(name.clone(), map.object.clone());
                 }
             }
-            let service_env = {
-                let services = services.borrow_and_update();
-                // Where Services can't work at all, pods run without them.
-                let is_known = services.in_kernel || services.problem.is_some();
-                is_known.then(|| Arc::new(service_env::by_namespace(&services)))
-            };
+            variables.follow(&services.borrow_and_update());
             let now = Facts {
                 config_maps: Arc::new(config_maps),
-                service_env,
+                service_env: variables.told.clone(),
             };
             publish.send_if_modified(|told| {
                 let is_news = *told != now;
                 *told = now;
                 is_news
             });
+            // Endpoints that come and go, a thousand times a second maybe, are no news to containers.
+            let other_services = services.wait_for(|services| !variables.are_of(services));
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
-                changed = services.changed() => if changed.is_err() { return },
+                changed = other_services => if changed.is_err() { return },
             }
         }
     });

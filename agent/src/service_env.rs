@@ -3,11 +3,39 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use agent_core::service::{PortStatus, ServiceStatus, ServicesStatus};
 
 /// Names and values, by namespace.
 pub type ServiceVariables = BTreeMap<String, Vec<(String, String)>>;
+
+/// The variables of the Services as they were told last.
+#[derive(Debug, Default)]
+pub struct Variables {
+    /// None until Services are known. Where they can't work at all, pods run without them.
+    pub told: Option<Arc<ServiceVariables>>,
+    faces: u64,
+}
+
+impl Variables {
+    /// Takes over what is known of the Services.
+    pub fn follow(&mut self, services: &ServicesStatus) {
+        if !self.are_of(services) {
+            self.told = is_known(services).then(|| Arc::new(by_namespace(services)));
+            self.faces = services.faces;
+        }
+    }
+
+    /// Whether they say what these Services are; endpoints are no part of it.
+    pub fn are_of(&self, services: &ServicesStatus) -> bool {
+        self.told.is_some() == is_known(services) && self.faces == services.faces
+    }
+}
+
+fn is_known(services: &ServicesStatus) -> bool {
+    services.in_kernel || services.problem.is_some()
+}
 
 /// The variables by namespace.
 pub fn by_namespace(services: &ServicesStatus) -> ServiceVariables {

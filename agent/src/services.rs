@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_core::service::address::{Addresses, Assignment, assign};
+use agent_core::service::address::{Addresses, Desk, is_allocated};
 use agent_core::service::catalog::{Affected, Catalog, Objects};
 use agent_core::service::diff::diff;
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
 use agent_core::service::metrics::{Scrape, without_local};
+use agent_core::service::shelf::Shelf;
 use agent_core::service::table::{Change, NodeFacts, ServiceTable};
 use agent_core::service::{AddressRange, ReadyPod, ServiceName, ServicePort, ServiceStatus, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
@@ -37,6 +38,7 @@ pub use crate::hands::maps::remove_all;
 use detail::{PortDetail, Trace};
 
 pub use node::{BindAddress, NodePortAddresses, ServiceFlags};
+use record::Record;
 pub use record::RecordError;
 
 /// How often the flows from outside are looked through for those that are over.
@@ -51,9 +53,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub struct ServiceFacts {
     /// All Services, as given; cluster addresses that they lack are allocated here. One that is the same allocation as
     /// before is not looked at again.
-    pub services: Vec<Arc<Service>>,
+    pub services: Shelf<Service>,
     /// All EndpointSlices, as given; the same holds for them.
-    pub slices: Vec<Arc<EndpointSlice>>,
+    pub slices: Shelf<EndpointSlice>,
     /// All pods of this node that have an address.
     pub pods: Vec<ReadyPod>,
     /// The node itself.
@@ -165,12 +167,10 @@ fn publish(status: &watch::Sender<ServicesStatus>, news: News, took: Duration) {
         status.problem = None;
         if news.is_whole {
             status.services.clear();
+            status.faces += 1;
         }
         for (name, service) in news.services {
-            match service {
-                Some(service) => drop(status.services.insert(name, service)),
-                None => drop(status.services.remove(&name)),
-            }
+            status.tell(name, service);
         }
     });
 }
@@ -277,15 +277,14 @@ fn reply<T>(asker: oneshot::Sender<T>, answer: Result<T, UpdateError>) {
 
 /// The maps together with what is known of them.
 struct Keeper {
-    config: ServicesConfig,
     maps: KernelMaps,
     have: Image,
     ledger: Ledger,
     /// What was known at the last update, and what follows from it.
     known: Arc<ServiceFacts>,
     catalog: Catalog,
-    addresses: Addresses,
-    assignment: Assignment,
+    desk: Desk,
+    record: Record,
     table: ServiceTable,
     /// Whether the maps hold exactly what the table says.
     is_exact: bool,
@@ -307,7 +306,8 @@ impl Keeper {
         let maps = KernelMaps::open(&config.bpf_dir, &config.cgroup, &config.uplinks)?;
         let have = maps.dump()?;
         let ledger = Ledger::restore(&have, maps.capacity());
-        let addresses = record::read(&config.record).unwrap_or_else(|error| {
+        let (record, addresses) = Record::open(&config.record);
+        let addresses = addresses.unwrap_or_else(|error| {
             let error = format!("{:#}", anyhow::Error::from(error));
             tracing::warn!(
                 error,
@@ -316,14 +316,13 @@ impl Keeper {
             Addresses::new()
         });
         Ok(Self {
-            config,
             maps,
             have,
             ledger,
             known: Arc::default(),
             catalog: Catalog::default(),
-            addresses,
-            assignment: Assignment::default(),
+            desk: Desk::new(config.ranges, addresses),
+            record,
             table: ServiceTable::default(),
             is_exact: false,
             start: Instant::now(),
@@ -336,13 +335,13 @@ impl Keeper {
         let known = std::mem::replace(&mut self.known, Arc::clone(facts));
         let Affected { mut names, services } = self.catalog.update(known.objects(), facts.objects());
         let is_whole = !self.is_exact || known.node != facts.node;
-        if services || is_whole {
-            names.extend(self.assign()?);
-        }
+        names.extend(self.assign(&services)?);
         if is_whole {
             names.extend(self.catalog.names().chain(self.table.services.keys()).cloned());
         }
-        let change = self.table.update(names, &self.catalog, &self.assignment, &facts.node);
+        let change = self
+            .table
+            .update(names, &self.catalog, self.desk.assignment(), &facts.node);
         let problems = if is_whole {
             self.write_all(facts)?
         } else {
@@ -370,15 +369,15 @@ impl Keeper {
         })
     }
 
-    /// Gives the Services their addresses; comes back with those that get others, or are told another problem.
-    fn assign(&mut self) -> Result<Vec<ServiceName>, UpdateError> {
-        let assignment = assign(self.catalog.services(), &self.config.ranges, &self.addresses);
-        if assignment.addresses != self.addresses {
-            record::write(&self.config.record, &assignment.addresses)?;
-            self.addresses = assignment.addresses.clone();
+    /// Gives Services that have changed their addresses; comes back with those that get others, or are told another problem.
+    fn assign(&mut self, changed: &BTreeSet<ServiceName>) -> Result<BTreeSet<ServiceName>, UpdateError> {
+        let others = self.desk.update(changed, |name| self.catalog.service(name));
+        if !others.is_empty() {
+            let spec = |name| self.catalog.service(name)?.spec.as_ref();
+            // An address that the object names itself is found there again.
+            let lasting = others.iter().filter_map(spec).any(is_allocated);
+            self.record.write(&others, &self.desk.assignment().addresses, lasting)?;
         }
-        let others = assignment.others(&self.assignment);
-        self.assignment = assignment;
         Ok(others)
     }
 

@@ -9,6 +9,7 @@ use agent_core::service::address::assign;
 use agent_core::service::catalog::Objects;
 use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
+use agent_core::service::shelf::Shelf;
 use agent_core::service::table::{NodeFacts, Scope, table};
 use agent_core::service::{AddressRange, Counters};
 
@@ -42,11 +43,11 @@ impl Bench {
             ..NodeFacts::default()
         };
         facts.place.node = "here".into();
-        let (mut services, mut slices) = (Vec::new(), Vec::new());
+        let (mut services, mut slices) = (Shelf::default(), Shelf::default());
         for object in agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap() {
             match object {
-                Object::Service(service) => services.push(Arc::new(*service)),
-                Object::EndpointSlice(slice) => slices.push(Arc::new(*slice)),
+                Object::Service(service) => services.put(Arc::new(*service)),
+                Object::EndpointSlice(slice) => slices.put(Arc::new(*slice)),
                 Object::Pod(_) | Object::ConfigMap(_) => panic!("neither is needed"),
             }
         }

@@ -11,6 +11,7 @@ use agent::services::detail::PortDetail;
 use agent::services::report::Reporter;
 use agent::services::{BindAddress, Query, ServiceFacts, ServicesConfig, run};
 use agent_core::manifest::Object;
+use agent_core::service::shelf::Shelf;
 use agent_core::service::table::NodeFacts;
 use agent_core::service::topology::Place;
 use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServicesStatus};
@@ -143,7 +144,7 @@ impl<'a> Node<'a> {
     #[track_caller]
     pub(crate) fn set(&mut self, service: &str, backends: &[&Backend]) {
         let pods = backends.iter().map(|backend| pod(backend)).collect();
-        self.facts.services = vec![Arc::new(web(service))];
+        self.facts.services = [Arc::new(web(service))].into_iter().collect();
         self.facts.pods = pods;
         self.send();
     }
@@ -158,11 +159,11 @@ impl<'a> Node<'a> {
     #[track_caller]
     pub(crate) fn apply_with(&mut self, manifests: &str, backends: &[&Backend], edit: impl FnOnce(&mut ServiceFacts)) {
         let objects = agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap();
-        self.facts.services.clear();
+        self.facts.services = Shelf::default();
         for object in objects {
             match object {
-                Object::Service(service) => self.facts.services.push(Arc::new(*service)),
-                Object::EndpointSlice(slice) => self.facts.slices.push(Arc::new(*slice)),
+                Object::Service(service) => self.facts.services.put(Arc::new(*service)),
+                Object::EndpointSlice(slice) => self.facts.slices.put(Arc::new(*slice)),
                 Object::Pod(_) | Object::ConfigMap(_) => panic!("a pod is given as a backend"),
             }
         }
@@ -188,7 +189,7 @@ impl<'a> Node<'a> {
 
     /// Gives one Service of many so many endpoints.
     pub(crate) fn set_one(&mut self, number: usize, port: u16, endpoints: u8) -> Duration {
-        self.facts.slices[number] = slice(number, port, endpoints);
+        self.facts.slices.put(slice(number, port, endpoints));
         self.send_timed()
     }
 
@@ -215,7 +216,7 @@ impl<'a> Node<'a> {
     /// Takes all Services away.
     #[track_caller]
     pub(crate) fn clear(&mut self) {
-        self.facts.services.clear();
+        self.facts.services = Shelf::default();
         self.send();
     }
 

@@ -146,7 +146,9 @@ fn slices(backends: &[&Backend]) -> Vec<Arc<EndpointSlice>> {
 
 #[track_caller]
 pub(crate) fn set(node: &mut Node<'_>, manifest: &str, backends: &[&Backend]) {
-    node.apply_with(manifest, &[], |facts| facts.slices = slices(backends));
+    node.apply_with(manifest, &[], |facts| {
+        facts.slices = slices(backends).into_iter().collect()
+    });
 }
 
 macro_rules! world {

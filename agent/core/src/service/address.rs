@@ -23,17 +23,6 @@ pub struct Assignment {
     pub problems: BTreeMap<ServiceName, Vec<String>>,
 }
 
-impl Assignment {
-    /// The Services that have other addresses or problems than in another assignment.
-    pub fn others(&self, than: &Assignment) -> Vec<ServiceName> {
-        let of =
-            |one: &Assignment, name: &ServiceName| (one.addresses.get(name).cloned(), one.problems.get(name).cloned());
-        let all = [self, than].into_iter();
-        let names = all.flat_map(|one| one.addresses.keys().chain(one.problems.keys()));
-        names.filter(|name| of(self, name) != of(than, name)).cloned().collect()
-    }
-}
-
 /// Gives every Service its addresses. What `previous` gave stays as long as it fits; a Service that asks for an address
 /// gets that one or none, and who had it before goes first.
 pub fn assign<'a>(
@@ -41,30 +30,12 @@ pub fn assign<'a>(
     ranges: &[AddressRange],
     previous: &Addresses,
 ) -> Assignment {
-    let mut desk = Desk {
-        ranges,
-        owners: BTreeMap::new(),
-        assignment: Assignment::default(),
-    };
-    let mut waiting: BTreeMap<ServiceName, &ServiceSpec> = services
+    let services: BTreeMap<ServiceName, &Service> = services
         .into_iter()
-        .filter_map(|service| Some((ServiceName::of(service), service.spec.as_ref()?)))
-        .filter(|(_, spec)| has_cluster_address(spec))
+        .map(|service| (ServiceName::of(service), service))
         .collect();
-    for keeps_its_own in [true, false] {
-        waiting.retain(|name, spec| {
-            let before = previous.get(name).map_or(&[][..], Vec::as_slice);
-            let keeps = given(spec).iter().all(|address| before.contains(address)) && !before.is_empty();
-            let now = keeps || !keeps_its_own && !given(spec).is_empty();
-            if now {
-                desk.serve(name, spec, before);
-            }
-            !now
-        });
-    }
-    for (name, spec) in waiting {
-        desk.serve(&name, spec, &[]);
-    }
+    let mut desk = Desk::new(ranges.to_vec(), previous.clone());
+    desk.update(services.keys(), |name| services.get(name).copied());
     desk.assignment
 }
 
@@ -74,13 +45,129 @@ pub fn has_cluster_address(spec: &ServiceSpec) -> bool {
     !headless && spec.type_.as_deref() != Some("ExternalName")
 }
 
-struct Desk<'a> {
-    ranges: &'a [AddressRange],
-    owners: BTreeMap<IpAddr, ServiceName>,
-    assignment: Assignment,
+/// Whether it is left to the node which address the Service gets.
+pub fn is_allocated(spec: &ServiceSpec) -> bool {
+    has_cluster_address(spec) && given(spec).is_empty()
 }
 
-impl Desk<'_> {
+/// Where Services come for their addresses, one after the other as they change.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    ranges: Vec<AddressRange>,
+    owners: BTreeMap<IpAddr, ServiceName>,
+    assignment: Assignment,
+    /// From before the first update.
+    remembered: Addresses,
+}
+
+/// A Service that is to be served, and what it had.
+struct Customer<'a> {
+    spec: Option<&'a ServiceSpec>,
+    addresses: Vec<IpAddr>,
+    problems: Vec<String>,
+}
+
+impl Customer<'_> {
+    /// Whether it has what it asks for already.
+    fn keeps(&self, spec: &ServiceSpec) -> bool {
+        let has = |address: &IpAddr| self.addresses.contains(address);
+        !self.addresses.is_empty() && given(spec).iter().all(has)
+    }
+}
+
+impl Desk {
+    /// A desk that has given away nothing yet; `previous` was given before.
+    pub fn new(ranges: Vec<AddressRange>, previous: Addresses) -> Self {
+        Self {
+            ranges,
+            owners: BTreeMap::new(),
+            assignment: Assignment::default(),
+            remembered: previous,
+        }
+    }
+
+    /// What became of everybody's wishes.
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// Serves Services that have changed; comes back with those that have other addresses or problems than before. All
+    /// is then as if every Service had come anew.
+    pub fn update<'a, 'n>(
+        &mut self,
+        changed: impl IntoIterator<Item = &'n ServiceName>,
+        service: impl Fn(&ServiceName) -> Option<&'a Service>,
+    ) -> BTreeSet<ServiceName> {
+        let spec = |name: &ServiceName| service(name)?.spec.as_ref().filter(|spec| has_cluster_address(spec));
+        let mut customers: BTreeMap<ServiceName, Customer<'a>> = BTreeMap::new();
+        for name in changed {
+            customers.insert(name.clone(), self.leave(name, spec(name)));
+        }
+        // What one gives back is what another may have been waiting for.
+        if customers.values().any(|customer| !customer.addresses.is_empty()) {
+            for name in self.assignment.problems.keys().cloned().collect::<Vec<_>>() {
+                let customer = self.leave(&name, spec(&name));
+                customers.insert(name, customer);
+            }
+        }
+        self.remembered.clear();
+        self.serve_all(&customers);
+        let is_other = |(name, customer): &(ServiceName, Customer)| {
+            let addresses = self.assignment.addresses.get(name).map_or(&[][..], Vec::as_slice);
+            let problems = self.assignment.problems.get(name).map_or(&[][..], Vec::as_slice);
+            addresses != customer.addresses || problems != customer.problems
+        };
+        let others = customers.into_iter().filter(is_other);
+        others.map(|(name, _)| name).collect()
+    }
+
+    /// A Service gives back what it has.
+    fn leave<'a>(&mut self, name: &ServiceName, spec: Option<&'a ServiceSpec>) -> Customer<'a> {
+        let known = self.assignment.addresses.remove(name);
+        let addresses = known.or_else(|| self.remembered.remove(name)).unwrap_or_default();
+        for address in &addresses {
+            self.give_back(name, address);
+        }
+        Customer {
+            spec,
+            addresses,
+            problems: self.assignment.problems.remove(name).unwrap_or_default(),
+        }
+    }
+
+    fn give_back(&mut self, name: &ServiceName, address: &IpAddr) {
+        if self.owners.get(address) == Some(name) {
+            self.owners.remove(address);
+        }
+    }
+
+    /// First those that keep what they have, then those that ask for an address, then the others; each by name.
+    fn serve_all(&mut self, customers: &BTreeMap<ServiceName, Customer>) {
+        let present = customers
+            .iter()
+            .filter_map(|(name, customer)| Some((name, customer, customer.spec?)));
+        let (keepers, others): (Vec<_>, Vec<_>) = present.partition(|(_, customer, spec)| customer.keeps(spec));
+        for (name, customer, _) in &keepers {
+            for address in &customer.addresses {
+                self.owners.entry(*address).or_insert_with(|| (*name).clone());
+            }
+        }
+        for (name, customer, spec) in keepers {
+            self.serve(name, spec, &customer.addresses);
+            let kept = self.assignment.addresses.get(name).cloned().unwrap_or_default();
+            for address in customer.addresses.iter().filter(|address| !kept.contains(address)) {
+                self.give_back(name, address);
+            }
+        }
+        let (asking, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, _, spec)| !given(spec).is_empty());
+        for (name, customer, spec) in asking {
+            self.serve(name, spec, &customer.addresses);
+        }
+        for (name, _, spec) in others {
+            self.serve(name, spec, &[]);
+        }
+    }
+
     fn serve(&mut self, name: &ServiceName, spec: &ServiceSpec, before: &[IpAddr]) {
         let asked = given(spec);
         let families: Vec<AddressRange> = self.families(name, spec, &asked);
@@ -165,7 +252,7 @@ impl Desk<'_> {
         let kept = before.iter().copied().filter(|address| usable.contains(*address));
         let address = kept
             .chain(usable.in_order_for(name))
-            .find(|address| !self.owners.contains_key(address));
+            .find(|address| self.owners.get(address).is_none_or(|owner| owner == name));
         match address {
             Some(address) => drop(self.owners.insert(address, name.clone())),
             None => self.problem(name, format!("no address is free in {range}")),
@@ -360,7 +447,54 @@ mod tests {
         assert_eq!(given.problems[&name("c")], ["no address is free in 10.96.0.0/30"]);
     }
 
+    /// What a Service asks for.
+    fn wishes() -> impl Strategy<Value = Service> {
+        let asked = proptest::option::of(1..16_u8);
+        (asked, any::<bool>(), any::<bool>()).prop_map(|(asked, both, headless)| {
+            service("", |spec| {
+                spec.cluster_ip = asked.map(|last| format!("10.96.0.{last}"));
+                spec.ip_family_policy = both.then(|| "PreferDualStack".into());
+                if headless && asked.is_none() {
+                    spec.cluster_ip = Some("None".into());
+                }
+            })
+        })
+    }
+
     proptest! {
+        /// Services that come, change and go one by one have what they would have if all had come at once.
+        #[test]
+        fn a_desk_that_follows_changes_gives_what_all_would_get(
+            turns in proptest::collection::vec(proptest::collection::btree_map(0..24_u8, proptest::option::of(wishes()), 0..4), 1..12)
+        ) {
+            let ranges = [range("10.96.0.0", 28), range("fd00:96::", 124)];
+            let mut desk = Desk::new(ranges.to_vec(), Addresses::new());
+            let mut services: BTreeMap<ServiceName, Service> = BTreeMap::new();
+            for turn in turns {
+                let before = desk.assignment().clone();
+                let mut changed = BTreeSet::new();
+                for (number, wish) in turn {
+                    let name = name(&format!("s{number}"));
+                    changed.insert(name.clone());
+                    match wish {
+                        Some(mut service) => {
+                            service.metadata.name = Some(name.name.clone());
+                            services.insert(name, service);
+                        }
+                        None => drop(services.remove(&name)),
+                    }
+                }
+                let others = desk.update(&changed, |name| services.get(name));
+                let now = desk.assignment();
+                prop_assert_eq!(now, &assign(services.values(), &ranges, &before.addresses));
+                let names = before.addresses.keys().chain(now.addresses.keys());
+                for name in names.filter(|name| !others.contains(name)) {
+                    let has = |one: &Assignment| one.addresses.get(name).cloned().unwrap_or_default();
+                    prop_assert_eq!((has(&before), before.problems.get(name)), (has(now), now.problems.get(name)));
+                }
+            }
+        }
+
         /// Names come and go in any order: no address has two owners, and who stays keeps what they have.
         #[test]
         fn addresses_are_unique_and_stay(rounds in proptest::collection::vec(proptest::collection::btree_set(0..40_u8, 0..30), 1..8)) {

@@ -1,22 +1,23 @@
 //! The objects that Services follow from, by the Service that they are about, and which Services a change of them is about.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::endpoint::{self, Endpoint};
+use super::shelf::{Difference, Shelf};
 use super::topology::Place;
 use super::{Protocol, ReadyPod, ServiceName};
 
 /// All objects. Those that have not changed since are the same allocation as before; others cost more, and are right too.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Objects<'a> {
     /// All Services.
-    pub services: &'a [Arc<Service>],
+    pub services: &'a Shelf<Service>,
     /// All slices.
-    pub slices: &'a [Arc<EndpointSlice>],
+    pub slices: &'a Shelf<EndpointSlice>,
     /// The node's pods.
     pub pods: &'a [ReadyPod],
 }
@@ -27,34 +28,39 @@ pub struct Catalog {
     services: BTreeMap<ServiceName, Arc<Service>>,
     slices: BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>,
     pods: BTreeMap<String, Vec<ReadyPod>>,
+    /// The Services with a selector, by one of the labels that they select.
+    selecting: BTreeMap<Label, BTreeSet<ServiceName>>,
 }
+
+/// Namespace, key and value.
+type Label = (String, String, String);
 
 /// What a change of the objects is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Affected {
     /// Services that may mean something else than before.
     pub names: BTreeSet<ServiceName>,
-    /// Whether a Service itself is another one, so that addresses may have to be given anew.
-    pub services: bool,
+    /// Those of them that are another object than before, so that addresses may have to be given anew.
+    pub services: BTreeSet<ServiceName>,
 }
 
 impl Catalog {
     /// Takes over a change; `before` is what was taken over last.
     pub fn update(&mut self, before: Objects<'_>, now: Objects<'_>) -> Affected {
-        let mut names = BTreeSet::new();
-        let (gone, new) = differing(before.services, now.services);
-        let services = !gone.is_empty() || !new.is_empty();
+        let mut services = BTreeSet::new();
+        let Difference { gone, new } = before.services.difference(now.services);
         for service in gone {
             let name = ServiceName::of(service);
-            self.services.remove(&name);
-            names.insert(name);
+            self.remove_service(&name);
+            services.insert(name);
         }
         for service in new {
             let name = ServiceName::of(service);
-            self.services.insert(name.clone(), Arc::clone(service));
-            names.insert(name);
+            self.add_service(&name, service);
+            services.insert(name);
         }
-        let (gone, new) = differing(before.slices, now.slices);
+        let mut names = services.clone();
+        let Difference { gone, new } = before.slices.difference(now.slices);
         names.extend(gone.into_iter().filter_map(|slice| self.remove_slice(slice)));
         names.extend(new.into_iter().filter_map(|slice| self.add_slice(slice)));
         names.extend(self.take_pods(before.pods, now.pods));
@@ -94,6 +100,27 @@ impl Catalog {
         named.chain(selected).collect()
     }
 
+    fn add_service(&mut self, name: &ServiceName, service: &Arc<Service>) {
+        self.services.insert(name.clone(), Arc::clone(service));
+        if let Some(label) = selected_label(name, service) {
+            self.selecting.entry(label).or_default().insert(name.clone());
+        }
+    }
+
+    fn remove_service(&mut self, name: &ServiceName) {
+        let label = self
+            .services
+            .remove(name)
+            .and_then(|service| selected_label(name, &service));
+        let Some(label) = label else { return };
+        if let Some(names) = self.selecting.get_mut(&label) {
+            names.remove(name);
+            if names.is_empty() {
+                self.selecting.remove(&label);
+            }
+        }
+    }
+
     fn remove_slice(&mut self, slice: &Arc<EndpointSlice>) -> Option<ServiceName> {
         let name = endpoint::owner(slice)?;
         let slices = self.slices.get_mut(&name)?;
@@ -120,41 +147,35 @@ impl Catalog {
         for pod in now {
             self.pods.entry(pod.namespace.clone()).or_default().push(pod.clone());
         }
-        let missing = |of: &'_ [ReadyPod], from: &[ReadyPod]| {
-            let changed = of.iter().filter(|pod| !from.contains(pod));
-            changed.flat_map(|pod| self.selecting(pod)).collect::<Vec<_>>()
-        };
-        [missing(before, now), missing(now, before)]
-            .concat()
-            .into_iter()
+        let (gone, new) = other_pods(before, now);
+        gone.into_iter()
+            .chain(new)
+            .flat_map(|pod| self.selecting(pod))
             .collect()
     }
 
     fn selecting(&self, pod: &ReadyPod) -> impl Iterator<Item = ServiceName> {
-        let first = ServiceName {
-            namespace: pod.namespace.clone(),
-            name: String::new(),
+        let label = |(key, value): (&String, &String)| (pod.namespace.clone(), key.clone(), value.clone());
+        let names = pod
+            .labels
+            .iter()
+            .filter_map(move |pair| self.selecting.get(&label(pair)));
+        let selects = |name: &&ServiceName| {
+            let spec = self.service(name).and_then(|service| service.spec.as_ref());
+            spec.is_some_and(|spec| endpoint::selects(spec, pod))
         };
-        let namesakes = self.services.range(first..);
-        let namesakes = namesakes.take_while(|(name, _)| name.namespace == pod.namespace);
-        let selects = |service: &Service| service.spec.as_ref().is_some_and(|spec| endpoint::selects(spec, pod));
-        namesakes
-            .filter(move |(_, service)| selects(service))
-            .map(|(name, _)| name.clone())
+        names.flatten().filter(selects).cloned()
     }
 }
 
-/// What each list has and the other has not, by allocation. Most of the time both ends of the lists are the same.
-fn differing<'a, T>(before: &'a [Arc<T>], now: &'a [Arc<T>]) -> (Vec<&'a Arc<T>>, Vec<&'a Arc<T>>) {
-    let same = |(one, other): &(&Arc<T>, &Arc<T>)| Arc::ptr_eq(one, other);
-    let start = before.iter().zip(now).take_while(same).count();
-    let (before, now) = (&before[start..], &now[start..]);
-    let end = before.iter().rev().zip(now.iter().rev()).take_while(same).count();
-    let (before, now) = (&before[..before.len() - end], &now[..now.len() - end]);
-    let set = |list: &[Arc<T>]| list.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
-    let (old, new) = (set(before), set(now));
-    (
-        before.iter().filter(|one| !new.contains(&Arc::as_ptr(one))).collect(),
-        now.iter().filter(|one| !old.contains(&Arc::as_ptr(one))).collect(),
-    )
+/// The pods that one list has and the other has not.
+pub(super) fn other_pods<'a>(before: &'a [ReadyPod], now: &'a [ReadyPod]) -> (Vec<&'a ReadyPod>, Vec<&'a ReadyPod>) {
+    let missing = |of: &'a [ReadyPod], from: &[ReadyPod]| of.iter().filter(|pod| !from.contains(pod)).collect();
+    (missing(before, now), missing(now, before))
+}
+
+/// One of the labels that a pod has to have for a Service to select it.
+fn selected_label(name: &ServiceName, service: &Service) -> Option<Label> {
+    let (key, value) = service.spec.as_ref()?.selector.as_ref()?.first_key_value()?;
+    Some((name.namespace.clone(), key.clone(), value.clone()))
 }

@@ -22,6 +22,7 @@ pub mod ids;
 pub mod image;
 pub mod maglev;
 pub mod metrics;
+pub mod shelf;
 pub mod table;
 pub mod topology;
 
@@ -152,6 +153,9 @@ pub struct ServicesStatus {
     pub progress: health::Progress,
     /// How long that took, and how often it failed.
     pub measures: metrics::Measures,
+    /// Another number whenever a Service comes, goes, or has another address or port than before. What follows from those
+    /// alone need not be looked at when endpoints change.
+    pub faces: u64,
     /// Services by name.
     pub services: BTreeMap<ServiceName, ServiceStatus>,
 }
@@ -169,6 +173,41 @@ pub struct ServiceStatus {
     pub health_check: Option<health::HealthCheck>,
     /// Why it does not work as written, one sentence each: an address in use, a range or a map that is full.
     pub problems: Vec<String>,
+}
+
+impl ServicesStatus {
+    /// Takes over what is said of a Service by now; nothing of one that is gone.
+    pub fn tell(&mut self, name: ServiceName, service: Option<ServiceStatus>) {
+        let faces = [self.services.get(&name), service.as_ref()].map(|status| status.map(ServiceStatus::face));
+        if faces[0] != faces[1] {
+            self.faces += 1;
+        }
+        match service {
+            Some(service) => drop(self.services.insert(name, service)),
+            None => drop(self.services.remove(&name)),
+        }
+    }
+}
+
+impl ServiceStatus {
+    /// Its addresses and ports: what clients know of it.
+    fn face(&self) -> Face<'_> {
+        let ports = self.ports.iter();
+        Face {
+            addresses: [&self.addresses, &self.external],
+            ports: ports
+                .map(|port| (port.name.as_str(), port.protocol, port.port, port.node_port))
+                .collect(),
+            health_check: self.health_check.map(|check| check.port),
+        }
+    }
+}
+
+#[derive(PartialEq)]
+struct Face<'a> {
+    addresses: [&'a [IpAddr]; 2],
+    ports: Vec<(&'a str, Protocol, u16, Option<u16>)>,
+    health_check: Option<u16>,
 }
 
 /// What is said about one port of a Service.

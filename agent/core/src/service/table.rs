@@ -11,6 +11,7 @@ use super::address::{Assignment, has_cluster_address};
 use super::catalog::{Catalog, Objects};
 use super::endpoint::{Endpoint, positive};
 use super::health::HealthCheck;
+use super::shelf::Shelf;
 use super::topology::{Categories, Place, Policies, categorize};
 use super::{AddressRange, Counters, PortStatus, Protocol, ServiceName, ServicePort, ServiceStatus};
 
@@ -116,7 +117,16 @@ pub const BALANCE_ANNOTATION: &str = "orlop.dev/balance";
 /// Reads the table from the objects. The result does not depend on their order.
 pub fn table(objects: Objects<'_>, assignment: &Assignment, node: &NodeFacts) -> ServiceTable {
     let mut catalog = Catalog::default();
-    let names = catalog.update(Objects::default(), objects).names;
+    let names = catalog
+        .update(
+            Objects {
+                services: &Shelf::default(),
+                slices: &Shelf::default(),
+                pods: &[],
+            },
+            objects,
+        )
+        .names;
     let mut table = ServiceTable::default();
     table.update(names, &catalog, assignment, node);
     table

@@ -10,6 +10,7 @@ use agent_core::service::{ServiceName, ServicesStatus};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Reporter, listen};
+use crate::services::ServiceFacts;
 
 /// Between tries for a port that somebody else has.
 const RETRY: Duration = Duration::from_secs(5);
@@ -24,22 +25,27 @@ pub(super) async fn run(reporter: &Arc<Reporter>) {
     let mut refused = BTreeSet::new();
     let mut served = JoinSet::new();
     loop {
-        let addresses = facts
-            .borrow_and_update()
-            .as_ref()
-            .map(|facts| facts.node.node_port_addresses.clone());
-        let wanted = places(&status.borrow_and_update(), &addresses.unwrap_or_default());
+        let addresses = node_ports(&facts.borrow_and_update()).to_vec();
+        let (wanted, faces) = {
+            let status = status.borrow_and_update();
+            (places(&status, &addresses), status.faces)
+        };
         close_others(&mut open, &wanted);
         refused = open_missing(reporter, &wanted, &mut open, &mut served, &refused);
         let again = !refused.is_empty();
         // Every branch is cancel-safe: each waits for a channel, the clock or a task.
         tokio::select! {
-            changed = facts.changed() => if changed.is_err() { return },
-            changed = status.changed() => if changed.is_err() { return },
+            changed = facts.wait_for(|facts| node_ports(facts) != addresses) => if changed.is_err() { return },
+            changed = status.wait_for(|status| status.faces != faces) => if changed.is_err() { return },
             Some(_) = served.join_next() => {}
             () = tokio::time::sleep(RETRY), if again => {}
         }
     }
+}
+
+/// The node's addresses that answer NodePorts.
+fn node_ports(facts: &Option<Arc<ServiceFacts>>) -> &[IpAddr] {
+    facts.as_ref().map_or(&[], |facts| &facts.node.node_port_addresses)
 }
 
 /// Every address of the node that takes part in NodePorts and is of one of the Service's families.

@@ -68,10 +68,10 @@ fn backends(edit: impl FnOnce(&mut ServiceSpec)) -> Vec<String> {
         addresses,
         problems: BTreeMap::new(),
     };
-    let services = [service(edit).into()];
+    let services = [service(edit).into()].into_iter().collect();
     let objects = Objects {
         services: &services,
-        slices: &[],
+        slices: &Shelf::default(),
         pods: &pods,
     };
     let table = table(objects, &assignment, &NodeFacts::default());
@@ -124,8 +124,8 @@ fn pods_that_are_not_ready_count_where_the_service_says_so() {
 fn a_protocol_that_is_not_balanced_is_said() {
     let strange = service(|spec| spec.ports.as_mut().unwrap()[0].protocol = Some("DCCP".into()));
     let objects = Objects {
-        services: &[strange.into()],
-        slices: &[],
+        services: &[strange.into()].into_iter().collect(),
+        slices: &Shelf::default(),
         pods: &[],
     };
     let table = table(objects, &Assignment::default(), &NodeFacts::default());
@@ -145,8 +145,8 @@ fn each_family_has_its_own_backends() {
         problems: BTreeMap::new(),
     };
     let objects = Objects {
-        services: &[service(|_| ()).into()],
-        slices: &[],
+        services: &[service(|_| ()).into()].into_iter().collect(),
+        slices: &Shelf::default(),
         pods: &[pod("a", "10.244.0.1", true)],
     };
     let table = table(objects, &assignment, &NodeFacts::default());
@@ -202,7 +202,7 @@ fn shaped(number: u8, shape: &Shape) -> (Arc<Service>, Arc<EndpointSlice>) {
         .map(|bit| serde_json::json!({"addresses": [format!("10.244.9.{bit}")]}))
         .collect();
     let slice = serde_json::json!({
-        "metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": format!("s{number}")}},
+        "metadata": {"name": format!("s{number}"), "namespace": "default", "labels": {"kubernetes.io/service-name": format!("s{number}")}},
         "addressType": "IPv4", "endpoints": endpoints,
         "ports": [{"name": "p0", "port": 8080}, {"name": "p1", "port": 8081}],
     });
@@ -216,7 +216,7 @@ proptest! {
         let node = NodeFacts { external_ips: true, ..NodeFacts::default() };
         let mut objects: BTreeMap<u8, (Arc<Service>, Arc<EndpointSlice>)> = BTreeMap::new();
         let (mut catalog, mut followed) = (Catalog::default(), ServiceTable::default());
-        let (mut services, mut slices, mut pods) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut services, mut slices, mut pods) = (Shelf::default(), Shelf::default(), Vec::new());
         for (turn, ready) in turns {
             for (number, shape) in turn {
                 match shape {
@@ -224,7 +224,8 @@ proptest! {
                     None => drop(objects.remove(&number)),
                 }
             }
-            let (now_services, now_slices): (Vec<_>, Vec<_>) = objects.values().cloned().unzip();
+            let now_services = objects.values().map(|(service, _)| Arc::clone(service)).collect();
+            let now_slices = objects.values().map(|(_, slice)| Arc::clone(slice)).collect();
             let now_pods: Vec<ReadyPod> = (0..3).map(|bit| pod("a", &format!("10.244.0.{bit}"), ready & (1 << bit) != 0)).collect();
             let before = Objects { services: &services, slices: &slices, pods: &pods };
             let now = Objects { services: &now_services, slices: &now_slices, pods: &now_pods };
