@@ -15,7 +15,7 @@ use agent_core::service::catalog::{Affected, Catalog, Objects};
 use agent_core::service::diff::diff;
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
-use agent_core::service::metrics::{Scrape, without_local};
+use agent_core::service::metrics::{Scrape, changes, without_local};
 use agent_core::service::shelf::Shelf;
 use agent_core::service::table::{Change, NodeFacts, ServiceTable};
 use agent_core::service::{AddressRange, ReadyPod, ServiceName, ServicePort, ServiceStatus, ServicesStatus};
@@ -109,6 +109,7 @@ pub async fn run(
     mut queries: mpsc::Receiver<Query>,
 ) {
     let mut keeper: Option<Keeper> = None;
+    let mut seen: Arc<ServiceFacts> = Arc::default();
     let mut wait: Option<Duration> = None;
     let mut wake: Option<Instant> = None;
     let mut sweep = tokio::time::interval(SWEEP);
@@ -134,8 +135,10 @@ pub async fn run(
         let start = Instant::now();
         status.send_if_modified(|status| {
             status.progress.queue(start, timestamp());
+            status.measures.queue(&changes(seen.objects(), now.objects()));
             false
         });
+        seen = Arc::clone(&now);
         match update(&config, keeper.take(), now).await {
             Ok((next, news)) => {
                 keeper = Some(next);
@@ -162,7 +165,7 @@ async fn sleep_until(wake: Option<Instant>) {
 fn publish(status: &watch::Sender<ServicesStatus>, news: News, took: Duration) {
     status.send_modify(|status| {
         status.progress.finish(timestamp());
-        status.measures.updates.observe(took);
+        status.measures.finish(timestamp(), took, news.is_whole);
         status.in_kernel = true;
         status.problem = None;
         if news.is_whole {

@@ -77,6 +77,10 @@ fn what_became_of_connections_is_counted_for_a_prometheus() {
         format!("orlop_service_connections_total{{{web}}} 1"),
         format!("orlop_service_drops_total{{{web},reason=\"no_endpoint\"}} 1"),
         "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2".to_owned(),
+        "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1".to_owned(),
+        "kubeproxy_sync_proxy_rules_service_changes_total{ip_family=\"IPv4\"} 2".to_owned(),
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total{ip_family=\"IPv4\"} 2".to_owned(),
+        "kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family=\"IPv6\"} 0".to_owned(),
         "kubeproxy_proxy_healthz_total{code=\"200\"} 1".to_owned(),
         "orlop_service_unreadable_packets_total 0".to_owned(),
     ] {
