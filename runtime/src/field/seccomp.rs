@@ -158,7 +158,8 @@ fn newer(default: LinuxSeccompAction) -> Option<u32> {
 /// One entry of the list, read.
 struct Listed<'a> {
     names: &'a [String],
-    conditions: Vec<Condition>,
+    /// One of these sets of conditions has to hold.
+    alternatives: Vec<Vec<Condition>>,
     action: u32,
     is_default: bool,
 }
@@ -173,10 +174,23 @@ impl<'a> Listed<'a> {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             names: listed.names(),
-            conditions,
+            alternatives: alternatives(conditions),
             action,
             is_default: action == default,
         })
+    }
+}
+
+/// All conditions have to hold. But where two are about one argument any one of all is enough: so libseccomp, which can't
+/// have them in one rule, made runc and crun do it, and profiles are written for that.
+fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
+    let mut arguments: Vec<_> = conditions.iter().map(|condition| condition.argument).collect();
+    arguments.sort_unstable();
+    arguments.dedup();
+    if arguments.len() < conditions.len() {
+        conditions.into_iter().map(|condition| vec![condition]).collect()
+    } else {
+        vec![conditions]
     }
 }
 
@@ -184,10 +198,11 @@ fn rules(listed: &[Listed<'_>], number: fn(&str) -> Option<u32>) -> BTreeMap<u32
     let mut rules: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
     for listed in listed.iter().filter(|listed| !listed.is_default) {
         for number in listed.names.iter().filter_map(|name| number(name)) {
-            rules.entry(number).or_default().push(Rule {
-                conditions: listed.conditions.clone(),
+            let alternatives = listed.alternatives.iter().map(|conditions| Rule {
+                conditions: conditions.clone(),
                 action: listed.action,
             });
+            rules.entry(number).or_default().extend(alternatives);
         }
     }
     // A rule without conditions is meant for what the others leave.
@@ -268,6 +283,20 @@ mod tests {
 
     fn profile(json: &str) -> Result<SeccompFilter, FieldError> {
         plan(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn two_conditions_on_one_argument_are_alternatives() {
+        let condition = |argument, value| Condition {
+            argument,
+            comparison: Comparison::Equal,
+            value,
+        };
+        let both = vec![condition(0, 1), condition(1, 1)];
+        assert_eq!(alternatives(both.clone()), [both]);
+        let either = [condition(0, 1), condition(1, 1), condition(0, 2)];
+        assert_eq!(alternatives(either.to_vec()), either.map(|condition| vec![condition]));
+        assert_eq!(alternatives(Vec::new()), [[]]);
     }
 
     #[test]

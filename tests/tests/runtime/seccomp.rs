@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tests::{Need, eventually, require, require_root};
 
 use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
+use crate::peer::with_each;
 
 #[test]
 fn a_profile_older_than_the_runtimes_own_calls_is_no_hindrance() {
@@ -67,6 +68,21 @@ fn an_argument_decides() {
         );
         let said = bundle.say("trap : USR1 USR2; kill -12 $$ && echo ok; kill -10 $$ || echo refused");
         assert_eq!(said, "ok\nrefused\n");
+    });
+}
+
+#[test]
+fn two_conditions_on_one_argument_are_alternatives() {
+    require_root!();
+    with_each("seccomp-alternatives", |bundle, _| {
+        let is = |value: u32| json!({ "index": 1, "value": value, "op": "SCMP_CMP_EQ" });
+        let rules = json!([{ "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [is(10), is(12)] }]);
+        bundle.set(
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules }),
+        );
+        let said = bundle.say("trap : USR1 USR2 HUP; for s in 10 12 1; do kill -$s $$ && echo ok; done; true");
+        assert_eq!(said, "ok\n");
     });
 }
 
