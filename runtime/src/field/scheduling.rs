@@ -93,21 +93,21 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<InitStep, FieldError> {
 fn attributes(scheduler: &Scheduler) -> Result<SchedulerAttributes, FieldError> {
     let field = |name: &str| format!("process.scheduler.{name}");
     // `SCHED_*` of linux/sched.h.
-    let (policy, takes_nice, takes_priority, takes_times) = match scheduler.policy() {
-        LinuxSchedulerPolicy::SchedOther => (0, true, false, false),
-        LinuxSchedulerPolicy::SchedFifo => (1, false, true, false),
-        LinuxSchedulerPolicy::SchedRr => (2, false, true, false),
-        LinuxSchedulerPolicy::SchedBatch => (3, true, false, false),
-        LinuxSchedulerPolicy::SchedIso => (4, false, false, false),
-        LinuxSchedulerPolicy::SchedIdle => (5, false, false, false),
-        LinuxSchedulerPolicy::SchedDeadline => (6, false, false, true),
+    let (policy, takes_priority, takes_times) = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => (0, false, false),
+        LinuxSchedulerPolicy::SchedFifo => (1, true, false),
+        LinuxSchedulerPolicy::SchedRr => (2, true, false),
+        LinuxSchedulerPolicy::SchedBatch => (3, false, false),
+        LinuxSchedulerPolicy::SchedIso => (4, false, false),
+        LinuxSchedulerPolicy::SchedIdle => (5, false, false),
+        LinuxSchedulerPolicy::SchedDeadline => (6, false, true),
     };
+    // The kernel takes a nice value with every policy, for whenever it counts again.
     let (nice, priority) = (scheduler.nice().unwrap_or(0), scheduler.priority().unwrap_or(0));
     let times = [*scheduler.runtime(), *scheduler.deadline(), *scheduler.period()];
     let times = times.map(|time| time.unwrap_or(0));
     let priority = u32::try_from(priority).map_err(|_| FieldError::new(field("priority"), "is negative"))?;
     let misfit = [
-        ("nice", nice != 0 && !takes_nice),
         ("priority", priority != 0 && !takes_priority),
         ("runtime", times != [0; 3] && !takes_times),
     ];
@@ -187,7 +187,6 @@ mod tests {
             -3
         );
         for (json, field) in [
-            (json!({ "policy": "SCHED_FIFO", "nice": 1 }), "process.scheduler.nice"),
             (json!({ "policy": "SCHED_OTHER", "nice": 20 }), "process.scheduler.nice"),
             (
                 json!({ "policy": "SCHED_OTHER", "priority": 1 }),
