@@ -30,20 +30,31 @@ pub enum SysctlError {
     },
 }
 
-/// Lets a pod's link forward IPv6, or keeps IPv6 off it; in both cases the pod can't give the node routes by router
-/// advertisements (CVE-2020-10749).
+/// Keeps the pod from giving the node routes by router advertisements (CVE-2020-10749), and lets its link forward IPv6 when
+/// the pod has any.
+///
+/// The kernel takes its lock of all links for the latter two by asking for it over and over, which keeps a processor busy
+/// while others attach pods. So they are written where they are not as they should be, and never to turn IPv6 off: what a
+/// pod without it sends all the same has no source that is routed to its link, and is dropped before anything looks at it.
 ///
 /// # Errors
 /// When a setting exists and can't be made.
 pub(crate) fn guard_link(link: &str, has_ipv6: bool) -> Result<(), SysctlError> {
-    let set = |key: &str, value| write(&Path::new(IPV6_CONF).join(link).join(key), value).map(drop);
+    let setting = |of: &str, key: &str| Path::new(IPV6_CONF).join(of).join(key);
+    let is_on = |path: &Path| read(path).as_deref() == Some("1");
+    write(&setting(link, "accept_ra"), "0")?;
     if !has_ipv6 {
-        return set("disable_ipv6", "1");
+        return Ok(());
     }
-    set("accept_ra", "0")?;
     // An inspector asks for routes, which the kernel answers on links that forward by this name alone.
-    set("forwarding", "1")?;
-    set("force_forwarding", "1")
+    let (forwarding, by_force) = (setting(link, "forwarding"), setting(link, "force_forwarding"));
+    if !is_on(&forwarding) {
+        write(&forwarding, "1")?;
+    }
+    if !is_on(&setting("all", "forwarding")) && !is_on(&by_force) {
+        write(&by_force, "1")?;
+    }
+    Ok(())
 }
 
 /// A setting's value, where the kernel has it.

@@ -133,6 +133,38 @@ fn a_pod_cannot_send_as_another_by_ipv6() {
     listener.recv_from(&mut [0; 8]).unwrap();
 }
 
+/// Such a pod's link is one of IPv6, too; what comes in by it has no source that is routed to it.
+#[test]
+fn a_pod_without_ipv6_reaches_nobody_by_it_and_gives_the_node_no_routes() {
+    tests::require_root!();
+    let node = Node::new("none6", &[V4]);
+    let (pod, made) = node.pod("a");
+    let of_node: IpAddr = "fd00:66::1".parse().unwrap();
+    tool(
+        &node.namespace,
+        &["ip", "address", "add", "fd00:66::1/128", "dev", "lo"],
+    );
+    let host_mac = made.host_mac.map(|byte| format!("{byte:02x}")).join(":");
+    for command in [
+        "address add fd00:66::2/128 dev eth0 nodad",
+        &format!("neighbour add fd00:66::1 lladdr {host_mac} dev eth0"),
+        "route add fd00:66::1/128 dev eth0",
+    ] {
+        let words: Vec<&str> = ["ip", "-6"].into_iter().chain(command.split(' ')).collect();
+        tool(&pod, &words);
+    }
+    let listener = node.namespace.run(|| UdpSocket::bind((of_node, 9)).unwrap());
+    listener.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    pod.run(|| {
+        let from: IpAddr = "fd00:66::2".parse().unwrap();
+        UdpSocket::bind((from, 1)).unwrap().send_to(b"x", (of_node, 9)).unwrap()
+    });
+    assert!(listener.recv_from(&mut [0; 8]).is_err(), "the node took a packet");
+    let setting = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", made.host_link);
+    let accepts = node.namespace.run(|| std::fs::read_to_string(setting).unwrap());
+    assert_eq!(accepts.trim(), "0");
+}
+
 #[test]
 fn ipv6_alone_leaves_the_node_too() {
     tests::require_root!();
