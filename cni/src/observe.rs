@@ -149,7 +149,7 @@ pub(crate) fn first_change(pod: &Connection, made: &Attachment) -> Result<Option
 /// A socket in a pod's namespace.
 pub(crate) fn connect_inside(netns: &Netns, path: &Path) -> Result<Connection, NetworkError> {
     let opened = netns
-        .run(Connection::open)
+        .visit(Connection::open)
         .map_err(|source| inaccessible(path, source))?;
     opened.map_err(NetworkError::Socket)
 }
