@@ -172,6 +172,10 @@ fn end(name: &str, mac: Mac, mtu: u32) -> LinkMessage {
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Address(mac.to_vec()),
         LinkAttribute::Mtu(mtu),
+        // The kernel would make one for each processor, with a directory of files for each. Without a program for XDP all
+        // of a link's packets go by the first.
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
     ]);
     message
 }

@@ -166,7 +166,8 @@ fn are_ends_of_one(host: &HostEnd, pod: &PodEnd) -> bool {
 }
 
 /// First batch, on the node: after it the link exists, says whose it is and holds its addresses, or `EEXIST` was the
-/// answer to one of them. Ends with the link being shown.
+/// answer to one of them. The link is shown before it is up: while it has no carrier the kernel would wait for its packets
+/// before it answers.
 pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
     let name = wanted.identity.host_link();
     let link = || LinkRef::Name(name.clone());
@@ -199,8 +200,8 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
     steps.extend([
         LinkStep::ForwardAndFilter { link: link() },
         LinkStep::NoAutomaticAddress { link: link() },
-        LinkStep::SetUp { link: link() },
         LinkStep::Show { link: link() },
+        LinkStep::SetUp { link: link() },
     ]);
     steps
 }

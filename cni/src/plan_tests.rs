@@ -132,8 +132,8 @@ fn a_claim_makes_names_holds_and_raises_the_link() {
             "hold fd00::5 by link orl5gcn2iz3jtgm",
             "turn on IPv4 forwarding of link orl5gcn2iz3jtgm",
             "turn off automatic IPv6 addresses of link orl5gcn2iz3jtgm",
-            "bring up link orl5gcn2iz3jtgm",
             "look at link orl5gcn2iz3jtgm",
+            "bring up link orl5gcn2iz3jtgm",
         ]
     );
 }
