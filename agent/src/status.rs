@@ -121,6 +121,7 @@ fn ports(pod: &DesiredPod) -> Vec<ContainerPort> {
     let protocol = |protocol| match protocol {
         Protocol::Tcp => ServiceProtocol::Tcp,
         Protocol::Udp => ServiceProtocol::Udp,
+        Protocol::Sctp => ServiceProtocol::Sctp,
     };
     let all = pod.containers.iter().flat_map(|container| &container.ports);
     all.map(|port| ContainerPort {

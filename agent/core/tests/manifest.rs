@@ -400,7 +400,7 @@ fn services_and_config_maps_are_checked() {
             "a.yaml:5:31: spec.ports[1]: Duplicate value: \"1\"",
         ),
         (
-            service("ports: [{port: 1, protocol: SCTP}]"),
+            service("ports: [{port: 1, protocol: DCCP}]"),
             "a.yaml:5:31: spec.ports[0].protocol: Unsupported value",
         ),
         (

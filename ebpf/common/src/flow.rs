@@ -117,6 +117,12 @@ impl Tuple {
     }
 }
 
+/// Flags of TCP.
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
 /// What has been seen of a flow's packets of one kind: a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen(u8);
@@ -133,12 +139,8 @@ impl Seen {
     /// TCP's RST.
     pub const RST: Self = Self(8);
 
-    /// What a packet shows; `flags` are TCP's, zero for other protocols.
+    /// What a packet shows; `flags` are TCP's, or [`flags_of_chunk`]; zero for other protocols.
     pub const fn of(flags: u8) -> Self {
-        const FIN: u8 = 1;
-        const SYN: u8 = 2;
-        const RST: u8 = 4;
-        const ACK: u8 = 16;
         let mut seen = Self::PACKET.0;
         if flags & ACK != 0 && flags & SYN == 0 {
             seen |= Self::MORE.0;
@@ -161,6 +163,31 @@ impl Seen {
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
+}
+
+/// The flags that a TCP packet would have in the place of an SCTP packet whose first chunk is of this type. Looked up, as
+/// the kernel's verifier would follow each type on its own.
+#[inline(always)]
+pub fn flags_of_chunk(kind: u8) -> u8 {
+    static FLAGS: [u8; 16] = flags_of_chunks();
+    FLAGS.get(usize::from(kind)).copied().unwrap_or(ACK)
+}
+
+const fn flags_of_chunks() -> [u8; 16] {
+    const INIT: usize = 1;
+    const INIT_ACK: usize = 2;
+    const ABORT: usize = 6;
+    const SHUTDOWN: usize = 7;
+    const SHUTDOWN_ACK: usize = 8;
+    const SHUTDOWN_COMPLETE: usize = 14;
+    let mut flags = [ACK; 16];
+    flags[INIT] = SYN;
+    flags[INIT_ACK] = SYN | ACK;
+    flags[ABORT] = RST;
+    flags[SHUTDOWN] = FIN | ACK;
+    flags[SHUTDOWN_ACK] = FIN | ACK;
+    flags[SHUTDOWN_COMPLETE] = FIN | ACK;
+    flags
 }
 
 /// Value of `flows`. Every entry of a flow knows the whole flow, so that each can be made again of any other.
@@ -343,12 +370,14 @@ pub const fn mask_port(draw: u32) -> u16 {
 }
 
 /// How long a flow is remembered after its last packet, in seconds, by what has been seen of its requests and replies.
-/// The times are the kernel's for connection tracking, with kube-proxy's for established and half-closed connections.
+/// The times are the kernel's for connection tracking, with kube-proxy's for established and half-closed connections. An
+/// SCTP association that lives is heard of every half minute.
 pub const fn lifetime(protocol: u8, requests: Seen, replies: Seen) -> u32 {
     const RESET: u32 = 10;
     const CLOSED: u32 = 120;
     const HALF_CLOSED: u32 = 3_600;
     const ESTABLISHED: u32 = 86_400;
+    const ASSOCIATED: u32 = 210;
     const OPENING: u32 = 60;
     const ANSWERED: u32 = 120;
     const UNANSWERED: u32 = 30;
@@ -366,7 +395,11 @@ pub const fn lifetime(protocol: u8, requests: Seen, replies: Seen) -> u32 {
     } else if requests.and(replies).has(Seen::FIN) {
         HALF_CLOSED
     } else if requests.has(Seen::MORE) && replies.has(Seen::PACKET) {
-        ESTABLISHED
+        if protocol == crate::maps::SCTP {
+            ASSOCIATED
+        } else {
+            ESTABLISHED
+        }
     } else {
         OPENING
     }
@@ -419,7 +452,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::maps::{Slot4, TCP, UDP};
+    use crate::maps::{SCTP, Slot4, TCP, UDP};
 
     fn peer(last: u8, port: u16) -> Peer {
         let slot = Slot4::new(Ipv4Addr::new(192, 0, 2, last), port);
@@ -497,6 +530,9 @@ mod tests {
             60,
             "a flood of packets that nobody answers is soon forgotten"
         );
+        let associated = Seen::of(flags_of_chunk(10));
+        assert_eq!(lifetime(SCTP, associated, Seen::of(flags_of_chunk(2))), 210);
+        assert_eq!(lifetime(SCTP, associated, Seen::of(flags_of_chunk(6))), 10, "aborted");
         assert_eq!(lifetime(UDP, Seen::PACKET, Seen::NOTHING), 30);
         assert_eq!(lifetime(UDP, Seen::PACKET, Seen::PACKET), 120);
     }

@@ -4,6 +4,7 @@
 //! Addresses and ports are kept as they stand on the wire. Constructors and getters translate; nobody else swaps bytes.
 #![no_std]
 
+pub mod crc;
 pub mod flow;
 pub mod lookup;
 pub mod maps;

@@ -57,34 +57,38 @@ fn leave(context: &TcContext, packet: &Packet) -> i32 {
 
 #[inline(always)]
 fn arrive(context: &TcContext, packet: &Packet) -> i32 {
-    if let Some(becomes) = known(&packet.tuple, packet) {
-        return done(packet.rewrite(context, &becomes));
-    }
+    let becomes = match known(&packet.tuple, packet) {
+        Some(becomes) => becomes,
+        None => match fresh(packet) {
+            Ok(becomes) => becomes,
+            Err(verdict) => return verdict,
+        },
+    };
+    done(packet.rewrite(context, &becomes))
+}
+
+/// Whom a packet of no known flow gets to, or what becomes of it otherwise.
+#[inline(always)]
+fn fresh(packet: &Packet) -> Result<Peer, i32> {
     let (id, backend, traits) = match choice(packet) {
-        Choice::NotAService => return PASS,
-        Choice::Dropped { id, why } => return dropped(id, why),
+        Choice::NotAService => return Err(PASS),
+        Choice::Dropped { id, why } => return Err(dropped(id, why)),
         Choice::Refused { id } => {
             maps::count(id, |counters| counters.refused += 1);
             // The kernel refuses what comes for a port that nobody can have, in the name of the Service.
-            match node_address(packet) {
-                Some(address) => (id, Peer::v6(address, 0), Traits::LOCAL),
-                None => return DROP,
-            }
+            let address = node_address(packet).ok_or(DROP)?;
+            (id, Peer::v6(address, 0), Traits::LOCAL)
         }
         Choice::Backend { id, backend, traits } => (id, backend, traits),
     };
-    match begin(packet, &backend, id, traits) {
-        Some(becomes) => {
-            if backend.port != 0 {
-                maps::count(id, |counters| counters.forwarded += 1);
-            }
-            done(packet.rewrite(context, &becomes))
-        }
-        None => {
-            maps::count(id, |counters| counters.no_room += 1);
-            DROP
-        }
+    let Some(becomes) = begin(packet, &backend, id, traits) else {
+        maps::count(id, |counters| counters.no_room += 1);
+        return Err(DROP);
+    };
+    if backend.port != 0 {
+        maps::count(id, |counters| counters.forwarded += 1);
     }
+    Ok(becomes)
 }
 
 /// A half-written packet goes nowhere.

@@ -1,9 +1,10 @@
 //! A packet at a link of the node: what it is, and how an address in it is exchanged with all its checksums.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use ebpf_common::flow::{FragmentKey, FragmentPorts, Tuple, Way};
+use ebpf_common::crc;
+use ebpf_common::flow::{FragmentKey, FragmentPorts, Tuple, Way, flags_of_chunk};
 use ebpf_common::maps::{SCTP, TCP, UDP};
 use ebpf_common::record::Peer;
 
@@ -35,11 +36,11 @@ pub(crate) enum Found {
 /// A packet with ports.
 pub(crate) struct Packet {
     pub(crate) tuple: Tuple,
-    /// TCP's, zero for other protocols.
+    /// TCP's, or what they would be of an SCTP packet; zero for other protocols.
     pub(crate) flags: u8,
     place: Place,
     /// Whether its ports and its checksum are in it: not in the later pieces of a packet.
-    is_whole: bool,
+    has_ports: bool,
 }
 
 /// An ICMP error: who sends it to whom, and the packet it is about.
@@ -109,6 +110,8 @@ pub(crate) fn read(context: &TcContext, way: Way) -> Found {
         return Found::Unreadable;
     };
     match network.protocol {
+        // SCTP makes no pieces by itself, and its checksum covers all of them.
+        SCTP if !(network.is_first && network.is_last) => Found::Unreadable,
         TCP | UDP | SCTP => transport(context, &network, way),
         ICMP if !is_v6 && network.is_first => error(context, &network, way),
         ICMPV6 if is_v6 && network.is_first => error(context, &network, way),
@@ -211,7 +214,7 @@ fn transport(context: &TcContext, network: &Network, way: Way) -> Found {
             tuple,
             flags: 0,
             place: network.place,
-            is_whole: false,
+            has_ports: false,
         });
     }
     let start = network.place.transport as usize;
@@ -227,13 +230,17 @@ fn transport(context: &TcContext, network: &Network, way: Way) -> Found {
             Ok(flags) => flags,
             Err(_) => return Found::Unreadable,
         },
+        SCTP => match context.load::<u8>(start + 12) {
+            Ok(kind) => flags_of_chunk(kind),
+            Err(_) => return Found::Unreadable,
+        },
         _ => 0,
     };
     Found::Transport(Packet {
         tuple,
         flags,
         place: network.place,
-        is_whole: true,
+        has_ports: true,
     })
 }
 
@@ -270,7 +277,7 @@ fn error(context: &TcContext, network: &Network, way: Way) -> Found {
 }
 
 impl Packet {
-    /// Whether it opens a TCP connection.
+    /// Whether it opens a connection of TCP, or an association of SCTP.
     pub(crate) const fn is_opening(&self) -> bool {
         self.flags & 0b1_0110 == 0b0_0010
     }
@@ -286,23 +293,24 @@ impl Packet {
         let is_source = matches!(self.tuple.way(), Way::Leaving);
         let old = if is_source { self.tuple.from() } else { self.tuple.to() };
         let change = difference(self.place.is_v6, &old.address, &becomes.address)?;
-        if self.is_whole {
-            self.rewrite_port(skb, is_source, old.port, becomes.port, change)?;
+        if self.has_ports {
+            self.rewrite_port(context, is_source, old.port, becomes.port, change)?;
         }
         self.place.exchange_address(skb, is_source, &becomes.address, change)
     }
 
-    /// SCTP's checksum covers its ports and no address: only a port that stays can be served.
     #[inline(always)]
-    fn rewrite_port(&self, skb: *mut __sk_buff, is_source: bool, old: u16, new: u16, change: u64) -> Option<()> {
+    fn rewrite_port(&self, context: &TcContext, is_source: bool, old: u16, new: u16, change: u64) -> Option<()> {
         const TCP_CHECK: u32 = 16;
         const UDP_CHECK: u32 = 6;
+        let skb = context.skb.skb;
         let start = self.place.transport;
         // A UDP checksum of zero means none, on IPv4.
         let (check, flags) = match self.tuple.protocol() {
             TCP => (start + TCP_CHECK, 0),
             UDP => (start + UDP_CHECK, u64::from(BPF_F_MARK_MANGLED_0)),
-            _ => return (old == new).then_some(()),
+            _ if old == new => return Some(()),
+            _ => return self.rewrite_association(context, is_source, old, new),
         };
         l4_check(skb, check, 0, change, flags | u64::from(BPF_F_PSEUDO_HDR))?;
         if old != new {
@@ -311,6 +319,30 @@ impl Packet {
         }
         Some(())
     }
+}
+
+impl Packet {
+    /// SCTP's checksum covers its ports and no address.
+    #[inline(always)]
+    fn rewrite_association(&self, context: &TcContext, is_source: bool, old: u16, new: u16) -> Option<()> {
+        const CHECK: u32 = 8;
+        let (skb, start) = (context.skb.skb, self.place.transport);
+        let check: u32 = context.load((start + CHECK) as usize).ok()?;
+        // Zero: it is computed when the packet leaves the machine, if it does.
+        if check != 0 {
+            let word = u32::from(u16::from_le(old ^ new)) << if is_source { 0 } else { 16 };
+            let check = check ^ crc_change(word, self.place.length(context)?).to_le();
+            store_with(skb, start + CHECK, &check, BPF_F_RECOMPUTE_CSUM)?;
+        }
+        store_with(skb, start + if is_source { 0 } else { 2 }, &new, BPF_F_RECOMPUTE_CSUM)
+    }
+}
+
+/// A function that is seen from outside of the object, so that the verifier goes through it once and not with every call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn crc_change(word: u32, length: u32) -> u32 {
+    crc::change(word, length)
 }
 
 impl Error {
@@ -359,6 +391,18 @@ impl Error {
 }
 
 impl Place {
+    /// Bytes from the ports to the end of the packet.
+    #[inline(always)]
+    fn length(&self, context: &TcContext) -> Option<u32> {
+        let (header, field) = if self.is_v6 {
+            (size_of::<Header6>() as u32, 4)
+        } else {
+            (0, 2)
+        };
+        let length: u16 = context.load((self.network + field) as usize).ok()?;
+        (self.network + header + u32::from(u16::from_be(length))).checked_sub(self.transport)
+    }
+
     #[inline(always)]
     fn exchange_address(&self, skb: *mut __sk_buff, is_source: bool, new: &[u32; 4], change: u64) -> Option<()> {
         const CHECK4: u32 = 10;
@@ -400,8 +444,13 @@ fn l4_check(skb: *mut __sk_buff, at: u32, from: u64, to: u64, flags: u64) -> Opt
 
 #[inline(always)]
 fn store<T>(skb: *mut __sk_buff, at: u32, value: &T) -> Option<()> {
+    store_with(skb, at, value, 0)
+}
+
+#[inline(always)]
+fn store_with<T>(skb: *mut __sk_buff, at: u32, value: &T, flags: u32) -> Option<()> {
     let bytes: *const T = value;
     // SAFETY: the kernel passes a valid context and checks the offset; `value` is as long as is said.
-    let result = unsafe { bpf_skb_store_bytes(skb, at, bytes.cast(), size_of::<T>() as u32, 0) };
+    let result = unsafe { bpf_skb_store_bytes(skb, at, bytes.cast(), size_of::<T>() as u32, u64::from(flags)) };
     (result == 0).then_some(())
 }

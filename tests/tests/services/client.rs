@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
+use super::server::{END, sctp_socket};
 
 const ASKED: &str = "ORLOP_TEST_CLIENT";
 /// Sets answers apart from what the test framework prints.
@@ -181,6 +184,7 @@ fn perform(words: &[&str]) -> io::Result<String> {
         "flood-tcp" => flood_tcp(addresses[0], words[2].parse().unwrap()),
         "flood-udp" => flood_udp(addresses[0], words[2].parse().unwrap()),
         "say" => say(addresses[0], words[2].parse().unwrap()),
+        "say-sctp" => say_sctp(addresses[0], words[2].parse().unwrap()),
         "say-udp" => say_udp(addresses[0], words[2].parse().unwrap()),
         "bind-tcp" => std::net::TcpListener::bind(addresses[0]).map(|_| "bound".into()),
         "bind-udp" => UdpSocket::bind(addresses[0]).map(|_| "bound".into()),
@@ -281,6 +285,22 @@ fn say(address: SocketAddr, count: usize) -> io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(format!("{answer} from {peer}"))
+}
+
+/// Sends so many bytes over SCTP; the answer and whom it came from.
+fn say_sctp(address: SocketAddr, count: usize) -> io::Result<String> {
+    let socket = sctp_socket(address)?;
+    socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(2))?;
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let peer = stream.peer_addr()?;
+    let mut message = vec![b'x'; count];
+    message.push(END);
+    stream.write_all(&message)?;
+    let mut answer = [0; 128];
+    let length = stream.read(&mut answer)?;
+    Ok(format!("{} from {peer}", String::from_utf8_lossy(&answer[..length])))
 }
 
 /// Sends one datagram of so many bytes.

@@ -235,6 +235,54 @@ fn datagrams_keep_their_checksum_or_have_none() {
 }
 
 #[test]
+fn an_association_keeps_its_checksum() {
+    const INIT: u8 = 1;
+    const INIT_ACK: u8 = 2;
+    const DATA: u8 = 0;
+    bench!("fr-sctp", bench, web("SCTP", "here"));
+    for (client, service, backend, _) in PAIRS {
+        for (kind, length) in [(INIT, 16), (DATA, 0), (DATA, 1), (DATA, 1400), (DATA, 3000)] {
+            let request = Frame::sctp(at(client), at(service), kind).with_payload(&vec![3; length]);
+            assert_eq!(bench.arrived(&request), request.towards(at(backend)));
+            let reply = Frame::sctp(at(backend), at(client), INIT_ACK).with_payload(&vec![5; length]);
+            assert_eq!(
+                bench.left(&reply),
+                Frame {
+                    from: at(service),
+                    ..reply
+                }
+            );
+        }
+        // Without one it is left to who sends the packet.
+        let request = Frame {
+            has_check: false,
+            ..Frame::sctp(at(client), at(service), DATA)
+        };
+        let (verdict, bytes) = bench.arrive(&request);
+        assert_eq!((verdict, bytes), (PASS, request.towards(at(backend)).bytes()));
+        // The checksum covers all pieces, of which nobody knows more than one.
+        let [first, _] = Frame::sctp(at(client), at(service), DATA)
+            .with_payload(&[7; 1000])
+            .pieces(99, 504);
+        assert_eq!(bench.arrive(&first), (PASS, first.bytes()));
+    }
+    assert_eq!(bench.counters().forwarded, 2);
+}
+
+#[test]
+fn an_association_elsewhere_sees_the_node() {
+    bench!("fr-sctp-remote", bench, web("SCTP", "there"));
+    for (client, service, backend, node) in PAIRS {
+        let arrived = bench.arrived(&Frame::sctp(at(client), at(service), 1));
+        let left = bench.left(&arrived);
+        assert_eq!((left.from.ip(), left.to), (at(node).ip(), at(backend)));
+        let reply = bench.arrived(&Frame::sctp(at(backend), left.from, 2));
+        assert_eq!((reply.from, reply.to), (at(backend), at(client)));
+        assert_eq!(bench.left(&reply).from, at(service));
+    }
+}
+
+#[test]
 fn pieces_follow_their_first() {
     bench!("fr-pieces", bench, web("UDP", "here"));
     for (client, service, backend, _) in PAIRS {

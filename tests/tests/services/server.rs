@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent_core::service::Protocol;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage};
 
 /// A server that runs until the test's process ends.
 pub(crate) struct Backend {
@@ -99,6 +101,46 @@ fn serve_udp(
         });
         backend
     }
+}
+
+/// What ends a message to [`sctp_witness`]: an association has no end of one side alone.
+pub(crate) const END: u8 = b'.';
+
+/// An SCTP server that says its label, who asked and how many bytes there were. Call within the namespace.
+pub(crate) fn sctp_witness(address: &str) -> impl FnOnce() -> Backend + Send {
+    let address: SocketAddr = address.parse().unwrap();
+    move || {
+        let listener = sctp_socket(address).unwrap();
+        socket::bind(listener.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+        socket::listen(&listener, Backlog::new(16).unwrap()).unwrap();
+        let backend = backend(address, Protocol::Sctp);
+        let label = backend.label.clone();
+        // Whoever takes a stream of either protocol can do the same with it.
+        let listener = TcpListener::from(listener);
+        std::thread::spawn(move || {
+            for mut connection in listener.incoming().flatten() {
+                let from = connection.peer_addr().unwrap().ip();
+                let (mut count, mut buffer) = (0, [0; 4096]);
+                while let Ok(length @ 1..) = connection.read(&mut buffer) {
+                    count += length;
+                    if buffer[length - 1] == END {
+                        let _ = connection.write_all(format!("{label} {from} {}", count - 1).as_bytes());
+                    }
+                }
+            }
+        });
+        backend
+    }
+}
+
+/// A socket of SCTP for one association at a time.
+pub(crate) fn sctp_socket(address: SocketAddr) -> nix::Result<std::os::fd::OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp)
 }
 
 fn backend(address: SocketAddr, protocol: Protocol) -> Backend {

@@ -16,7 +16,7 @@ use tests::{NetworkNamespace, Scratch, eventually};
 use super::client::Client;
 use super::node::Node;
 use super::outside::{forward, ip, wire};
-use super::server::{Backend, udp_witness, witness};
+use super::server::{Backend, sctp_witness, udp_witness, witness};
 
 /// Says which end this is: 0 asks.
 const END: &str = "ORLOP_WIRE";
@@ -55,7 +55,7 @@ const fn row(name: &'static str, protocol: &'static str, node_port: u16, end: us
 }
 
 /// The Services of both nodes.
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 8] = [
     row("far", "TCP", 30_080, 1),
     Row {
         policy: "Local",
@@ -70,6 +70,11 @@ const ROWS: [Row; 6] = [
     Row {
         pod: SLIM,
         ..row("slim-datagrams", "UDP", 30_085, 1)
+    },
+    row("far-associations", "SCTP", 30_086, 1),
+    Row {
+        policy: "Local",
+        ..row("far-local-associations", "SCTP", 30_087, 1)
     },
 ];
 /// The port of a Service's backends.
@@ -119,6 +124,7 @@ fn ask(world: &World, node: &Node<'_>) {
         assert_eq!(seen(&mut inside, &at(far, 30_080), 10), (own.into(), 10));
         assert_eq!(seen(&mut inside, &at(own, 30_081), 10), (own.into(), 10));
         datagrams(&mut client, family);
+        associations(&mut client, family);
         narrow(&mut client, family);
     }
 }
@@ -160,6 +166,23 @@ fn datagrams(client: &mut Client, family: usize) {
             assert_eq!(words, [sees, &count.to_string()], "{count} bytes to {asked}: {answer}");
         }
     }
+}
+
+/// Associations of SCTP, whose checksum covers the ports.
+fn associations(client: &mut Client, family: usize) {
+    let (own, far) = (NODES[0][family], NODES[1][family]);
+    for (asked, sees) in [(own, own), (far, CLIENT[family])] {
+        for count in [1, 1000, 20_000] {
+            let address = at(asked, 30_086);
+            let answer = client.ask(&format!("say-sctp {address} {count}"));
+            let expected = format!(" {sees} {count} from {address}");
+            assert!(answer.ends_with(&expected), "{answer} is not{expected}");
+        }
+    }
+    let answer = client.ask(&format!("say-sctp {} 1", at(far, 30_087)));
+    assert!(answer.contains(CLIENT[family]), "{answer}");
+    let answer = client.ask(&format!("say-sctp {} 1", at(own, 30_087)));
+    assert!(answer.starts_with("error "), "{answer}");
 }
 
 /// Behind the other node a link is too narrow for the client's packets: the client hears of it and sends smaller ones.
@@ -305,6 +328,7 @@ impl World {
                 let address = at(address, backend_port(row));
                 match row.protocol {
                     "UDP" => namespace.run(udp_witness(&address)),
+                    "SCTP" => namespace.run(sctp_witness(&address)),
                     _ => namespace.run(witness(&address)),
                 }
             })

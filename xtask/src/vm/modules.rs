@@ -64,6 +64,7 @@ const WANTED: &[&str] = &[
     "configs",
     "nbd",
     "ipv6",
+    "sctp",
 ];
 const SIGNATURE_MAGIC: &[u8] = b"~Module signature appended~\n";
 /// `struct module_signature`, whose last four bytes are the big-endian length of the signature before it.

@@ -209,6 +209,8 @@ pub enum Protocol {
     Tcp,
     /// UDP
     Udp,
+    /// SCTP
+    Sctp,
 }
 
 /// Requests and limits; a request without a value is its limit, as the API server defaults it.

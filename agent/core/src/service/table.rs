@@ -107,6 +107,8 @@ pub struct ServiceTable {
 }
 
 const DEFAULT_AFFINITY: u32 = 10_800;
+/// The kernel calls no hook for sockets of SCTP.
+const SCTP_INSIDE: &str = "clients on other machines are served; this node and its pods are not";
 /// A Service with this label is served by somebody else.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Endpoints of a Service with this label are nobody's to balance.
@@ -382,6 +384,9 @@ impl<'a> Reader<'a> {
         };
         if self.is_ours {
             self.add(&found, node_port, frontends);
+            if protocol == Protocol::Sctp {
+                self.problems.push(format!("port {port}/SCTP: {SCTP_INSIDE}"));
+            }
         }
         Ok(PortStatus {
             name: spec.name.clone().unwrap_or_default(),

@@ -22,6 +22,8 @@ pub(crate) enum Transport {
     /// With these flags.
     Tcp(u8),
     Udp,
+    /// With a first chunk of this type.
+    Sctp(u8),
     /// An ICMP error; the payload is what it quotes.
     Error,
     /// The later piece of a packet: the payload is all there is.
@@ -35,6 +37,11 @@ impl Frame {
 
     pub(crate) fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Self {
         Self::new(from, to, Transport::Udp, payload)
+    }
+
+    /// The chunk's header is all that is in it but for the payload.
+    pub(crate) fn sctp(from: SocketAddr, to: SocketAddr, kind: u8) -> Self {
+        Self::new(from, to, Transport::Sctp(kind), &[])
     }
 
     /// The same to another destination.
@@ -186,6 +193,7 @@ impl Frame {
         match self.transport {
             Transport::Tcp(_) => 6,
             Transport::Udp => 17,
+            Transport::Sctp(_) => 132,
             Transport::Error => {
                 if self.from.is_ipv6() {
                     58
@@ -215,6 +223,12 @@ impl Frame {
                 bytes.extend([0, 0]);
                 6
             }
+            Transport::Sctp(kind) => {
+                bytes.extend(self.from.port().to_be_bytes());
+                bytes.extend(self.to.port().to_be_bytes());
+                bytes.extend([0, 0, 0, 7, 0, 0, 0, 0, kind, 0, 0, 4]);
+                8
+            }
             Transport::Error => {
                 let kind = if self.from.is_ipv6() { [2, 0] } else { [3, 4] };
                 bytes.extend(kind);
@@ -223,7 +237,10 @@ impl Frame {
             }
         };
         bytes.extend(&self.payload);
-        if self.has_check {
+        if self.has_check && matches!(self.transport, Transport::Sctp(_)) {
+            let check = crc32c(&bytes).to_le_bytes();
+            bytes[8..12].copy_from_slice(&check);
+        } else if self.has_check {
             let check = (!fold(self.pseudo(bytes.len()) + sum(&bytes))).to_be_bytes();
             bytes[check_at..check_at + 2].copy_from_slice(&check);
         }
@@ -255,6 +272,7 @@ impl Frame {
             number if found.piece.is_some_and(|(_, offset, _)| offset > 0) => (Transport::Rest(number), (0, 0), 0),
             6 => (Transport::Tcp(segment[13]), (port(0), port(2)), 20),
             17 => (Transport::Udp, (port(0), port(2)), 8),
+            132 => (Transport::Sctp(segment[12]), (port(0), port(2)), 16),
             _ => (Transport::Error, (0, 0), 8),
         };
         let is_first = found.piece.is_some_and(|(_, _, more)| more);
@@ -268,7 +286,11 @@ impl Frame {
             has_check,
             piece: found.piece,
         };
-        if has_check && !matches!(transport, Transport::Rest(_)) {
+        if has_check && matches!(transport, Transport::Sctp(_)) {
+            let check = u32::from_le_bytes(segment[8..12].try_into().unwrap());
+            let bare = [&segment[..8], &[0; 4], &segment[12..]].concat();
+            assert_eq!(check, crc32c(&bare), "the checksum of {frame:?}");
+        } else if has_check && !matches!(transport, Transport::Rest(_)) {
             let whole = fold(frame.pseudo(segment.len()) + sum(segment));
             assert_eq!(whole, 0xffff, "the checksum of {frame:?}");
         }
@@ -313,6 +335,14 @@ fn network(packet: &[u8]) -> (IpAddr, IpAddr, usize, Found) {
         found.protocol = packet[start];
         start += 8;
     }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
 }
 
 fn sum(bytes: &[u8]) -> u64 {

@@ -204,7 +204,7 @@ pub(crate) fn protocol(path: &str, word: Option<&str>, faults: &mut Faults) -> P
     faults.choose(
         &format!("{path}.protocol"),
         word,
-        &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp)],
+        &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)],
     )
 }
 

@@ -134,6 +134,27 @@ fn a_protocol_that_is_not_balanced_is_said() {
 }
 
 #[test]
+fn whom_sctp_does_not_serve_is_said() {
+    let service = service(|spec| {
+        spec.ports
+            .iter_mut()
+            .flatten()
+            .for_each(|port| port.protocol = Some("SCTP".into()))
+    });
+    let objects = Objects {
+        services: &[service.into()].into_iter().collect(),
+        slices: &Shelf::default(),
+        pods: &[],
+    };
+    let table = table(objects, &Assignment::default(), &NodeFacts::default());
+    let problems: Vec<&String> = table.services.values().flat_map(|status| &status.problems).collect();
+    assert!(
+        problems[0].starts_with("port 80/SCTP: clients on other machines are served"),
+        "{problems:?}"
+    );
+}
+
+#[test]
 fn each_family_has_its_own_backends() {
     let name = ServiceName {
         namespace: "default".into(),
