@@ -5,6 +5,9 @@
 //! program that was executed from a read-only mount can't be opened for writing that way. Who may not make mounts runs
 //! from a sealed copy in memory.
 
+#[cfg(target_arch = "x86_64")]
+mod early;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
