@@ -26,11 +26,6 @@ impl Stat {
     }
 }
 
-/// `Threads:` of `/proc/PID/status` (proc_pid_status(5)).
-pub(crate) fn thread_count(status: &str) -> Option<u32> {
-    number_of(status, "Threads:")
-}
-
 /// `Pid:` of the `fdinfo` of a pidfd (proc_pid_fdinfo(5)); none when the process has ended and been waited for, or is in
 /// a pid namespace out of sight.
 pub(crate) fn pid_of_pidfd(fdinfo: &str) -> Option<u32> {
@@ -68,13 +63,6 @@ mod tests {
     }
 
     #[test]
-    fn counts_threads_of_a_status_file() {
-        assert_eq!(thread_count("Name:\tx\nThreads:\t1\nSigQ:\t0/1\n"), Some(1));
-        assert_eq!(thread_count("Threads:\t12\n"), Some(12));
-        assert_eq!(thread_count("Name:\tx\n"), None);
-    }
-
-    #[test]
     fn a_pidfd_of_nobody_has_no_pid() {
         assert_eq!(pid_of_pidfd("pos:\t0\nPid:\t42\nNSpid:\t42\n"), Some(42));
         for none in ["Pid:\t0\n", "Pid:\t-1\n", "pos:\t0\n"] {
@@ -86,7 +74,7 @@ mod tests {
     fn random_files_are_read_or_not() {
         crate::random::inputs("proc", |bytes| {
             let text = String::from_utf8_lossy(bytes);
-            let _ = (Stat::parse(&text), thread_count(&text), pid_of_pidfd(&text));
+            let _ = (Stat::parse(&text), pid_of_pidfd(&text));
             let _ = (cgroup_path(&text), maps_every_id(&text));
         });
     }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::os::unix::fs::MetadataExt;
 
 /// This process has exactly one thread, and this is it.
 ///
@@ -16,25 +17,30 @@ pub struct SingleThreaded(PhantomData<*const ()>);
 /// Why the process could not be shown to have a single thread.
 #[derive(Debug, thiserror::Error)]
 pub enum ThreadsError {
-    /// `/proc/self/status` could not be read.
-    #[error("read the thread count from /proc/self/status")]
+    /// `/proc/self/task` could not be looked at.
+    #[error("count the threads in /proc/self/task")]
     Read(#[source] io::Error),
     /// There are other threads.
     #[error("this process has {0} threads; a container is only created from a single-threaded one")]
-    Several(u32),
+    Several(u64),
 }
 
+/// A directory has one link more than it has subdirectories, and one for its own name; `/proc/self/task` has a
+/// subdirectory for each thread (proc_pid_task(5)). Its number of links is the one thing of /proc that is told without a
+/// text being written and read.
+const LINKS_OF_NO_THREADS: u64 = 2;
+
 impl SingleThreaded {
-    /// Counts the threads of this process (`Threads:` in proc_pid_status(5)).
+    /// Counts the threads of this process.
     pub fn prove() -> Result<Self, ThreadsError> {
-        let status = std::fs::read_to_string("/proc/self/status").map_err(ThreadsError::Read)?;
-        match crate::proc::thread_count(&status) {
-            Some(1) => Ok(Self(PhantomData)),
-            Some(several) => Err(ThreadsError::Several(several)),
-            None => Err(ThreadsError::Read(io::Error::new(
+        let tasks = std::fs::metadata("/proc/self/task").map_err(ThreadsError::Read)?;
+        match tasks.nlink().saturating_sub(LINKS_OF_NO_THREADS) {
+            1 => Ok(Self(PhantomData)),
+            0 => Err(ThreadsError::Read(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "no Threads: line",
+                "it counts none",
             ))),
+            several => Err(ThreadsError::Several(several)),
         }
     }
 }
