@@ -23,6 +23,7 @@ use crate::privileges::Privileges;
 use crate::security::SecurityModules;
 use crate::step::{Groups, InitStep, NamespaceFile, Planned};
 use crate::sys::capability::Mask;
+use crate::sys::exec::StringArray;
 use crate::sys::pty::WindowSize;
 
 /// A field of the spec that is not honoured, or that makes no sense.
@@ -113,13 +114,37 @@ pub(crate) struct ProcessFacts {
     pub(crate) groups: Groups,
 }
 
+impl InitPlan {
+    /// Has the program called with these arguments, the name that it is called by among them.
+    pub(crate) fn call_with(&mut self, arguments: &[String]) -> Result<(), FieldError> {
+        let strings = arguments.iter().map(|text| c_string("hooks", text.as_ref()));
+        let strings = StringArray::new(strings.collect::<Result<_, _>>()?);
+        if let Some(InitStep::Execute(program)) = self.steps.last_mut().map(|planned| &mut planned.step) {
+            program.arguments = strings;
+        }
+        Ok(())
+    }
+}
+
 /// What the caller has for standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Terminal {
     /// Three files of its own; the step that uses them is put in by the caller, who owns them.
     None,
-    /// A new terminal, of this size if the spec does not say.
-    New(Option<WindowSize>),
+    /// A new terminal, of this size if the spec does not say, which leaves the ends of lines alone or not.
+    New {
+        size: Option<WindowSize>,
+        plain_lines: bool,
+    },
+}
+
+#[cfg(test)]
+impl Terminal {
+    /// One of no particular size.
+    pub(crate) const NEW: Self = Self::New {
+        size: None,
+        plain_lines: false,
+    };
 }
 
 /// The list of steps while it grows.
@@ -213,9 +238,14 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     }
     steps.leave_host();
     let change = rootfs::Change::of(spec, process_facts.manner);
+    let rootfs = match &facts.rootfs {
+        Rootfs::Directory(directory) => Some(directory.clone()),
+        Rootfs::Overlay { .. } => None,
+    };
     rootfs::plan(facts.rootfs, propagation, change, process_facts.privileges, &mut steps)?;
     let around = mounts::Surroundings {
         bundle: facts.bundle,
+        rootfs,
         namespaces: &namespaces,
         cgroup: facts.cgroup,
         propagation: propagation.during_setup,
@@ -444,13 +474,14 @@ fn host_names(spec: &Spec, namespaces: &Namespaces, steps: &mut Steps) -> Result
 fn terminal(process: &Process, terminal: Terminal, steps: &mut Steps) -> Result<(), FieldError> {
     match (process.terminal().unwrap_or(false), terminal) {
         (false, Terminal::None) => Ok(()),
-        (true, Terminal::New(size)) => {
+        (true, Terminal::New { size, plain_lines }) => {
             let size = process::console_size(process)?.or(size);
             steps.push(
                 "process.terminal",
                 InitStep::OpenTerminal {
                     size,
                     owner: process.user().uid(),
+                    plain_lines,
                 },
             );
             Ok(())
@@ -459,7 +490,7 @@ fn terminal(process: &Process, terminal: Terminal, steps: &mut Steps) -> Result<
             "process.terminal",
             "is true, but three streams were given",
         )),
-        (false, Terminal::New(_)) => Err(FieldError::new(
+        (false, Terminal::New { .. }) => Err(FieldError::new(
             "process.terminal",
             "is false, but a terminal was asked for",
         )),

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,9 @@ impl Preparation<'_> {
         if let InitStep::JoinNamespace(namespace) = step {
             prepare_namespace(namespace)?;
         } else if let InitStep::Bind(bind) = step {
-            self.take(&bind.tree)?;
+            if bind.source_inside.is_none() {
+                self.take(&bind.tree)?;
+            }
         } else if let InitStep::MountRoot(root) = step {
             self.root(root)?;
             self.roots = open_roots(root)?;
@@ -70,7 +72,7 @@ impl Preparation<'_> {
         let Some(id_map) = &tree.id_map else { return Ok(()) };
         let namespace = mapping::user_namespace(self.token, &id_map.mappings, self.privileges)
             .map_err(|error| io::Error::other(format!("{}: {}", error.action, error.source)))?;
-        match map_ids(tree.mount()?, namespace.as_fd(), id_map.recursive) {
+        match tree.with(|mount| map_ids(mount, namespace.as_fd(), id_map.recursive)) {
             Err(Errno::EINVAL) => Err(io::Error::other("its filesystem can't be id-mapped on this kernel")),
             result => Ok(result?),
         }
@@ -96,14 +98,14 @@ fn prepare_program(program: &mut Program, roots: &[OwnedFd]) -> nix::Result<()> 
 /// The root itself; or, where it is not mounted yet, its layers from the top.
 fn open_roots(root: &RootMount) -> nix::Result<Vec<OwnedFd>> {
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let below = |mount: &dyn AsFd| openat(mount.as_fd(), c".", directory, Mode::empty());
+    let below = |mount: BorrowedFd<'_>| openat(mount, c".", directory, Mode::empty());
     match root {
-        RootMount::Directory { tree, .. } => match tree.mount() {
-            Ok(mount) => Ok(vec![below(&mount)?]),
+        RootMount::Directory { tree, .. } => match tree.with(below) {
+            Ok(root) => Ok(vec![root]),
             Err(_) => Ok(vec![open(tree.path.as_c_str(), directory, Mode::empty())?]),
         },
         RootMount::Overlay(overlay) => match &overlay.made {
-            MadeOverlay::Tree(mount) => Ok(vec![below(mount)?]),
+            MadeOverlay::Tree(mount) => Ok(vec![below(mount.as_fd())?]),
             MadeOverlay::Planned | MadeOverlay::Classic { .. } => [&overlay.upper]
                 .into_iter()
                 .chain(&overlay.lower)

@@ -3,7 +3,7 @@
 //! A step holds everything it needs: C strings, numbers, and descriptors that [`crate::prepare`] opens in the parent.
 //! [`crate::init`] performs it in the child. [`InitStep::describe`] says afterwards, in the parent, what failed.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -97,6 +97,8 @@ pub(crate) enum InitStep {
     OpenTerminal {
         size: Option<WindowSize>,
         owner: u32,
+        /// It does not turn LF into CR LF.
+        plain_lines: bool,
     },
     /// The terminal is /dev/console too.
     BindConsole,
@@ -251,13 +253,15 @@ pub(crate) struct NewMount {
     /// What of the host to show, read-only, where the user namespace may not make the filesystem.
     pub(crate) instead: Option<&'static CStr>,
     /// The mount, once it is made.
-    pub(crate) made: OnceCell<OwnedFd>,
+    pub(crate) made: RefCell<Option<OwnedFd>>,
 }
 
 /// A part of the host's filesystem to show in the container.
 #[derive(Debug)]
 pub(crate) struct BindMount {
     pub(crate) tree: Rc<Tree>,
+    /// The source is not looked for on the host but in the container, among the mounts that are there by then.
+    pub(crate) source_inside: Option<ContainerPath>,
     pub(crate) target: ContainerPath,
 }
 

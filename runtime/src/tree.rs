@@ -1,7 +1,7 @@
 //! A part of the host's filesystem as a mount of its own, which is attached nowhere until the container has a place.
 
-use std::cell::OnceCell;
-use std::ffi::CString;
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub(crate) struct Tree {
     pub(crate) id_map: Option<IdMap>,
     /// Kind (`S_IFCHR`, …) and number of the device that it has to be.
     pub(crate) device: Option<(libc::mode_t, libc::dev_t)>,
-    pub(crate) taken: OnceCell<OwnedFd>,
+    pub(crate) taken: RefCell<Option<OwnedFd>>,
 }
 
 /// An id-mapped mount.
@@ -42,14 +42,20 @@ impl Tree {
     /// Takes it from the root and mount namespace that the caller sees, unless that is done. Does not allocate: where
     /// the parent may not, the child does it.
     pub(crate) fn take(&self) -> nix::Result<()> {
-        if self.taken.get().is_some() {
+        if self.taken.try_borrow().is_ok_and(|taken| taken.is_some()) {
             return Ok(());
         }
-        let tree = open_tree_clone(AT_FDCWD.as_fd(), &self.path, self.recursive)?;
+        self.take_at(AT_FDCWD.as_fd(), &self.path)
+    }
+
+    /// As [`Tree::take`], what is at `path` from `directory` instead of its own path.
+    pub(crate) fn take_at(&self, directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
+        let tree = open_tree_clone(directory, path, self.recursive)?;
         self.check_device(tree.as_fd())?;
         change(tree.as_fd(), self.attributes, false)?;
         change(tree.as_fd(), self.recursive_attributes, true)?;
-        self.taken.set(tree).map_err(|_| Errno::EBUSY)
+        *self.taken.try_borrow_mut().map_err(|_| Errno::EBUSY)? = Some(tree);
+        Ok(())
     }
 
     fn check_device(&self, tree: BorrowedFd<'_>) -> nix::Result<()> {
@@ -64,13 +70,20 @@ impl Tree {
         }
     }
 
-    /// The detached mount.
-    pub(crate) fn mount(&self) -> nix::Result<BorrowedFd<'_>> {
-        self.taken.get().map(AsFd::as_fd).ok_or(Errno::EBADF)
+    /// Does something with the detached mount.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> nix::Result<T>) -> nix::Result<T> {
+        let taken = self.taken.try_borrow().map_err(|_| Errno::EBUSY)?;
+        act(taken.as_ref().ok_or(Errno::EBADF)?.as_fd())
+    }
+
+    /// The detached mount, for who attaches it: it is not to stay open then, where only a few files may be.
+    pub(crate) fn give(&self) -> nix::Result<OwnedFd> {
+        let mut taken = self.taken.try_borrow_mut().map_err(|_| Errno::EBUSY)?;
+        taken.take().ok_or(Errno::EBADF)
     }
 
     pub(crate) fn is_directory(&self) -> nix::Result<bool> {
-        Ok(fstat(self.mount()?)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+        self.with(|mount| Ok(fstat(mount)?.st_mode & libc::S_IFMT == libc::S_IFDIR))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything is read from text, JSON values too: a second way would cost an eighth of the program's size.
 
+use oci_spec::runtime::Capability;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -13,14 +14,19 @@ const RESPELLED: [(&str, &str); 2] = [
 
 /// A configuration, a process, resources.
 pub fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    read_telling(text, &mut Vec::new())
+}
+
+/// As [`read`], with a sentence for whatever is passed over.
+pub fn read_telling<T: DeserializeOwned>(text: &[u8], passed_over: &mut Vec<String>) -> serde_json::Result<T> {
     serde_json::from_slice(text).or_else(|error| {
-        let completed = completed(text).and_then(|text| serde_json::from_slice(&text).ok());
+        let completed = completed(text, passed_over).and_then(|text| serde_json::from_slice(&text).ok());
         completed.ok_or(error)
     })
 }
 
 /// The same text as the crate can read it; none when nothing differs.
-fn completed(text: &[u8]) -> Option<Vec<u8>> {
+fn completed(text: &[u8], passed_over: &mut Vec<String>) -> Option<Vec<u8>> {
     let mut config: Value = serde_json::from_slice(text).ok()?;
     // A process by itself, or the one of a whole configuration.
     let process = if config.get("args").is_some() || config.get("scheduler").is_some() {
@@ -30,7 +36,10 @@ fn completed(text: &[u8]) -> Option<Vec<u8>> {
     };
     let gets_user = add_user(process);
     let gets_flags = respell_flags(process);
-    (gets_user || gets_flags).then(|| config.to_string().into_bytes())
+    let unknown = drop_unknown_capabilities(process);
+    let loses = !unknown.is_empty();
+    passed_over.extend(unknown);
+    (gets_user || gets_flags || loses).then(|| config.to_string().into_bytes())
 }
 
 /// A process without a user is root's, as for every other runtime; whether it was without.
@@ -53,6 +62,26 @@ fn respell_flags(process: &mut Value) -> bool {
         }
     }
     changed
+}
+
+/// Takes out the capabilities that nobody knows: a newer kernel may have them, or a newer caller know of them. runc warns
+/// and goes on, too.
+fn drop_unknown_capabilities(process: &mut Value) -> Vec<String> {
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    let mut unknown = Vec::new();
+    for (set, names) in sets.into_iter().flatten() {
+        let Some(names) = names.as_array_mut() else { continue };
+        names.retain(|name| {
+            let is_known = !name.is_string() || serde_json::from_str::<Capability>(&name.to_string()).is_ok();
+            if !is_known {
+                unknown.push(format!(
+                    "process.capabilities.{set}: {name} is no capability, and left out"
+                ));
+            }
+            is_known
+        });
+    }
+    unknown
 }
 
 #[cfg(test)]
@@ -81,6 +110,22 @@ mod tests {
         assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
         let whole: Spec = read(br#"{ "ociVersion": "1.3.0", "process": { "args": ["true"], "cwd": "/" } }"#).unwrap();
         assert!(whole.process().is_some());
+    }
+
+    #[test]
+    fn capabilities_that_nobody_knows_are_left_out_and_told() {
+        let process =
+            json!({ "cwd": "/", "capabilities": { "bounding": ["CAP_KILL", "CAP_FLY"], "ambient": ["SWIM"] } });
+        let mut told = Vec::new();
+        let process: Process = read_telling(process.to_string().as_bytes(), &mut told).unwrap();
+        let sets = process.capabilities().as_ref().unwrap();
+        assert_eq!(sets.bounding().as_ref().unwrap(), &[Capability::Kill].into());
+        assert_eq!(sets.ambient().as_ref().unwrap().len(), 0);
+        let [first, second] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert!(first.contains("SWIM") && second.contains("CAP_FLY"), "{told:?}");
+        assert!(read::<Process>(br#"{ "cwd": "/", "capabilities": { "bounding": [5] } }"#).is_err());
     }
 
     #[test]

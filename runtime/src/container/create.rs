@@ -103,6 +103,7 @@ pub(super) fn create_with(
                 plan,
                 streams,
                 cgroup,
+                companion: None,
                 pid_namespace,
                 root: None,
                 who,

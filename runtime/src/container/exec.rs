@@ -24,6 +24,9 @@ pub struct Target<'a> {
     pub pidfd: BorrowedFd<'a>,
     /// Its cgroup; the new process is born in it.
     pub cgroup: Option<&'a Path>,
+    /// Where that cgroup takes no process any more, because the container manages cgroups itself, the new one goes to its
+    /// init's.
+    pub follows_init: bool,
     /// What it was created from: namespaces and seccomp profile are taken from here, everything else from the process.
     pub spec: &'a Spec,
     /// Its name, for a seccomp profile with a listener.
@@ -40,13 +43,14 @@ pub fn exec(
     stdio: Stdio,
     manner: Manner,
 ) -> Result<Running, ExecError> {
-    Ok(create_exec(token, target, process, stdio, manner)?.start()?)
+    Ok(create_exec(token, target, (process, None), stdio, manner)?.start()?)
 }
 
+/// As [`exec()`], up to the start. A program that is called otherwise than by its name comes with its whole arguments.
 pub(super) fn create_exec(
     token: &SingleThreaded,
     target: Target<'_>,
-    process: &Process,
+    (process, called): (&Process, Option<&[String]>),
     stdio: Stdio,
     manner: Manner,
 ) -> Result<Created, CreateError> {
@@ -64,7 +68,10 @@ pub(super) fn create_exec(
         .pidfd
         .try_clone_to_owned()
         .map_err(|error| host("duplicate the container's pidfd", error))?;
-    let plan = plan::exec(target.spec, process, init, facts)?;
+    let mut plan = plan::exec(target.spec, process, init, facts)?;
+    if let Some(arguments) = called {
+        plan.call_with(arguments)?;
+    }
     let cgroup = target
         .cgroup
         .map(Cgroup::at)
@@ -76,6 +83,7 @@ pub(super) fn create_exec(
             plan,
             streams,
             cgroup: cgroup.as_ref(),
+            companion: pid_of(target.pidfd).filter(|_| target.follows_init),
             pid_namespace,
             root: root_of(target.pidfd),
             who: target.who,

@@ -77,7 +77,10 @@ pub(crate) fn explain_for(
         cgroup,
         process: ProcessFacts {
             terminal: if is_terminal {
-                Terminal::New(None)
+                Terminal::New {
+                    size: None,
+                    plain_lines: true,
+                }
             } else {
                 Terminal::None
             },

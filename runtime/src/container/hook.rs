@@ -123,10 +123,12 @@ pub(crate) fn check(spec: &Spec) -> Result<(), FieldError> {
 
 /// A hook that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("run {}, for {field}", path.display())]
+#[error("error running {moment} hook #{index}: {}", path.display())]
 pub struct HookError {
-    /// The field that asked for it, for example `hooks.prestart[0]`.
-    pub field: String,
+    /// The moment that it was for, as the specification names it.
+    pub moment: &'static str,
+    /// Its place in the list of that moment.
+    pub index: usize,
     /// The program.
     pub path: PathBuf,
     /// What happened.
@@ -169,57 +171,61 @@ impl Hooks<'_> {
     pub(super) fn before_root(&self, token: &SingleThreaded, child: &Child) -> Result<(), HookError> {
         self.on_host(token, Moment::Prestart, Some(child.pid))?;
         self.on_host(token, Moment::CreateRuntime, Some(child.pid))?;
-        for (field, hook) in self.of(Moment::CreateContainer) {
+        let moment = Moment::CreateContainer;
+        for (index, hook) in self.of(moment) {
             let started = self.start_in_namespaces(token, hook, child);
-            watch(&field, hook, started)?;
+            watch(moment, index, hook, started)?;
         }
         Ok(())
     }
 
     /// Runs the hooks of one moment as this process is. Ends at the first that fails.
     pub(crate) fn on_host(&self, token: &SingleThreaded, moment: Moment, pid: Option<u32>) -> Result<(), HookError> {
-        for (field, hook) in self.of(moment) {
-            watch(&field, hook, self.start_on_host(token, moment, hook, pid))?;
+        for (index, hook) in self.of(moment) {
+            watch(moment, index, hook, self.start_on_host(token, moment, hook, pid))?;
         }
         Ok(())
     }
 
     /// As [`Hooks::on_host`], but each is tried, and what fails is returned: the specification wants it only reported.
     pub(crate) fn each_on_host(&self, token: &SingleThreaded, moment: Moment, pid: Option<u32>) -> Vec<HookError> {
-        let try_one =
-            |(field, hook): (String, &Hook)| watch(&field, hook, self.start_on_host(token, moment, hook, pid)).err();
-        self.of(moment).into_iter().filter_map(try_one).collect()
+        let try_one = |(index, hook): (usize, &Hook)| {
+            watch(moment, index, hook, self.start_on_host(token, moment, hook, pid)).err()
+        };
+        self.of(moment).filter_map(try_one).collect()
     }
 
     /// Runs the `startContainer` hooks in the created container `target`.
     pub(crate) fn in_container(&self, token: &SingleThreaded, target: Target<'_>, pid: u32) -> Result<(), HookError> {
         let pid = if plan::has_pid_namespace(self.spec) { 1 } else { pid };
-        for (field, hook) in self.of(Moment::StartContainer) {
+        for (index, hook) in self.of(Moment::StartContainer) {
             let start = || {
                 let (stdio, said) = self.stdio(Moment::StartContainer, Some(pid)).map_err(HookEnd::Talk)?;
                 let process = self.as_confined(hook);
-                let created = create_exec(token, target, &process, stdio, Manner::default());
+                let called = hook.args().as_deref().filter(|arguments| !arguments.is_empty());
+                let created = create_exec(token, target, (&process, called), stdio, Manner::default());
                 let created = created.map_err(|error| HookEnd::Start(Box::new(error.into())))?;
                 Ok((go(created.start())?, said))
             };
-            watch(&field, hook, start())?;
+            watch(Moment::StartContainer, index, hook, start())?;
         }
         Ok(())
     }
 
-    fn of(&self, moment: Moment) -> Vec<(String, &Hook)> {
-        let ours = |(its, field, hook)| (its == moment).then_some((field, hook));
-        fields(self.spec).into_iter().filter_map(ours).collect()
+    fn of(&self, moment: Moment) -> impl Iterator<Item = (usize, &Hook)> {
+        let hooks = self.spec.hooks().as_ref();
+        hooks
+            .map(|hooks| moment.list(hooks))
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
     }
 
-    /// The container's own process with another program.
+    /// The container's own process with another program, by its path.
     fn as_confined(&self, hook: &Hook) -> Process {
         let mut process = self.spec.process().clone().unwrap_or_default();
         let path = hook.path().to_string_lossy().into_owned();
-        let arguments = hook.args().iter().flatten().skip(1).cloned();
-        process
-            .set_args(Some(std::iter::once(path).chain(arguments).collect()))
-            .set_terminal(Some(false));
+        process.set_args(Some(vec![path])).set_terminal(Some(false));
         if let Some(environment) = hook.env() {
             process.set_env(Some(environment.clone()));
         }
@@ -301,6 +307,7 @@ fn spawn(
                 plan,
                 streams,
                 cgroup: None,
+                companion: None,
                 pid_namespace: pid_namespace.map(|(_, child)| child.pidfd.as_fd()),
                 root: None,
                 privileges: Privileges::look(),
@@ -325,10 +332,16 @@ fn own_environment() -> Vec<String> {
     std::env::vars_os().filter_map(variable).collect()
 }
 
-fn watch(field: &str, hook: &Hook, started: Result<(Running, File), HookEnd>) -> Result<(), HookError> {
+fn watch(
+    moment: Moment,
+    index: usize,
+    hook: &Hook,
+    started: Result<(Running, File), HookEnd>,
+) -> Result<(), HookError> {
     let end = started.and_then(|(running, said)| finish(hook, &running, said));
     end.map_err(|source| HookError {
-        field: field.into(),
+        moment: moment.name(),
+        index,
         path: hook.path().clone(),
         source,
     })

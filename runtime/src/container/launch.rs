@@ -11,7 +11,7 @@ use nix::unistd::{Uid, fchown};
 
 use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
-use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener, net_device};
+use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener, net_device, own_cgroup};
 use crate::cgroup::Cgroup;
 use crate::plan::{InitPlan, Terminal};
 use crate::prepare::{Preparation, prepare_namespace};
@@ -31,6 +31,8 @@ pub(super) struct Launch<'a> {
     pub(super) streams: Option<[OwnedFd; 3]>,
     /// Where the process is born.
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// A process in whose cgroup it is born if that one takes none: it is gone, or has controllers for cgroups below it.
+    pub(super) companion: Option<u32>,
     /// An existing pid namespace that it is born in (its file, or a pidfd of a process in it).
     pub(super) pid_namespace: Option<BorrowedFd<'a>>,
     /// The root of the running container that the process is added to.
@@ -51,6 +53,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         mut plan,
         streams,
         cgroup,
+        companion,
         pid_namespace,
         root,
         hooks,
@@ -84,18 +87,34 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     if let Some(namespace) = pid_namespace.filter(|_| plan.door.is_empty() && !privileges.come_back()) {
         plan.door.push(pid_door(namespace)?);
     }
-    let cgroup = cgroup.map(Cgroup::open).transpose()?;
-    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+    let companions = || companion.and_then(own_cgroup::of_process);
+    let place = match cgroup.map(Cgroup::open).transpose() {
+        Err(error) => match companions() {
+            Some(other) => Some(other.open()?),
+            None => return Err(error.into()),
+        },
+        Ok(place) => place,
+    };
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| host("make a channel to the container's process", errno))?;
     let run = || init::run(&plan.steps, theirs.as_fd(), ours.as_fd());
     let before = plan.affinity.as_deref().map(move_to_cpus).transpose()?;
-    let child = if plan.door.is_empty() {
-        in_pid_namespace(token, pid_namespace, || {
-            clone3(token, plan.namespaces, cgroup, run).map_err(|errno| host("clone the container's process", errno))
-        })
-    } else {
-        door::clone_through(token, &plan.door, plan.namespaces, cgroup, run)
+    let born_in = |cgroup: Option<BorrowedFd<'_>>| {
+        if plan.door.is_empty() {
+            in_pid_namespace(token, pid_namespace, || {
+                clone3(token, plan.namespaces, cgroup, run)
+                    .map_err(|errno| host("clone the container's process", errno))
+            })
+        } else {
+            door::clone_through(token, &plan.door, plan.namespaces, cgroup, run)
+        }
+    };
+    let child = match (born_in(place.as_ref().map(AsFd::as_fd)), companions) {
+        (Err(error), companions) if takes_none(&error) => match companions() {
+            Some(other) => born_in(Some(other.open()?.as_fd())),
+            None => Err(error),
+        },
+        (child, _) => child,
     };
     if let Some(before) = before {
         set_affinity(&before).map_err(|errno| host("set this process's CPU affinity back", errno))?;
@@ -134,6 +153,14 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     }
 }
 
+/// What clone3(2) answers for a cgroup that has turned controllers on for those below it, or has just been removed.
+fn takes_none(error: &CreateError) -> bool {
+    let CreateError::Host { source, .. } = error else {
+        return false;
+    };
+    matches!(source.raw_os_error(), Some(libc::EBUSY | libc::ENODEV))
+}
+
 /// What a plan has to know of the streams; and the streams, with numbers that no standard stream has.
 pub(super) fn streams(stdio: Stdio) -> Result<(Option<[OwnedFd; 3]>, Terminal), CreateError> {
     match stdio {
@@ -141,7 +168,7 @@ pub(super) fn streams(stdio: Stdio) -> Result<(Option<[OwnedFd; 3]>, Terminal), 
             Some([above_streams(stdin)?, above_streams(stdout)?, above_streams(stderr)?]),
             Terminal::None,
         )),
-        Stdio::Terminal { size } => Ok((None, Terminal::New(size))),
+        Stdio::Terminal { size, plain_lines } => Ok((None, Terminal::New { size, plain_lines })),
     }
 }
 

@@ -108,5 +108,7 @@ pub enum Stdio {
     Terminal {
         /// Size at the start; the spec's `process.consoleSize` comes first.
         size: Option<WindowSize>,
+        /// Lines end as the program ends them: whoever passes the output on has a terminal that sees to that, or none.
+        plain_lines: bool,
     },
 }

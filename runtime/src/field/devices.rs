@@ -1,6 +1,6 @@
 //! `linux.devices` and the devices that every container has.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -120,6 +120,6 @@ fn host_node(device: &Device) -> Result<Tree, FieldError> {
         },
         id_map: None,
         device: Some((device.kind, makedev(device.major.into(), device.minor.into()))),
-        taken: OnceCell::new(),
+        taken: RefCell::default(),
     })
 }

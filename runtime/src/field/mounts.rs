@@ -1,6 +1,6 @@
 //! `mounts`: new filesystems and parts of the host's.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,6 +23,8 @@ use crate::tree::{IdMap, Tree};
 pub(crate) struct Surroundings<'a> {
     /// Where relative sources of bind mounts start.
     pub(crate) bundle: &'a Path,
+    /// The directory that becomes the container's root, if it is one.
+    pub(crate) rootfs: Option<PathBuf>,
     pub(crate) namespaces: &'a Namespaces,
     /// The container's cgroup directory.
     pub(crate) cgroup: Option<&'a Path>,
@@ -46,11 +48,44 @@ impl Surroundings<'_> {
 
     /// Plans to show `tree` at `target`. Who may not make mounts on the host leaves it to the child.
     pub(crate) fn bind(&self, field: &str, tree: Tree, target: ContainerPath, steps: &mut Steps) {
+        self.bind_from(field, tree, None, target, steps);
+    }
+
+    fn bind_from(
+        &self,
+        field: &str,
+        tree: Tree,
+        source_inside: Option<ContainerPath>,
+        target: ContainerPath,
+        steps: &mut Steps,
+    ) {
         let tree = Rc::new(tree);
-        if !self.privileges.mounts {
+        if !self.privileges.mounts && source_inside.is_none() {
             steps.push_early(field, InitStep::TakeTree(Rc::clone(&tree)));
         }
-        steps.push(field, InitStep::Bind(BindMount { tree, target }));
+        let bind = BindMount {
+            tree,
+            source_inside,
+            target,
+        };
+        steps.push(field, InitStep::Bind(bind));
+    }
+
+    /// Where in the container the source of a bind mount is, if one of the mounts `before` it is made on the way there:
+    /// the host does not see that.
+    fn inside(
+        &self,
+        field: &str,
+        source: &Path,
+        before: &[ContainerPath],
+    ) -> Result<Option<ContainerPath>, FieldError> {
+        let below = self.rootfs.as_ref().and_then(|rootfs| source.strip_prefix(rootfs).ok());
+        let path = below.map(|below| ContainerPath::new(field, below)).transpose()?;
+        Ok(path.filter(|path| {
+            before
+                .iter()
+                .any(|mounted| path.prefixes().contains(&mounted.relative().to_owned()))
+        }))
     }
 }
 
@@ -65,11 +100,11 @@ pub(crate) fn plan(mounts: &[Mount], around: &Surroundings<'_>, steps: &mut Step
         push_new("mounts", dev, around, steps);
         devices::plan(around, steps)?;
     }
-    for (index, (mount, target)) in mounts.iter().zip(destinations).enumerate() {
+    for (index, (mount, target)) in mounts.iter().zip(destinations.iter().cloned()).enumerate() {
         let field = format!("mounts[{index}]");
         let is_dev = target.is("/dev");
         let options = Options::parse(&field, mount.options().as_deref().unwrap_or_default())?;
-        match plan_one(&field, mount, target, options, around, steps)? {
+        match plan_one(&field, mount, (&destinations[..index], target), options, around, steps)? {
             Made::Filesystem if is_dev => devices::plan(around, steps)?,
             Made::Filesystem => {}
             Made::Other(sentences) => unenforced.extend(sentences),
@@ -117,7 +152,7 @@ fn default_dev() -> Result<NewMount, FieldError> {
         copy_up: false,
         keep_mode: false,
         instead: None,
-        made: OnceCell::new(),
+        made: RefCell::default(),
     })
 }
 
@@ -163,7 +198,7 @@ fn twin(kind: &CStr) -> Option<&'static CStr> {
 fn plan_one(
     field: &str,
     mount: &Mount,
-    target: ContainerPath,
+    (before, target): (&[ContainerPath], ContainerPath),
     mut options: Options,
     around: &Surroundings<'_>,
     steps: &mut Steps,
@@ -192,8 +227,14 @@ fn plan_one(
         let sentences = options.without_filesystem(field)?;
         let source = mount.source().as_ref();
         let source = source.ok_or_else(|| FieldError::new(format!("{field}.source"), "is missing"))?;
-        let tree = tree(field, around.bundle.join(source), &options, id_map, around)?;
-        around.bind(field, tree, target, steps);
+        let source = around.bundle.join(source);
+        let source_inside = around.inside(&format!("{field}.source"), &source, before)?;
+        if id_map.is_some() && source_inside.is_some() {
+            let reason = "a mount of the container's own can't be id-mapped: that is done before they are there";
+            return Err(FieldError::new(format!("{field}.source"), reason));
+        }
+        let tree = tree(field, source, &options, id_map, around)?;
+        around.bind_from(field, tree, source_inside, target, steps);
         return Ok(Made::Other(sentences));
     }
     match kind {
@@ -258,7 +299,7 @@ fn tree(
         recursive_attributes,
         id_map,
         device: None,
-        taken: OnceCell::new(),
+        taken: RefCell::default(),
     })
 }
 
@@ -361,7 +402,7 @@ fn new_mount(
         refuse_links,
         copy_up: options.copy_up,
         keep_mode,
-        made: OnceCell::new(),
+        made: RefCell::default(),
     })
 }
 

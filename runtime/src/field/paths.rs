@@ -31,7 +31,9 @@ fn each(
     step: fn(ContainerPath) -> InitStep,
     steps: &mut Steps,
 ) -> Result<(), FieldError> {
-    for (index, path) in paths.iter().enumerate() {
+    // A path that is listed twice is mounted over once.
+    let first = |(index, path): &(usize, &String)| !paths[..*index].contains(path);
+    for (index, path) in paths.iter().enumerate().filter(first) {
         let field = format!("{name}[{index}]");
         if !path.starts_with('/') {
             return Err(FieldError::new(field, "the path must be absolute"));

@@ -1,6 +1,6 @@
 //! `root` and `linux.rootfsPropagation`.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -109,7 +109,7 @@ pub(crate) fn plan(
                 },
                 id_map: None,
                 device: None,
-                taken: OnceCell::new(),
+                taken: RefCell::default(),
             });
             if !privileges.mounts {
                 steps.push_early("root", InitStep::TakeTree(Rc::clone(&tree)));

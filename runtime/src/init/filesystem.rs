@@ -35,8 +35,8 @@ pub(super) fn make_mounts_private() -> nix::Result<()> {
 /// and no permission on the way to one.
 pub(super) fn mount_root(root: &RootMount) -> nix::Result<()> {
     match root {
-        RootMount::Directory { tree, in_place: false } => put_on(tree.mount()?, c"/"),
-        RootMount::Directory { tree, in_place: true } => put_on(tree.mount()?, &tree.path),
+        RootMount::Directory { tree, in_place: false } => tree.with(|tree| put_on(tree, c"/")),
+        RootMount::Directory { tree, in_place: true } => tree.with(|root| put_on(root, &tree.path)),
         RootMount::Overlay(overlay) => match &overlay.made {
             MadeOverlay::Tree(tree) if overlay.in_place => put_on(tree.as_fd(), &overlay.target),
             MadeOverlay::Tree(tree) => put_on(tree.as_fd(), c"/"),
@@ -65,14 +65,15 @@ fn put_on(tree: BorrowedFd<'_>, target: &CStr) -> nix::Result<()> {
 
 /// Makes a filesystem and its mount, which is attached nowhere yet.
 pub(super) fn make_mount(new: &NewMount) -> nix::Result<()> {
-    let made = match new_filesystem(new) {
-        Err(Errno::EPERM) => match new.instead {
-            Some(directory) => readonly_copy(directory)?,
-            None => return Err(Errno::EPERM),
-        },
-        result => result?,
-    };
-    new.made.set(made).map_err(|_| Errno::EBUSY)
+    new.made.replace(Some(made_here(new)?));
+    Ok(())
+}
+
+fn made_here(new: &NewMount) -> nix::Result<OwnedFd> {
+    match new_filesystem(new) {
+        Err(Errno::EPERM) => readonly_copy(new.instead.ok_or(Errno::EPERM)?),
+        result => result,
+    }
 }
 
 fn new_filesystem(new: &NewMount) -> nix::Result<OwnedFd> {
@@ -173,12 +174,13 @@ impl Init<'_> {
     }
 
     pub(super) fn mount(&mut self, new: &NewMount) -> nix::Result<()> {
-        if new.made.get().is_none() {
-            make_mount(new)?;
-        }
-        let mounted = new.made.get().ok_or(Errno::EBADF)?;
+        // It is not to stay open: there may be few files that may be.
+        let mounted = match new.made.take() {
+            Some(made) => made,
+            None => made_here(new)?,
+        };
         if new.keep_mode {
-            self.keep_mode(&new.target, mounted)?;
+            self.keep_mode(&new.target, &mounted)?;
         }
         let target = if new.refuse_links && !Guard::RealDirectories.is_out() {
             self.make_real_directory(&new.target)?
@@ -212,12 +214,16 @@ impl Init<'_> {
     }
 
     pub(super) fn bind(&mut self, bind: &BindMount) -> nix::Result<()> {
+        if let Some(source) = &bind.source_inside {
+            let source = inside::open(self.root()?, source.relative(), OFlag::O_PATH)?;
+            bind.tree.take_at(source.as_fd(), c"")?;
+        }
         let target = if bind.tree.is_directory()? {
             inside::make_directory(self.root()?, bind.target.prefixes())?
         } else {
             inside::make_file(self.root()?, &bind.target)?
         };
-        move_mount(bind.tree.mount()?, target.as_fd())
+        move_mount(bind.tree.give()?.as_fd(), target.as_fd())
     }
 
     pub(super) fn make_device(&mut self, device: &Device) -> nix::Result<()> {

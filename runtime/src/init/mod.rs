@@ -115,7 +115,11 @@ impl Init<'_> {
             InitStep::MakeDevice(device) => self.make_device(device),
             InitStep::MakeSymlink { link, target } => self.make_symlink(link, target),
             InitStep::MakeDirectory(path) => inside::make_directory(self.root()?, path.prefixes()).map(drop),
-            InitStep::OpenTerminal { size, owner } => self.open_terminal(*size, *owner),
+            InitStep::OpenTerminal {
+                size,
+                owner,
+                plain_lines,
+            } => self.open_terminal(*size, *owner, *plain_lines),
             InitStep::BindConsole => self.bind_console(),
             InitStep::WriteSysctl { file, value, .. } => self.write_sysctl(file, value),
             InitStep::MaskPath(path) => self.mask(path),

@@ -1,10 +1,11 @@
 //! Steps about the terminal.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
 use super::{Init, inside};
@@ -19,7 +20,7 @@ const DEVPTS: FsType = FsType(0x1cd1);
 
 impl Init<'_> {
     /// The slave comes from the master itself, not by its path, which others could have replaced (CVE-2025-52565).
-    pub(super) fn open_terminal(&mut self, size: Option<WindowSize>, owner: u32) -> nix::Result<()> {
+    pub(super) fn open_terminal(&mut self, size: Option<WindowSize>, owner: u32, plain_lines: bool) -> nix::Result<()> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
         let master = inside::open_without_links(self.root()?, c"dev/pts/ptmx", flags)?;
         if fstatfs(&master)?.filesystem_type() != DEVPTS {
@@ -28,6 +29,9 @@ impl Init<'_> {
         let slave = open_peer(master.as_fd())?;
         if let Some(size) = size {
             set_window_size(master.as_fd(), size)?;
+        }
+        if plain_lines {
+            leave_lines_alone(&slave)?;
         }
         fchown(&slave, Some(Uid::from_raw(owner)), None)?;
         set_controlling(slave.as_fd())?;
@@ -58,4 +62,10 @@ impl Init<'_> {
         self.terminal = Some(inside::open(self.root()?, c"dev/pts/0", OFlag::O_PATH)?);
         Ok(())
     }
+}
+
+fn leave_lines_alone(terminal: &OwnedFd) -> nix::Result<()> {
+    let mut settings = tcgetattr(terminal)?;
+    settings.output_flags.remove(OutputFlags::ONLCR);
+    tcsetattr(terminal, SetArg::TCSANOW, &settings)
 }

@@ -393,7 +393,7 @@ fn privileges_go_in_an_order_that_lets_each_step_work() {
 fn a_terminal_has_to_be_wanted_by_both_sides() {
     let mut spec = base();
     assert_eq!(
-        plan_of(spec.clone(), Terminal::New(None)).unwrap_err().field,
+        plan_of(spec.clone(), Terminal::NEW).unwrap_err().field,
         "process.terminal"
     );
     spec["process"]["terminal"] = json!(true);
@@ -401,7 +401,7 @@ fn a_terminal_has_to_be_wanted_by_both_sides() {
         plan_of(spec.clone(), Terminal::None).unwrap_err().field,
         "process.terminal"
     );
-    let plan = plan_of(spec, Terminal::New(None)).unwrap();
+    let plan = plan_of(spec, Terminal::NEW).unwrap();
     assert!(position(&plan, "open a terminal") < position(&plan, "bind the terminal on /dev/console"));
 }
 

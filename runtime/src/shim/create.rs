@@ -193,7 +193,13 @@ fn with_own_oom_score(mut spec: Spec) -> Spec {
 fn streams(spec: &Spec) -> Result<(Stdio, Vec<Output>), StreamError> {
     let process = spec.process().as_ref();
     if process.and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
-        return Ok((Stdio::Terminal { size: None }, Vec::new()));
+        return Ok((
+            Stdio::Terminal {
+                size: None,
+                plain_lines: false,
+            },
+            Vec::new(),
+        ));
     }
     let stdin = File::open("/dev/null").map_err(StreamError)?.into();
     let (read_stdout, stdout) = pipe().map_err(StreamError)?;

@@ -43,6 +43,7 @@ impl Shim {
             return Err(refuse(FailureKind::State, "the container does not run"));
         };
         let target = container::Target {
+            follows_init: true,
             pidfd: pidfd.as_fd(),
             cgroup: cgroup.as_deref(),
             spec: &spec,
@@ -129,7 +130,13 @@ impl Live {
 
 fn ends(is_terminal: bool, wants_stdin: bool) -> io::Result<Ends> {
     if is_terminal {
-        return Ok((Stdio::Terminal { size: None }, Vec::new()));
+        return Ok((
+            Stdio::Terminal {
+                size: None,
+                plain_lines: false,
+            },
+            Vec::new(),
+        ));
     }
     let mut ours = Vec::new();
     let stdin = if wants_stdin {

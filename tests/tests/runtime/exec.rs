@@ -109,20 +109,22 @@ fn code_directory_environment_and_user_are_its_own() {
 }
 
 #[test]
-fn what_is_not_there_is_127_and_a_directory_outside_is_refused() {
+fn what_can_not_be_added_is_255() {
     require_root!();
     with_running(
         "exec-errors",
         |_| {},
         |bundle, _| {
-            assert_eq!(exec(bundle, &["c1", "nothing"]).code, Some(127));
+            for what in [&["c1", "nothing"][..], &["--pid-file", "/none/pid", "c1", "true"]] {
+                assert_eq!(exec(bundle, what).code, Some(255), "{what:?}");
+            }
             for fd in 0..12 {
                 let refused = exec(bundle, &["--cwd", &format!("/proc/self/fd/{fd}"), "c1", "pwd"]);
-                assert_eq!(refused.code, Some(128), "{refused:?}");
+                assert_eq!(refused.code, Some(255), "{refused:?}");
             }
             let gone = exec(bundle, &["c2", "true"]);
             assert!(
-                gone.err.contains("container \"c2\": container does not exist"),
+                gone.code == Some(255) && gone.err.contains("container \"c2\": container does not exist"),
                 "{gone:?}"
             );
         },

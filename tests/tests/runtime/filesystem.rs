@@ -7,6 +7,7 @@ use serde_json::json;
 use tests::require_root;
 
 use crate::bundle::{link, with_bundle};
+use crate::peer::{Runtime, with_each};
 
 #[test]
 fn the_hosts_root_is_gone() {
@@ -191,13 +192,23 @@ fn masked_paths_are_empty_and_read_only_paths_keep_their_content() {
         fs::write(bundle.rootfs().join("key"), "x").unwrap();
         bundle.set(
             "/linux/maskedPaths",
-            json!(["/key", "/secret", "/proc/acpi", "/proc/keys", "/not/there"]),
+            json!([
+                "/key",
+                "/secret",
+                "/proc/acpi",
+                "/proc/keys",
+                "/not/there",
+                "/key",
+                "/secret"
+            ]),
         );
         bundle.set("/linux/readonlyPaths", json!(["/fixed", "/proc/sys", "/not/there"]));
         assert_eq!(
             bundle.say("cat /key /proc/keys; ls /secret /proc/acpi"),
             "/proc/acpi:\n\n/secret:\n"
         );
+        let twice = "for f in key secret; do grep -c \" /$f \" /proc/self/mountinfo; done";
+        assert_eq!(bundle.say(twice), "1\n1\n", "listed twice, mounted over once");
         let script = "for d in secret proc/acpi fixed; do touch /$d/x 2>&1 | grep -c Read-only; done; \
                       (echo x > /proc/sys/kernel/domainname) 2>&1 | grep -c Read-only";
         assert_eq!(bundle.say(script), "1\n1\n1\n1\n");
@@ -225,5 +236,38 @@ fn a_mount_of_the_container_is_not_seen_by_the_host() {
         )
         .unwrap();
         assert_eq!(container.wait(), Some(0));
+    });
+}
+
+#[test]
+fn a_directory_is_made_for_a_mount_where_a_link_to_nothing_ends() {
+    require_root!();
+    with_each("dangling-directory", |bundle, runtime| {
+        link(&bundle.rootfs(), "etc/data", "/var/none/data");
+        bundle.file("data/file", "content");
+        bundle.mount("bind", "data", "/etc/data", &["bind"]);
+        let finished = bundle.run("cat /var/none/data/file");
+        // Debian's runc is older than its mend of that, and crun refuses it.
+        let expected = if runtime == Runtime::Ours {
+            "content"
+        } else {
+            finished.out.as_str()
+        };
+        assert_eq!(finished.out, expected, "{finished:?}");
+    });
+}
+
+#[test]
+fn a_part_of_the_container_is_bound_with_what_is_mounted_there_by_then() {
+    require_root!();
+    with_each("bind-inside", |bundle, runtime| {
+        bundle.file("a/file", "a");
+        bundle.file("b/file", "b");
+        fs::create_dir_all(bundle.dir().join("a/x")).unwrap();
+        bundle.mount("bind", "a", "/mnt", &["bind"]);
+        bundle.mount("bind", "b", "/mnt/x", &["bind"]);
+        let inside = bundle.rootfs().join("mnt");
+        bundle.mount("bind", inside.to_str().unwrap(), "/all", &["rbind"]);
+        assert_eq!(bundle.say("cat /all/file /all/x/file"), "ab", "{runtime:?}");
     });
 }

@@ -118,7 +118,7 @@ fn a_container_whose_hook_fails_before_the_start_is_not_there() {
             bundle.fails("state", &["c1"]);
             if runtime == Runtime::Ours {
                 assert!(
-                    error.contains(&format!("hooks.{kind}[0]")) && error.contains("so sad"),
+                    error.contains(&format!("error running {kind} hook #0:")) && error.contains("so sad"),
                     "{error}"
                 );
                 assert!(!bundle.scratch.cgroup().join("c1").exists());
@@ -139,7 +139,7 @@ fn a_hook_that_fails_at_the_start_ends_the_container_and_one_after_it_is_only_re
         assert!(
             bundle
                 .fails("start", &["c1"])
-                .contains("hooks.startContainer[0]: it ended with 4")
+                .contains("error running startContainer hook #0: /bin/sh: it ended with 4")
         );
         bundle.becomes("stopped");
         assert!(!bundle.has("ran"));
@@ -151,7 +151,10 @@ fn a_hook_that_fails_at_the_start_ends_the_container_and_one_after_it_is_only_re
         bundle.create("touch /ran; sleep 1000");
         let started = bundle.verb("start", &["c1"]);
         assert!(
-            started.code == Some(0) && started.err.contains("hooks.poststart[0]: it ended with 5"),
+            started.code == Some(0)
+                && started
+                    .err
+                    .contains("error running poststart hook #0: /bin/sh: it ended with 5"),
             "{started:?}"
         );
         assert_eq!(
@@ -160,7 +163,10 @@ fn a_hook_that_fails_at_the_start_ends_the_container_and_one_after_it_is_only_re
         );
         let deleted = bundle.verb("delete", &["-f", "c1"]);
         assert!(
-            deleted.code == Some(0) && deleted.err.contains("hooks.poststop[0]: it ended with 6"),
+            deleted.code == Some(0)
+                && deleted
+                    .err
+                    .contains("error running poststop hook #0: /bin/sh: it ended with 6"),
             "{deleted:?}"
         );
     });
@@ -214,5 +220,17 @@ fn a_hook_in_the_container_is_confined_as_the_program_is() {
         let (hook, own) = out.split_once("-\n").unwrap();
         assert!(hook.contains("Uid:\t5") && hook.contains("Seccomp:\t2"), "{hook}");
         assert_eq!(hook, own);
+    });
+}
+
+#[test]
+fn a_hook_in_the_container_is_called_as_its_arguments_say() {
+    require_root!();
+    with_each("hooks-called", |bundle, _| {
+        let hook = json!({ "path": "/bin/busybox", "args": ["touch", "/called"] });
+        bundle.set("/hooks", json!({ "startContainer": [hook] }));
+        bundle.set("/process/args", json!(["ls", "/called"]));
+        let finished = bundle.run_as_it_is();
+        assert_eq!(finished.out, "/called\n", "{finished:?}");
     });
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tests::require_root;
 
 use crate::bundle::{Finished, with_bundle};
+use crate::peer::{Runtime, with_each};
 
 fn status(said: &str, name: &str) -> String {
     let line = said
@@ -186,5 +187,37 @@ fn a_terminal_is_the_containers_own_and_its_console() {
         bundle.set("/process/user", json!({ "uid": 5, "gid": 5 }));
         let said = bundle.say("readlink /proc/self/fd/0; test -t 1 && test -t 2 && stat -c %u /dev/pts/0; busybox stty size; echo hello > /dev/tty; test -c /dev/console");
         assert_eq!(said.replace('\r', ""), "/dev/pts/0\n5\n33 77\nhello\n");
+    });
+}
+
+#[test]
+fn lines_of_a_terminal_in_the_foreground_end_as_the_program_ends_them() {
+    require_root!();
+    // Only ours: runc wants a terminal itself, crun leaves the lines as the container's terminal makes them.
+    with_bundle("terminal-lines", |bundle| {
+        bundle.set("/process/terminal", json!(true));
+        bundle.set("/process/args", json!(["echo", "a"]));
+        for _ in 0..5 {
+            assert_eq!(bundle.run_as_it_is().out, "a\n");
+        }
+    });
+}
+
+#[test]
+fn a_capability_that_nobody_knows_is_left_out_and_reported() {
+    require_root!();
+    with_each("unknown-cap", |bundle, runtime| {
+        let names = json!(["CAP_KILL", "CAP_FLY"]);
+        bundle.set(
+            "/process/capabilities",
+            json!({ "bounding": names, "permitted": names }),
+        );
+        bundle.set("/process/args", json!(["cat", "/proc/self/status"]));
+        let finished = bundle.run_as_it_is();
+        assert_eq!(status(&finished.out, "CapBnd"), "0000000000000020", "{finished:?}");
+        assert!(
+            runtime == Runtime::Crun || finished.err.contains("CAP_FLY"),
+            "{finished:?}"
+        );
     });
 }

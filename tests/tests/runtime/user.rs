@@ -281,6 +281,29 @@ fn an_id_mapped_mount_needs_no_user_namespace() {
     });
 }
 
+#[test]
+fn many_id_mapped_mounts_leave_no_file_open() {
+    require_root!();
+    with_bundle("idmap-few-files", |bundle| {
+        bundle.file("data/file", "content");
+        for index in 0..20 {
+            let mount = json!({
+                "destination": format!("/own{index}"), "type": "bind", "source": "data", "options": ["bind"],
+                "uidMappings": [{ "containerID": 0, "hostID": 77, "size": 10 }],
+                "gidMappings": [{ "containerID": 0, "hostID": 78, "size": 10 }],
+            });
+            bundle.set("/mounts/-", mount);
+        }
+        bundle.set(
+            "/process/rlimits",
+            json!([{ "type": "RLIMIT_NOFILE", "soft": 20, "hard": 20 }]),
+        );
+        if !is_refused(bundle) {
+            assert_eq!(bundle.say("stat -c %u:%g /own19/file"), "77:78\n");
+        }
+    });
+}
+
 fn as_nobody(command: &mut Command) -> Finished {
     Finished::of(command.uid(NOBODY).gid(NOBODY))
 }

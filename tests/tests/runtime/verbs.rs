@@ -364,6 +364,69 @@ fn processes_are_added_to_a_container_that_waits_or_runs() {
 }
 
 #[test]
+fn an_exec_with_a_capability_has_it_as_ambient_where_others_are_inheritable() {
+    require_root!();
+    with_bundle("exec-ambient", |bundle| {
+        let kill = json!(["CAP_KILL"]);
+        let both = json!(["CAP_KILL", "CAP_SYS_NICE"]);
+        bundle.set(
+            "/process/capabilities",
+            json!({ "bounding": both, "permitted": kill, "effective": kill, "inheritable": both, "ambient": kill }),
+        );
+        bundle.create(FOR_EVER);
+        bundle.ok("start", &["c1"]);
+        for (flags, ambient) in [(&[][..], 1 << 5), (&["--cap", "SYS_NICE"], 1 << 5 | 1 << 23)] {
+            let status = bundle.ok(
+                "exec",
+                &[flags, &["c1", "grep", "CapAmb", "/proc/self/status"]].concat(),
+            );
+            assert_eq!(status, format!("CapAmb:\t{ambient:016x}\n"), "{flags:?}");
+        }
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+/// As systemd does in a container, which turns controllers on for cgroups below the container's and goes to one of them.
+#[test]
+fn an_exec_goes_where_the_containers_cgroup_takes_it_no_more() {
+    require_root!();
+    with_bundle("exec-follows", |bundle| {
+        bundle.create(FOR_EVER);
+        bundle.ok("start", &["c1"]);
+        let init = bundle.state_of("c1")["pid"].to_string();
+        let own = bundle.scratch.cgroup().join("c1");
+        let cgroup_of_exec = |bundle: &Bundle<'_>| bundle.ok("exec", &["c1", "cat", "/proc/self/cgroup"]);
+        let below = own.join("below");
+        fs::create_dir(&below).unwrap();
+        fs::write(below.join("cgroup.procs"), &init).unwrap();
+        assert!(cgroup_of_exec(bundle).contains("0::/\n"), "it still takes processes");
+        let controllers = fs::read_to_string(own.join("cgroup.controllers")).unwrap();
+        if let Some(name) = controllers
+            .split_whitespace()
+            .find(|name| ["memory", "hugetlb"].contains(name))
+        {
+            let control = own.join("cgroup.subtree_control");
+            eventually(PATIENCE, "nobody is left in it", || {
+                fs::write(&control, format!("+{name}"))
+            });
+            assert!(cgroup_of_exec(bundle).contains("0::/below\n"));
+            let error = bundle.fails("exec", &["--cgroup", "/", "c1", "true"]);
+            assert!(error.contains("busy"), "{error}");
+            fs::write(&control, format!("-{name}")).unwrap();
+        }
+        let beside = bundle.scratch.cgroup().join("beside");
+        fs::create_dir(&beside).unwrap();
+        fs::write(beside.join("cgroup.procs"), &init).unwrap();
+        for gone in [&below, &own] {
+            eventually(PATIENCE, "the cgroup is empty", || fs::remove_dir(gone).is_ok());
+        }
+        assert!(cgroup_of_exec(bundle).contains("/beside\n"));
+        bundle.ok("delete", &["--force", "c1"]);
+        eventually(PATIENCE, "the cgroup is empty", || fs::remove_dir(&beside).is_ok());
+    });
+}
+
+#[test]
 fn an_exec_has_what_its_flags_say() {
     require_root!();
     with_bundle("exec-flags", |bundle| {
@@ -395,6 +458,7 @@ fn an_exec_has_what_its_flags_say() {
         ]);
         assert_eq!(line(&flagged, "CapEff:"), format!("{:016x}", 1 << 23));
         assert_eq!(line(&flagged, "CapInh:"), "0000000000000000", "CVE-2022-29162");
+        assert_eq!(line(&flagged, "CapAmb:"), "0000000000000000");
         assert_eq!(
             (line(&flagged, "NoNewPrivs:"), line(&flagged, "Groups:")),
             ("1".into(), "7 8".into())

@@ -16,6 +16,9 @@ use crate::arguments::{Globals, Word, is_on, next, number, required_id};
 use crate::foreground::{Foreground, stdio};
 use crate::streams::{Streams, hand_over};
 
+/// Exit code when no process was added.
+const NO_PROCESS: u8 = 255;
+
 #[derive(Debug, Default)]
 pub(crate) struct Exec {
     id: String,
@@ -82,10 +85,18 @@ impl Exec {
         Ok(())
     }
 
-    pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
+    /// The exit code is the process's own; 255, as runc's, when there was none.
+    pub(crate) fn run(&self, globals: &Globals) -> u8 {
+        self.add(globals).unwrap_or_else(|error| {
+            globals.log.error(&format!("{error:#}"));
+            NO_PROCESS
+        })
+    }
+
+    fn add(&self, globals: &Globals) -> Result<u8> {
         self.streams.check()?;
         let named = globals.store().find(&self.id)?;
-        let process = self.process(&named)?;
+        let process = self.process(&named, globals)?;
         let is_terminal = process.terminal().unwrap_or(false);
         // Who has a socket to pass the terminal to does not hold it here, detached or not.
         let detached = self.detach || self.streams.console_socket.is_some();
@@ -97,7 +108,7 @@ impl Exec {
         };
         let order = ExecOrder {
             process: &process,
-            stdio: stdio(is_terminal)?,
+            stdio: stdio(is_terminal, detached)?,
             manner: Manner {
                 preserved_fds: self.streams.all_preserved(),
                 ..Manner::default()
@@ -127,10 +138,13 @@ impl Exec {
         Some(whole.join(below))
     }
 
-    fn process(&self, named: &Named) -> Result<Process> {
+    fn process(&self, named: &Named, globals: &Globals) -> Result<Process> {
         if let Some(file) = &self.process {
             let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-            return config::read(&text).with_context(|| format!("parse {}", file.display()));
+            let mut passed_over = Vec::new();
+            let process = config::read_telling(&text, &mut passed_over);
+            globals.warn(&passed_over);
+            return process.with_context(|| format!("parse {}", file.display()));
         }
         let own = named.spec()?.process().clone();
         self.changed(own.context("config.json: process: is missing")?)
@@ -184,7 +198,8 @@ fn rest(parser: &mut lexopt::Parser) -> Result<Vec<String>> {
     Ok(words.into_iter().map(|word| word.string()).collect::<Result<_, _>>()?)
 }
 
-/// Adds capabilities to all sets but the inheritable one, which would hand them on to files (CVE-2022-29162).
+/// Adds capabilities to all sets but the inheritable one, which would hand them on to files (CVE-2022-29162); to the
+/// ambient one where the container has inheritable ones, without which there are none.
 fn with_capabilities(sets: Option<LinuxCapabilities>, names: &[String]) -> Result<LinuxCapabilities> {
     let mut sets = sets.unwrap_or_default();
     let added: Capabilities = names
@@ -193,6 +208,10 @@ fn with_capabilities(sets: Option<LinuxCapabilities>, names: &[String]) -> Resul
         .collect::<Result<_>>()?;
     let with = |set: &Option<Capabilities>| Some(set.iter().flatten().copied().chain(added.iter().copied()).collect());
     let (bounding, permitted, effective) = (with(sets.bounding()), with(sets.permitted()), with(sets.effective()));
+    if sets.inheritable().is_some() {
+        let ambient = with(sets.ambient());
+        sets.set_ambient(ambient);
+    }
     sets.set_bounding(bounding)
         .set_permitted(permitted)
         .set_effective(effective);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use runtime::container::{Exit, Running, Stdio, kill, set_window_size, window_size};
 use runtime::sys::fd::duplicate_from;
 use runtime::sys::wait::reap_others;
@@ -98,10 +98,13 @@ impl Foreground {
 }
 
 /// Our own standard streams for the container, or a terminal of its own as large as ours.
-pub(crate) fn stdio(terminal: bool) -> Result<Stdio> {
+///
+/// `detached`: somebody else gets that terminal, and has settings of his own for it.
+pub(crate) fn stdio(terminal: bool, detached: bool) -> Result<Stdio> {
     if terminal {
         return Ok(Stdio::Terminal {
             size: window_size(io::stdin().as_fd()).ok(),
+            plain_lines: !detached,
         });
     }
     let copy = |fd: BorrowedFd<'_>| duplicate_from(fd, 3).context("duplicate a standard stream");
@@ -129,6 +132,8 @@ impl OurTerminal {
         if let Some(before) = &before {
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
+            // The ends of lines come as the program has written them: ours makes them a terminal's.
+            raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).context("set the terminal to raw mode")?;
         }
         let input = duplicate_from(io::stdin().as_fd(), 3).context("duplicate stdin")?;

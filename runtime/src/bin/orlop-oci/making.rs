@@ -44,6 +44,7 @@ impl Making {
     pub(crate) fn make(&self, globals: &Globals, detached: bool) -> Result<Fresh> {
         self.streams.check()?;
         let mut bundle = Bundle::read(&self.bundle, self.config.as_deref())?;
+        globals.warn(&bundle.passed_over);
         let is_terminal = is_terminal(&bundle.spec);
         self.streams.check_terminal(is_terminal, detached)?;
         self.streams.pass_listeners(bundle.spec.process_mut().as_mut());
@@ -58,7 +59,7 @@ impl Making {
             id: &self.id,
             cgroup: place_of(globals, &bundle.spec, &self.id)?,
             is_rootless: globals.rootless,
-            stdio: stdio(is_terminal)?,
+            stdio: stdio(is_terminal, detached)?,
             manner,
         };
         let mut fresh = globals.store().create(bundle, order)?;

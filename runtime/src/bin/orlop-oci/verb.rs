@@ -71,7 +71,7 @@ impl Verb {
             Self::Create(create) => create.run(globals),
             Self::Start(id) => crate::start::start(globals, &id),
             Self::Run(run) => run.run(globals),
-            Self::Exec(exec) => exec.run(globals),
+            Self::Exec(exec) => Ok(exec.run(globals)),
             Self::State(id) => crate::state::state(globals, &id),
             Self::Kill(kill) => kill.run(globals),
             Self::Delete(delete) => delete.run(globals),

@@ -12,10 +12,11 @@ use oci_spec::runtime::Spec;
 use super::delete::put_away;
 use super::error::{VerbError, file};
 use super::record::{Init, Record};
-use super::store::{Named, Store, parse_spec};
+use super::store::{Named, Store};
 use crate::cgroup::place::Place;
 use crate::cgroup::systemd::Entered;
 use crate::cgroup::{Cgroup, CgroupError, Limits};
+use crate::container::config;
 use crate::container::create::create_with;
 use crate::container::{CreateRequest, Created, FieldError, Manner, Rootfs, Running, SingleThreaded, Stdio};
 use crate::report::START;
@@ -51,6 +52,8 @@ pub struct Bundle {
     pub directory: PathBuf,
     /// The configuration.
     pub spec: Spec,
+    /// A sentence for whatever of it was passed over.
+    pub passed_over: Vec<String>,
     text: Vec<u8>,
 }
 
@@ -58,12 +61,15 @@ impl Bundle {
     /// Reads the configuration of a bundle.
     pub fn read(directory: &Path, config: Option<&Path>) -> Result<Self, VerbError> {
         let absolute = fs::canonicalize(directory).map_err(file("find the bundle", directory))?;
-        let config = config.map_or_else(|| absolute.join("config.json"), Path::to_owned);
-        let text = fs::read(&config).map_err(file("read", &config))?;
-        let spec = parse_spec(&config, &text)?;
+        let path = config.map_or_else(|| absolute.join("config.json"), Path::to_owned);
+        let text = fs::read(&path).map_err(file("read", &path))?;
+        let mut passed_over = Vec::new();
+        let spec = config::read_telling(&text, &mut passed_over);
+        let spec = spec.map_err(|error| file("parse", &path)(error.into()))?;
         Ok(Self {
             directory: absolute,
             spec,
+            passed_over,
             text,
         })
     }

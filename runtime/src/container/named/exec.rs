@@ -40,6 +40,7 @@ impl Named {
         let whole = self.target(&pidfd, &spec);
         let target = Target {
             cgroup: order.cgroup.as_deref().or(whole.cgroup),
+            follows_init: order.cgroup.is_none(),
             ..whole
         };
         let token = SingleThreaded::prove()?;

@@ -138,6 +138,7 @@ impl Named {
         Target {
             pidfd: init.as_fd(),
             cgroup: self.record.cgroup.as_deref(),
+            follows_init: true,
             spec,
             who: Some(Who {
                 id: &self.record.id,
@@ -150,11 +151,8 @@ impl Named {
 }
 
 pub(super) fn read_spec(path: &Path) -> Result<Spec, VerbError> {
-    parse_spec(path, &fs::read(path).map_err(file("read", path))?)
-}
-
-pub(super) fn parse_spec(path: &Path, text: &[u8]) -> Result<Spec, VerbError> {
-    config::read(text).map_err(|error| file("parse", path)(error.into()))
+    let text = fs::read(path).map_err(file("read", path))?;
+    config::read(&text).map_err(|error| file("parse", path)(error.into()))
 }
 
 /// No name leads out of the state directory.

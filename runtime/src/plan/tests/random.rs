@@ -58,7 +58,7 @@ fn random_processes_are_added_or_refused() {
         read += 1;
         for privileges in privileges() {
             let terminal = match process.terminal() {
-                Some(true) => Terminal::New(None),
+                Some(true) => Terminal::NEW,
                 _ => Terminal::None,
             };
             let facts = process_facts(terminal, privileges);
