@@ -66,20 +66,15 @@ impl DeviceRules {
     }
 
     /// The program: rules from the last to the first, each either decides or falls through to the next.
+    ///
+    /// A rule compares once, and what it compares is known afterwards only where it has decided: so the kernel checks
+    /// each instruction once, which is most of what a program costs.
     pub(crate) fn program(&self) -> Vec<u64> {
-        // r2 = kind, r3 = access, r4 = major, r5 = minor of `struct bpf_cgroup_dev_ctx` in r1.
-        let mut program = vec![
-            load(2, 0),
-            and(2, 0xffff),
-            load(3, 0),
-            shift_right(3, 16),
-            load(4, 4),
-            load(5, 8),
-        ];
+        let mut program = PROLOGUE.to_vec();
         for rule in self.rules.iter().rev() {
-            let conditions = rule.conditions();
-            assemble(&conditions, rule.allow, &mut program);
-            if conditions.is_empty() {
+            let Some(devices) = rule.devices() else { continue };
+            program.extend(rule.instructions(devices));
+            if devices.mask == 0 && rule.access == ALL {
                 // Nothing gets past it, and the kernel refuses instructions that can't be reached.
                 return program;
             }
@@ -101,70 +96,82 @@ impl Cgroup {
     }
 }
 
+/// Devices as one number each, as [`PROLOGUE`] puts it together: those that have this value below the mask.
+#[derive(Clone, Copy)]
+struct Devices {
+    mask: u64,
+    value: u64,
+}
+
+/// The kernel's numbers: 12 bits of major above 20 bits of minor. The kind stands above both.
+const MINOR_BITS: u32 = 20;
+const KIND_AT: u32 = 32;
+const KIND_BITS: u32 = 16;
+
 impl Rule {
-    fn conditions(self) -> Vec<Condition> {
-        let mut conditions = Vec::new();
-        for (register, value) in [(2, self.kind), (4, self.major), (5, self.minor)] {
-            if let Some(value) = value {
-                conditions.push(Condition::Differs { register, value });
+    /// The devices that it is about; none if there can't be any.
+    fn devices(self) -> Option<Devices> {
+        let parts = [
+            (self.kind, KIND_AT, KIND_BITS),
+            (self.major, MINOR_BITS, KIND_AT - MINOR_BITS),
+            (self.minor, 0, MINOR_BITS),
+        ];
+        let mut devices = Devices { mask: 0, value: 0 };
+        for (number, at, bits) in parts {
+            let Some(number) = number.map(u64::from) else { continue };
+            if number >> bits != 0 {
+                return None;
+            }
+            devices.mask |= ((1 << bits) - 1) << at;
+            devices.value |= number << at;
+        }
+        Some(devices)
+    }
+
+    /// From the last instruction to the first: how far a jump goes over the rule is known by what stands behind it.
+    fn instructions(self, devices: Devices) -> Vec<u64> {
+        let mut reversed: Vec<u64> = verdict(self.allow).into_iter().rev().collect();
+        let mut precede = |jump: fn(i16) -> u64, before: &[u64]| {
+            reversed.push(jump(i16::try_from(reversed.len()).unwrap_or(i16::MAX)));
+            reversed.extend(before.iter().rev());
+        };
+        let [low, high] = load_number(4, devices.value);
+        match devices.mask {
+            0 => {}
+            EXACT => precede(|over| jump_if_differs(2, 4, over), &[low, high]),
+            mask => {
+                let [mask_low, mask_high] = load_number(0, mask);
+                let masked = [mask_low, mask_high, and_register(0, 2), low, high];
+                precede(|over| jump_if_differs(0, 4, over), &masked);
             }
         }
-        if self.access != ALL {
-            conditions.push(if self.allow {
-                Condition::Exceeds { access: self.access }
-            } else {
-                Condition::Avoids { access: self.access }
-            });
+        match self.access {
+            ALL => {}
+            // Something is asked for that the rule does not allow; nothing that it denies.
+            allowed if self.allow => precede(|over| jump_unless_zero(0, over), &[copy(0, 3), and(0, ALL & !allowed)]),
+            denied => precede(|over| jump_if_zero(0, over), &[copy(0, 3), and(0, denied)]),
         }
-        conditions
+        reversed.reverse();
+        reversed
     }
 }
 
-fn assemble(conditions: &[Condition], allow: bool, program: &mut Vec<u64>) {
-    let verdict = verdict(allow);
-    let mut left = conditions.iter().map(Condition::length).sum::<i16>() + 2;
-    for condition in conditions {
-        left -= condition.length();
-        condition.assemble(left, program);
-    }
-    program.extend(verdict);
-}
+/// A rule about one device.
+const EXACT: u64 = (1 << (KIND_AT + KIND_BITS)) - 1;
 
-/// Why a rule does not match.
-enum Condition {
-    Differs {
-        register: u8,
-        value: u32,
-    },
-    /// Something is asked for that the rule does not allow.
-    Exceeds {
-        access: u32,
-    },
-    /// Nothing is asked for that the rule denies.
-    Avoids {
-        access: u32,
-    },
-}
-
-impl Condition {
-    fn length(&self) -> i16 {
-        match self {
-            Self::Differs { .. } => 1,
-            Self::Exceeds { .. } | Self::Avoids { .. } => 3,
-        }
-    }
-
-    /// Jumps over the `left` instructions behind it if the rule does not match.
-    fn assemble(&self, left: i16, program: &mut Vec<u64>) {
-        match self {
-            Self::Differs { register, value } => program.push(jump_if_not_equal(*register, *value, left)),
-            Self::Exceeds { access } => {
-                program.extend([copy(0, 3), and(0, ALL & !access), jump_if_not_equal(0, 0, left)]);
-            }
-            Self::Avoids { access } => program.extend([copy(0, 3), and(0, *access), jump_if_equal(0, 0, left)]),
-        }
-    }
-}
+/// From `struct bpf_cgroup_dev_ctx` at r1: r2 = the device, r3 = the access.
+const PROLOGUE: [u64; 10] = [
+    load(2, 0),
+    shift_left(2, u64::BITS - KIND_BITS),
+    shift_right(2, u64::BITS - KIND_BITS - KIND_AT),
+    load(3, 4),
+    shift_left(3, MINOR_BITS),
+    or(2, 3),
+    load(3, 8),
+    or(2, 3),
+    load(3, 0),
+    shift_right(3, KIND_BITS),
+];
 
 fn listed_rule((index, listed): (usize, &LinuxDeviceCgroup)) -> Result<Rule, FieldError> {
     let field = |name: &str| format!("linux.resources.devices[{index}].{name}");
@@ -235,34 +242,57 @@ fn default_rules() -> impl Iterator<Item = Rule> {
 }
 
 /// One eBPF instruction (Documentation/bpf/standardization/instruction-set.rst).
-fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: u32) -> u64 {
-    let registers = u64::from(destination | source << 4);
-    u64::from(code) | registers << 8 | u64::from(offset.cast_unsigned()) << 16 | u64::from(immediate) << 32
+const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: u32) -> u64 {
+    let registers = (destination | source << 4) as u64;
+    code as u64 | registers << 8 | (offset.cast_unsigned() as u64) << 16 | (immediate as u64) << 32
 }
 
 /// 32 bits from the context at r1.
-fn load(register: u8, offset: i16) -> u64 {
+const fn load(register: u8, offset: i16) -> u64 {
     instruction(0x61, register, 1, offset, 0)
 }
 
-fn and(register: u8, mask: u32) -> u64 {
-    instruction(0x54, register, 0, 0, mask)
+/// The one instruction that takes two places.
+fn load_number(register: u8, number: u64) -> [u64; 2] {
+    let high = u32::try_from(number >> u32::BITS).unwrap_or_default();
+    let low = u32::try_from(number & u64::from(u32::MAX)).unwrap_or_default();
+    [instruction(0x18, register, 0, 0, low), instruction(0, 0, 0, 0, high)]
 }
 
-fn shift_right(register: u8, bits: u32) -> u64 {
-    instruction(0x74, register, 0, 0, bits)
+const fn shift_left(register: u8, bits: u32) -> u64 {
+    instruction(0x67, register, 0, 0, bits)
+}
+
+const fn shift_right(register: u8, bits: u32) -> u64 {
+    instruction(0x77, register, 0, 0, bits)
+}
+
+const fn or(register: u8, with: u8) -> u64 {
+    instruction(0x4f, register, with, 0, 0)
+}
+
+fn and_register(register: u8, with: u8) -> u64 {
+    instruction(0x5f, register, with, 0, 0)
+}
+
+fn and(register: u8, mask: u32) -> u64 {
+    instruction(0x57, register, 0, 0, mask)
 }
 
 fn copy(to: u8, from: u8) -> u64 {
-    instruction(0xbc, to, from, 0, 0)
+    instruction(0xbf, to, from, 0, 0)
 }
 
-fn jump_if_equal(register: u8, value: u32, over: i16) -> u64 {
-    instruction(0x16, register, 0, over, value)
+fn jump_if_zero(register: u8, over: i16) -> u64 {
+    instruction(0x15, register, 0, over, 0)
 }
 
-fn jump_if_not_equal(register: u8, value: u32, over: i16) -> u64 {
-    instruction(0x56, register, 0, over, value)
+fn jump_unless_zero(register: u8, over: i16) -> u64 {
+    instruction(0x55, register, 0, over, 0)
+}
+
+fn jump_if_differs(register: u8, from: u8, over: i16) -> u64 {
+    instruction(0x5d, register, from, over, 0)
 }
 
 /// `return allow`
@@ -277,24 +307,32 @@ fn verdict(allow: bool) -> [u64; 2] {
 mod tests {
     use super::*;
 
-    /// What the program answers: an interpreter of the nine instructions that are used here.
+    /// What the program answers: an interpreter of the instructions that are used here.
     fn run(program: &[u64], kind: u32, access: u32, major: u32, minor: u32) -> bool {
         let context = [access << 16 | kind, major, minor];
-        let (mut registers, mut at) = ([0_u32; 6], 0_usize);
+        let (mut registers, mut at) = ([0_u64; 6], 0_usize);
         loop {
             let bytes = program[at].to_le_bytes();
             let (to, from) = (usize::from(bytes[1] & 15), usize::from(bytes[1] >> 4));
             let offset = usize::from(u16::from_le_bytes([bytes[2], bytes[3]]));
-            let value = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+            let value = program[at] >> 32;
             at += 1;
             match bytes[0] {
-                0x61 => registers[to] = context[offset / 4],
-                0x54 => registers[to] &= value,
-                0x74 => registers[to] >>= value,
-                0xbc => registers[to] = registers[from],
-                0x16 if registers[to] == value => at += offset,
-                0x56 if registers[to] != value => at += offset,
-                0x16 | 0x56 => {}
+                0x61 => registers[to] = context[offset / 4].into(),
+                0x18 => {
+                    registers[to] = value | program[at] >> 32 << 32;
+                    at += 1;
+                }
+                0x67 => registers[to] <<= value,
+                0x77 => registers[to] >>= value,
+                0x4f => registers[to] |= registers[from],
+                0x5f => registers[to] &= registers[from],
+                0x57 => registers[to] &= value,
+                0xbf => registers[to] = registers[from],
+                0x15 if registers[to] == value => at += offset,
+                0x55 if registers[to] != value => at += offset,
+                0x5d if registers[to] != registers[from] => at += offset,
+                0x15 | 0x55 | 0x5d => {}
                 0xb7 => registers[to] = value,
                 0x95 => return registers[0] == 1,
                 code => panic!("unknown instruction {code:#x}"),
@@ -312,7 +350,11 @@ mod tests {
         let disk = r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"b","major":8,"minor":0,"access":"rm"}]"#;
         let no_write = r#"[{"allow":true,"type":"c","major":10,"access":"rwm"},
                            {"allow":false,"type":"c","major":10,"minor":200,"access":"w"}]"#;
+        let no_such = r#"[{"allow":true,"type":"c","major":4096,"access":"rwm"},
+                          {"allow":true,"type":"c","major":10,"minor":1048576,"access":"rwm"}]"#;
         for (json, kind, access, major, minor, expected) in [
+            (no_such, CHARACTER, READ, 0, 0, false),
+            (no_such, CHARACTER, READ, 11, 0, false),
             (deny_all, CHARACTER, READ | WRITE, 1, 3, true),
             (deny_all, CHARACTER, READ, 136, 77, true),
             (deny_all, BLOCK, MAKE, 8, 0, true),
