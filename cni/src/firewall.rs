@@ -17,13 +17,17 @@ use crate::{
     identity::{GROUP, fnv1a},
     ipam,
     mapping::PortMapping,
-    nft::{ANSWER, Element, Expression, Hook, KEY, NftStep, SetShape, encode},
+    nft::{ANSWER, Element, Expression, Hook, KEY, NftStep, SetShape},
 };
 
 /// Counts in which form the table is; the table is made anew when its contents are others.
 pub const STATE: &str = "state";
 /// The maps of ports: for all addresses of the node, and for single ones.
 pub const PORT_MAPS: [&str; 4] = ["ports4", "ports6", "addrports4", "addrports6"];
+
+/// Which rules the table has, beside what they follow from: another number has every node's table made anew. A test fails
+/// when the rules are others and the number is not.
+const FORM: u32 = 1;
 
 /// nft's numbers for the types of keys.
 const INTEGER: u32 = 4;
@@ -111,10 +115,10 @@ impl Firewall<'_> {
         steps
     }
 
-    /// What [`STATE`] holds when the table is as it should be.
+    /// What [`STATE`] holds when the table is as it should be. Every attach asks, so it follows from what the rules follow
+    /// from, not from all of them.
     pub fn state(&self) -> [u8; 8] {
-        let bytes: Vec<u8> = self.contents().iter().flat_map(|step| encode("", step).2).collect();
-        fnv1a(&bytes).to_be_bytes()
+        fnv1a(format!("{FORM} {self:?}").as_bytes()).to_be_bytes()
     }
 
     fn contents(&self) -> Vec<NftStep> {
@@ -404,7 +408,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mapping::Protocol;
+    use crate::{mapping::Protocol, nft::encode};
 
     fn cidrs(texts: &[&str]) -> Vec<Cidr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -442,6 +446,21 @@ mod tests {
         };
         assert_eq!(plain.state(), plain.clone().state());
         assert_ne!(plain.state(), masquerading.state());
+    }
+
+    #[test]
+    fn rules_of_another_form_have_another_number() {
+        let pod_cidrs = cidrs(&["10.0.0.0/24", "fd00::/64"]);
+        let firewall = Firewall {
+            pod_cidrs: &pod_cidrs,
+            reached_as_pod: Some(pod_cidrs.clone()),
+        };
+        let bytes: Vec<u8> = firewall.contents().iter().flat_map(|step| encode("", step).2).collect();
+        assert_eq!(
+            (FORM, fnv1a(&bytes)),
+            (1, 17_016_525_718_252_993_362),
+            "count FORM up and write both numbers here"
+        );
     }
 
     #[test]

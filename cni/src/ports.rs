@@ -52,12 +52,12 @@ pub(crate) fn open(
         .into_iter()
         .map(|(map, element)| NftStep::Add(map, vec![element]))
         .collect();
-    prepare(network)?;
     let netfilter = connect()?;
     match netfilter.perform(&table, &steps) {
+        Err(error) if error.source.errno == Errno::ENOENT => prepare(network)?,
+        Err(error) if !is_taken(&error) => return Err(error.into()),
+        Err(_) => {}
         Ok(()) => return Ok(()),
-        Err(error) if is_taken(&error) => {}
-        Err(error) => return Err(error.into()),
     }
     let owners: Vec<String> = observe::host_ends(node)?.into_iter().map(|end| end.name).collect();
     close(&network.name, |owner| !owners.iter().any(|name| name == owner))?;
