@@ -8,8 +8,7 @@ use netlink_packet_route::AddressFamily;
 
 use crate::{
     cidr::Cidr,
-    identity::{ROUTE_PROTOCOL, address_of_name, mac_of_name},
-    message::PEER_METRIC,
+    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_of_name, mac_of_name},
     plan::{HostEnd, PodEnd},
     step::Mac,
 };
@@ -145,48 +144,32 @@ pub fn decode_pod_end(payload: &[u8]) -> Option<PodEnd> {
 
 /// Reads one of our routes into a link as (destination, link's index); `None` for any other route.
 pub fn decode_route(payload: &[u8]) -> Option<(Cidr, u32)> {
-    decode_our_route(payload)
-        .filter(|route| !route.is_peer)
-        .map(|route| (route.to, route.index))
+    decode_unicast(payload, ROUTE_PROTOCOL)
 }
 
 /// Reads one of our routes to a peer as its destination; `None` for any other route.
 pub fn decode_peer_route(payload: &[u8]) -> Option<Cidr> {
-    decode_our_route(payload)
-        .filter(|route| route.is_peer)
-        .map(|route| route.to)
+    decode_unicast(payload, PEER_PROTOCOL).map(|(to, _)| to)
 }
 
-struct OurRoute {
-    to: Cidr,
-    index: u32,
-    is_peer: bool,
-}
-
-fn decode_our_route(payload: &[u8]) -> Option<OurRoute> {
+fn decode_unicast(payload: &[u8], protocol: u8) -> Option<(Cidr, u32)> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
-    const RTA_PRIORITY: u16 = 6;
     const RTN_UNICAST: u8 = 1;
     let header = payload.get(..ROUTE_HEADER)?;
-    if header[5] != ROUTE_PROTOCOL || header[7] != RTN_UNICAST {
+    if header[5] != protocol || header[7] != RTN_UNICAST {
         return None;
     }
     let is_ipv4 = header[0] == u8::from(AddressFamily::Inet);
-    let (mut to, mut index, mut metric) = (Some(unspecified(is_ipv4)), None, None);
+    let (mut to, mut index) = (Some(unspecified(is_ipv4)), None);
     for attribute in NlasIterator::new(&payload[ROUTE_HEADER..]).filter_map(Result::ok) {
         match attribute.kind() {
             RTA_DST => to = address(attribute.value()),
             RTA_OIF => index = u32_at(attribute.value(), 0),
-            RTA_PRIORITY => metric = u32_at(attribute.value(), 0),
             _ => {}
         }
     }
-    Some(OurRoute {
-        to: Cidr::containing(to?, header[1])?,
-        index: index?,
-        is_peer: metric == Some(PEER_METRIC),
-    })
+    Some((Cidr::containing(to?, header[1])?, index?))
 }
 
 fn unspecified(is_ipv4: bool) -> IpAddr {

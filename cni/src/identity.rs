@@ -22,8 +22,10 @@ const ALIAS_BYTES_MAX: usize = 255;
 const IFNAME_BYTES_MAX: usize = 15;
 /// `IFLA_GROUP` of every host link; spells "orl".
 pub const GROUP: u32 = 0x6f_72_6c;
-/// `rtm_protocol` of every route; none of those that iproute2's `rt_protos` names.
+/// `rtm_protocol` of every route but those to peers; none of those that iproute2's `rt_protos` names.
 pub const ROUTE_PROTOCOL: u8 = 111;
+/// `rtm_protocol` of the routes to peers, which are asked for by it: a node has few of them and many to pods.
+pub const PEER_PROTOCOL: u8 = 112;
 
 /// Whose a link is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -21,14 +21,14 @@ use netlink_packet_route::{
 use crate::{
     bandwidth::Bucket,
     cidr::Cidr,
-    identity::{ROUTE_PROTOCOL, address_name, mac_name},
+    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_name, mac_name},
     step::{LinkKind, LinkRef, LinkStep, Mac},
 };
 
 /// Metric of the unreachable routes: worse than any route that somebody means.
 const UNREACHABLE_METRIC: u32 = 1 << 30;
-/// Metric of the routes to peers, by which they are known.
-pub(crate) const PEER_METRIC: u32 = 1 << 20;
+/// Metric of the routes to peers, below that of any route that somebody means.
+const PEER_METRIC: u32 = 1 << 20;
 /// `IPV4_DEVCONF_FORWARDING` and `IPV4_DEVCONF_RP_FILTER` of `linux/ip.h`.
 const FORWARDING: u16 = 1;
 const RP_FILTER: u16 = 8;
@@ -275,6 +275,7 @@ fn question(to: IpAddr) -> RouteMessage {
 
 fn peer_route(to: &Cidr, gateway: Option<IpAddr>) -> RouteMessage {
     let mut message = route_to(to, RouteType::Unicast);
+    message.header.protocol = RouteProtocol::Other(PEER_PROTOCOL);
     message
         .attributes
         .extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
@@ -354,18 +355,22 @@ pub enum Table {
     Links,
     /// All addresses of all links, of both families.
     Addresses,
-    /// All our routes of IPv4.
+    /// All our routes of IPv4 but those to peers.
     RoutesV4,
-    /// All our routes of IPv6.
+    /// All our routes of IPv6 but those to peers.
     RoutesV6,
+    /// All routes to peers of IPv4.
+    PeersV4,
+    /// All routes to peers of IPv6.
+    PeersV6,
 }
 
 /// The message that asks for a table. The kernel filters routes by protocol, if it checks dump requests strictly.
 pub fn encode_dump(table: Table) -> RouteNetlinkMessage {
-    let routes = |family| {
+    let routes = |family, protocol| {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+        message.header.protocol = RouteProtocol::Other(protocol);
         RouteNetlinkMessage::GetRoute(message)
     };
     match table {
@@ -377,7 +382,9 @@ pub fn encode_dump(table: Table) -> RouteNetlinkMessage {
             RouteNetlinkMessage::GetLink(message)
         }
         Table::Addresses => RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-        Table::RoutesV4 => routes(AddressFamily::Inet),
-        Table::RoutesV6 => routes(AddressFamily::Inet6),
+        Table::RoutesV4 => routes(AddressFamily::Inet, ROUTE_PROTOCOL),
+        Table::RoutesV6 => routes(AddressFamily::Inet6, ROUTE_PROTOCOL),
+        Table::PeersV4 => routes(AddressFamily::Inet, PEER_PROTOCOL),
+        Table::PeersV6 => routes(AddressFamily::Inet6, PEER_PROTOCOL),
     }
 }

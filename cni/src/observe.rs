@@ -61,8 +61,8 @@ pub(crate) fn routes(namespace: &Connection) -> Result<Vec<(Cidr, u32)>, Network
 
 /// Ranges that we route to peers.
 pub(crate) fn peer_routes(node: &Connection) -> Result<Vec<Cidr>, NetworkError> {
-    let mut routes = node.dump(Table::RoutesV4).map_err(NetworkError::Look)?;
-    routes.extend(node.dump(Table::RoutesV6).map_err(NetworkError::Look)?);
+    let mut routes = node.dump(Table::PeersV4).map_err(NetworkError::Look)?;
+    routes.extend(node.dump(Table::PeersV6).map_err(NetworkError::Look)?);
     Ok(routes.iter().filter_map(|route| decode_peer_route(route)).collect())
 }
 

@@ -121,8 +121,8 @@ fn a_peer_that_is_taken_off_the_list_loses_its_routes() {
     node.network.peers = vec![peer(1)];
     node.run(pod_network::prepare).unwrap();
     let routes = || {
-        let v4 = tool(&node.namespace, &["ip", "route", "show", "proto", "111"]);
-        v4 + &tool(&node.namespace, &["ip", "-6", "route", "show", "proto", "111"])
+        let v4 = tool(&node.namespace, &["ip", "route", "show", "proto", "112"]);
+        v4 + &tool(&node.namespace, &["ip", "-6", "route", "show", "proto", "112"])
     };
     assert!(
         routes().contains("10.244.1.0/24 via 192.0.2.2") && routes().contains("fd00:10:244:1::/64 via 2001:db8::2")
