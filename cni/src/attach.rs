@@ -13,8 +13,8 @@ use crate::{
     netns::Netns,
     node_network::NodeNetwork,
     observe,
-    plan::{self, Course, HostEnd, Published, Wanted},
-    pod_network::{AttachRequest, Attachment, NetworkError},
+    plan::{self, Course, HostEnd, Raised, Wanted},
+    pod_network::{AttachRequest, Attachment, NetworkError, prepare_by},
     ports,
     step::LinkStep,
     sysctl,
@@ -31,13 +31,22 @@ pub(crate) const CLAIM_TRIES_MAX: u32 = 16;
 /// that was there before stays.
 pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Attachment, NetworkError> {
     let task = Attaching::open(network, request)?;
+    task.follow(task.course()?)
+}
+
+/// [`prepare`] and [`attach`] in one, for a pod that is not attached yet, as CNI's ADD is meant.
+///
+/// # Errors
+/// As those; and [`NetworkError::Attached`].
+pub fn attach_new(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Attachment, NetworkError> {
+    let task = Attaching::open(network, request)?;
+    prepare_by(&task.node, network)?;
     match task.course()? {
-        (Course::Complete, Some(host)) => task.complete(&host),
-        (Course::Recreate, Some(host)) => {
-            task.delete(host.index)?;
-            task.create()
-        }
-        (Course::Complete | Course::Recreate | Course::Create, _) => task.create(),
+        (_, Some(host)) if task.is_published(&host)? => Err(NetworkError::Attached {
+            container_id: request.container_id.to_owned(),
+            ifname: request.ifname.to_owned(),
+        }),
+        course => task.follow(course),
     }
 }
 
@@ -88,6 +97,23 @@ impl<'a> Attaching<'a> {
         let host = observe::show_host_end(&self.node, &self.wanted.identity.host_link())?;
         let pod = observe::show_pod_end(&self.pod, &self.wanted.identity.ifname)?;
         Ok((plan::course(&self.wanted, host.as_ref(), pod.as_ref())?, host))
+    }
+
+    fn follow(&self, course: (Course, Option<HostEnd>)) -> Result<Attachment, NetworkError> {
+        match course {
+            (Course::Complete, Some(host)) => self.complete(&host),
+            (Course::Recreate, Some(host)) => {
+                self.delete(host.index)?;
+                self.create()
+            }
+            (Course::Complete | Course::Recreate | Course::Create, _) => self.create(),
+        }
+    }
+
+    /// Whether all was done for the pod that the host's end is for.
+    fn is_published(&self, host: &HostEnd) -> Result<bool, NetworkError> {
+        let attachment = observe::as_attachment(&self.network.name, host, &observe::routes(&self.node)?);
+        Ok(attachment.is_some_and(|attachment| attachment.complete))
     }
 
     /// Makes the link with addresses that nobody else holds.
@@ -158,7 +184,7 @@ impl<'a> Attaching<'a> {
         Ok(self.leases.correct(&self.wanted.pod_cidrs, &held)?)
     }
 
-    /// Does all three batches, or nothing.
+    /// Does all batches, or nothing.
     fn create(&self) -> Result<Attachment, NetworkError> {
         let host = self.claim()?;
         self.complete(&host).or_else(|error| {
@@ -167,22 +193,22 @@ impl<'a> Attaching<'a> {
         })
     }
 
-    /// Furnishes the pod and publishes it; changes nothing where that is done.
+    /// Raises the link, furnishes the pod and publishes it; changes nothing where that is done.
     fn complete(&self, host: &HostEnd) -> Result<Attachment, NetworkError> {
         let request = self.request;
         sysctl::guard_link(&host.name, host.addresses.iter().any(IpAddr::is_ipv6))?;
-        self.pod.perform(&plan::furnish(host, request.bandwidth), None)?;
         let inspector = self.network.inspector.as_deref();
-        let published = Published {
+        let raised = Raised {
             bandwidth: request.bandwidth,
             is_inspected: inspector.is_some(),
-            has_ports: !request.ports.is_empty(),
         };
-        self.node.perform(
-            &plan::publish(host, &self.wanted.pod_cidrs, published),
-            inspector.map(AsFd::as_fd),
-        )?;
-        if published.has_ports {
+        self.node
+            .perform(&plan::raise(host, raised), inspector.map(AsFd::as_fd))?;
+        self.pod.perform(&plan::furnish(host, request.bandwidth), None)?;
+        let has_ports = !request.ports.is_empty();
+        self.node
+            .perform(&plan::publish(host, &self.wanted.pod_cidrs, has_ports), None)?;
+        if has_ports {
             let forwarding = Forwarding::new(&self.network.run_dir);
             forwarding.turn_on_ipv4()?;
             if self.network.has_ipv6() {

@@ -1,8 +1,9 @@
 //! What to ask of the kernel for one pod, from what is wanted and what is there. Pure; `netlink` does the steps.
 //!
-//! Attaching is three batches: *claim* on the node (the pair, whose it is, its addresses), *furnish* in the pod, *publish*
-//! on the node (the routes). The kernel works off a batch without the sender, so a killed process leaves either nothing,
-//! a claimed link or a furnished one. All three say whose they are; repeating the later batches completes them.
+//! Attaching is four batches: *claim* on the node (the pair, whose it is, its addresses), *raise* on the node (limits, the
+//! program), *furnish* in the pod, *publish* on the node (the routes). The kernel works off a batch without the sender, so a
+//! killed process leaves either nothing, a claimed link or one with some of the rest. All say whose they are; repeating the
+//! later batches completes them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -74,15 +75,13 @@ impl HostEnd {
     }
 }
 
-/// What [`publish`] does beside the pod's routes.
+/// What [`raise`] does beside bringing up the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Published {
+pub struct Raised {
     /// Limits on what the pod receives; those on what it sends are for [`furnish`].
     pub bandwidth: Bandwidth,
     /// A program comes along that looks at what the pod sends.
     pub is_inspected: bool,
-    /// Ports of the node lead to the pod.
-    pub has_ports: bool,
 }
 
 /// The link of the wanted name in the pod's namespace, as the kernel shows it.
@@ -166,8 +165,8 @@ fn are_ends_of_one(host: &HostEnd, pod: &PodEnd) -> bool {
 }
 
 /// First batch, on the node: after it the link exists, says whose it is and holds its addresses, or `EEXIST` was the
-/// answer to one of them. The link is shown before it is up: while it has no carrier the kernel would wait for its packets
-/// before it answers.
+/// answer to one of them. Ends with the link being shown. It is not up yet: to show a link that is up without a carrier, and
+/// to change its queues, the kernel waits for packets on their way.
 pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
     let name = wanted.identity.host_link();
     let link = || LinkRef::Name(name.clone());
@@ -201,12 +200,28 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
         LinkStep::ForwardAndFilter { link: link() },
         LinkStep::NoAutomaticAddress { link: link() },
         LinkStep::Show { link: link() },
-        LinkStep::SetUp { link: link() },
     ]);
     steps
 }
 
-/// Second batch, in the pod: `lo`, the link, its addresses, and all else by way of the node.
+/// Second batch, on the node: what sees the pod's packets is there before the first of them.
+pub fn raise(host: &HostEnd, raised: Raised) -> Vec<LinkStep> {
+    let index = host.index;
+    let mut steps = Vec::new();
+    if raised.is_inspected {
+        steps.extend([LinkStep::PrepareInspection { index }, LinkStep::Inspect { index }]);
+    }
+    steps.extend(raised.bandwidth.ingress.map(|rate| LinkStep::Limit {
+        index,
+        bucket: rate.bucket(),
+    }));
+    steps.push(LinkStep::SetUp {
+        link: LinkRef::Index(index),
+    });
+    steps
+}
+
+/// Third batch, in the pod: `lo`, the link, its addresses, and all else by way of the node.
 pub fn furnish(host: &HostEnd, bandwidth: Bandwidth) -> Vec<LinkStep> {
     let index = host.pod_index;
     let link = LinkRef::Index(index);
@@ -248,19 +263,12 @@ pub fn furnish(host: &HostEnd, bandwidth: Bandwidth) -> Vec<LinkStep> {
     steps
 }
 
-/// Third batch, on the node: from here on the pod is reached. Showing the link at the end makes kernels from 6.8 on act
-/// on the carrier that the pod's end brought, instead of a little later.
-pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr], published: Published) -> Vec<LinkStep> {
+/// Fourth batch, on the node: from here on the pod is reached, also by ports of the node if it has any. Showing the link at
+/// the end makes kernels from 6.8 on act on the carrier that the pod's end brought, instead of a little later.
+pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr], has_ports: bool) -> Vec<LinkStep> {
     let (index, mac) = (host.index, host.pod_mac());
     let mut steps = Vec::new();
-    if published.is_inspected {
-        steps.extend([LinkStep::PrepareInspection { index }, LinkStep::Inspect { index }]);
-    }
-    steps.extend(published.bandwidth.ingress.map(|rate| LinkStep::Limit {
-        index,
-        bucket: rate.bucket(),
-    }));
-    if published.has_ports {
+    if has_ports {
         steps.push(LinkStep::RouteLoopback { index });
     }
     let neighbours = host.addresses.iter().map(|address| LinkStep::AddNeighbour {

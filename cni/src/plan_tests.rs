@@ -1,6 +1,7 @@
 //! Tables and golden batches for the plan.
 
 use super::*;
+use crate::bandwidth::Rate;
 
 fn wanted(cidrs: &[&str]) -> Wanted {
     Wanted {
@@ -118,7 +119,7 @@ fn what_is_somebody_elses_is_a_conflict() {
 }
 
 #[test]
-fn a_claim_makes_names_holds_and_raises_the_link() {
+fn a_claim_makes_names_and_holds_the_link() {
     let steps = claim(
         &wanted(&["10.244.0.0/24", "fd00::/64"]),
         &addresses(&["10.244.0.5", "fd00::5"]),
@@ -133,9 +134,34 @@ fn a_claim_makes_names_holds_and_raises_the_link() {
             "turn on IPv4 forwarding of link orl5gcn2iz3jtgm",
             "turn off automatic IPv6 addresses of link orl5gcn2iz3jtgm",
             "look at link orl5gcn2iz3jtgm",
-            "bring up link orl5gcn2iz3jtgm",
         ]
     );
+}
+
+#[test]
+fn a_link_is_limited_and_inspected_before_it_is_up() {
+    let rate = Rate {
+        bits_per_second: 8_000_000,
+        burst_bits: 800_000,
+    };
+    let raised = Raised {
+        bandwidth: Bandwidth {
+            ingress: Some(rate),
+            egress: None,
+        },
+        is_inspected: true,
+    };
+    let host = host(&["10.244.0.5"]);
+    assert_eq!(
+        lines(&raise(&host, raised)),
+        [
+            "make the place for a program on link #7",
+            "attach the program to link #7",
+            "limit link #7 to 1000000 bytes a second",
+            "bring up link #7",
+        ]
+    );
+    assert_eq!(lines(&raise(&host, Raised::default())), ["bring up link #7"]);
 }
 
 #[test]
@@ -162,7 +188,7 @@ fn publishing_routes_each_address_from_the_nodes_own_one() {
     let steps = publish(
         &host(&["10.244.0.5", "fd00::5"]),
         &wanted(&["10.244.0.0/24", "fd00::/64"]).pod_cidrs,
-        Published::default(),
+        false,
     );
     assert_eq!(
         lines(&steps),

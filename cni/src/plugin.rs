@@ -180,7 +180,6 @@ struct Call<'a> {
 impl Call<'_> {
     fn add(&self) -> Result<Value, Failure> {
         let (id, ifname) = self.attachment()?;
-        self.refuse_own_namespace()?;
         let network = self.config.network(self.worker.network)?;
         if let Some(previous) = self.config.previous_result() {
             // Before any work: what can't be answered with shall not be made.
@@ -188,18 +187,9 @@ impl Call<'_> {
         }
         let wishes = self.config.wishes(variable(self.environment, "CNI_ARGS"))?;
         let dns = wishes.dns.clone().or(self.config.dns()?);
-        let netns = self.namespace()?;
-        if pod_network::find(&network, id, ifname)
-            .map_err(|error| failure(&error))?
-            .is_some_and(|found| found.complete)
-        {
-            return Err(Failure::new(
-                Code::AttachedAlready,
-                format!("{id} is attached by {ifname} already"),
-            ));
-        }
+        let sandbox = variable(self.environment, "CNI_NETNS");
         let request = AttachRequest {
-            netns: &netns,
+            netns: self.worker.netns.unwrap_or(Path::new(sandbox)),
             container_id: id,
             ifname,
             addresses: &wishes.addresses,
@@ -207,9 +197,7 @@ impl Call<'_> {
             ports: &wishes.ports,
             bandwidth: wishes.bandwidth,
         };
-        pod_network::prepare(&network).map_err(|error| failure(&error))?;
-        let attachment = pod_network::attach(&network, &request).map_err(|error| failure(&error))?;
-        let sandbox = variable(self.environment, "CNI_NETNS");
+        let attachment = pod_network::attach_new(&network, &request).map_err(|error| failure(&error))?;
         let result = json(protocol::add_result(self.config.version, &attachment, sandbox, dns))?;
         match self.config.previous_result() {
             None => Ok(result),
@@ -320,7 +308,8 @@ fn failure(error: &NetworkError) -> Failure {
     let code = match error {
         NetworkError::Invalid(_) => Code::InvalidConfig,
         NetworkError::Namespace { .. } | NetworkError::OwnNamespace(_) => Code::InvalidNamespace,
-        NetworkError::Conflict(Conflict::IfnameInUse(_) | Conflict::HostLinkInUse { .. }) => Code::AttachedAlready,
+        NetworkError::Attached { .. }
+        | NetworkError::Conflict(Conflict::IfnameInUse(_) | Conflict::HostLinkInUse { .. }) => Code::AttachedAlready,
         NetworkError::Exhausted { .. } => Code::Exhausted,
         NetworkError::AddressInUse(_) => Code::AddressInUse,
         NetworkError::PortInUse(_) => Code::PortInUse,

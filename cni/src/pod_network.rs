@@ -33,7 +33,7 @@ use crate::{
 use nix::errno::Errno;
 
 pub use crate::{
-    attach::attach,
+    attach::{attach, attach_new},
     node_network::{NodeNetwork, Peer},
     step::LinkKind,
 };
@@ -117,6 +117,14 @@ pub enum NetworkError {
     /// The path given for a pod is the namespace of the node.
     #[error("{0} is the node's own network namespace")]
     OwnNamespace(PathBuf),
+    /// It is attached already.
+    #[error("{container_id} is attached by {ifname} already")]
+    Attached {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
     /// A link is there that is somebody else's.
     #[error(transparent)]
     Conflict(#[from] Conflict),
@@ -180,7 +188,10 @@ pub enum NetworkError {
 /// When the kernel refuses, or the configuration is wrong.
 pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
     network.check()?;
-    let node = connect()?;
+    prepare_by(&connect()?, network)
+}
+
+pub(crate) fn prepare_by(node: &Connection, network: &NodeNetwork) -> Result<(), NetworkError> {
     node.perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
     let forwarding = Forwarding::new(&network.run_dir);
     if network.has_ipv6() {
@@ -189,7 +200,7 @@ pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
     if network.leaves_node() {
         forwarding.turn_on_ipv4()?;
     }
-    route_to_peers(&node, network)?;
+    route_to_peers(node, network)?;
     ports::prepare(network)
 }
 

@@ -12,7 +12,7 @@ use cni::bandwidth::Bandwidth;
 use cni::identity::Identity;
 use cni::netlink::Connection;
 use cni::netns::Netns;
-use cni::plan::{self, Published, Wanted};
+use cni::plan::{self, Raised, Wanted};
 use cni::pod_network::{self, AttachRequest, LinkKind, NodeNetwork};
 use cni::step::LinkStep;
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ impl Way {
     }
 }
 
-/// The three batches of a pod; answers the index of the host's end.
+/// The batches of a pod; answers the index of the host's end.
 fn attach_barely(id: usize, netns: &Path) -> u32 {
     let netns = Netns::open(netns).unwrap();
     let node = Connection::open().unwrap();
@@ -161,8 +161,9 @@ fn attach_barely(id: usize, netns: &Path) -> u32 {
     let claim = plan::claim(&wanted, &[IpAddr::from([10, 243, high + 1, low])]);
     let shown = node.perform(&claim, Some(netns.as_fd())).unwrap().unwrap();
     let host = cni::answer::decode_host_end(&shown).unwrap();
+    node.perform(&plan::raise(&host, Raised::default()), None).unwrap();
     pod.perform(&plan::furnish(&host, wanted.bandwidth), None).unwrap();
-    let publish = plan::publish(&host, &wanted.pod_cidrs, Published::default());
+    let publish = plan::publish(&host, &wanted.pod_cidrs, false);
     node.perform(&publish, None).unwrap();
     host.index
 }
