@@ -146,6 +146,10 @@ fn detail(frontend: &Frontend, entry: &Entry) -> FrontendDetail {
             "there are backends, but none for it: connections are dropped",
         ),
         (rules.node_only, "for the node itself only"),
+        (
+            rules.direct,
+            "backends on other nodes answer clients outside themselves",
+        ),
         (rules.maglev, "flows fall on backends by a Maglev table"),
     ] {
         if holds {

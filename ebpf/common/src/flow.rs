@@ -11,6 +11,15 @@
 //! | reply to the mask | B → N | B → **C** | arrival |
 //! | reply | B → C | **V** → C | departure |
 //!
+//! Where the backends of other nodes answer clients themselves (direct return), a request carries V there:
+//!
+//! | node | entry | packet | becomes | on |
+//! |---|---|---|---|---|
+//! | the client's | request | C → V | C → **B** | arrival |
+//! | | carrying request | C → B | C → B with V in it | departure |
+//! | the backend's | carried request | C → B | the same; V is taken out of the first one | arrival |
+//! | | reply | B → C | **V** → C | departure |
+//!
 //! A packet that arrives changes its destination, one that departs its source; routing, TTL, MTU and fragments lie between
 //! and are the kernel's. A backend on this node is not reached by a departure, so that it sees the client itself.
 
@@ -20,15 +29,11 @@ use crate::record::Peer;
 plain! {
     Tuple: 40,
     Entry: 48,
-    FragmentKey: 40,
-    FragmentPorts: 4,
 }
 
 /// Most entries of `flows`; four for a flow with a masked client, two for another one. A full table takes no new flow and
 /// leaves those that there are.
 pub const MAX_FLOWS: u32 = 262_144;
-/// Most fragmented packets that are on their way at once; the oldest is forgotten, and its rest dropped.
-pub const MAX_FRAGMENTS: u32 = 16_384;
 /// First source port of masked clients. The kernel gives its own sockets lower ones by default.
 pub const FIRST_MASK_PORT: u16 = 61_000;
 /// How many source ports are tried for a masked client. With half of them taken, one client of sixty thousand finds none.
@@ -218,6 +223,10 @@ pub enum Role {
     ReplyToMask,
     /// B → C.
     Reply,
+    /// C → B, which carries V.
+    CarryingRequest,
+    /// C → B, which did.
+    CarriedRequest,
 }
 
 /// Nobody: no mask.
@@ -267,7 +276,9 @@ impl Entry {
             0 => Role::Request,
             1 => Role::MaskedRequest,
             2 => Role::ReplyToMask,
-            _ => Role::Reply,
+            3 => Role::Reply,
+            4 => Role::CarryingRequest,
+            _ => Role::CarriedRequest,
         }
     }
 
@@ -279,6 +290,8 @@ impl Entry {
             Role::MaskedRequest => (key.from(), other, key.to(), self.becomes()),
             Role::ReplyToMask => (self.becomes(), other, key.from(), key.to()),
             Role::Reply => (key.to(), self.becomes(), key.from(), other),
+            Role::CarryingRequest => (key.from(), other, key.to(), other),
+            Role::CarriedRequest => (key.from(), other, key.to(), key.to()),
         };
         Flow {
             client,
@@ -300,7 +313,8 @@ pub struct Flow {
     pub service: Peer,
     /// B: who answers.
     pub backend: Peer,
-    /// N: who the backend takes for the client. Without a port: the client itself.
+    /// N: who the backend takes for the client. Without a port: the client itself. V, or on its node B: the client itself,
+    /// whom the backend answers directly.
     pub mask: Peer,
     /// Id of the Service port.
     pub id: u32,
@@ -321,9 +335,26 @@ impl Flow {
         }
     }
 
+    /// What a request of a client becomes that the backend's node has taken the Service's address out of.
+    pub const fn carried(request: &Tuple, service: &Peer, id: u32) -> Self {
+        let backend = request.to();
+        Self {
+            service: *service,
+            mask: backend,
+            ..Self::new(request, &backend, id)
+        }
+    }
+
     /// Whether the backend sees somebody else in the place of the client.
-    pub const fn is_masked(&self) -> bool {
-        self.mask.port != 0
+    #[inline(always)]
+    pub fn is_masked(&self) -> bool {
+        self.mask.port != 0 && !self.is_carrying() && self.mask != self.backend
+    }
+
+    /// Whether requests carry the Service's address from this node to another.
+    #[inline(always)]
+    pub fn is_carrying(&self) -> bool {
+        self.mask == self.service
     }
 
     /// The key of one of its entries.
@@ -331,7 +362,8 @@ impl Flow {
     pub const fn key(&self, role: Role) -> Tuple {
         let (from, to, way) = match role {
             Role::Request => (&self.client, &self.service, Way::Arriving),
-            Role::MaskedRequest => (&self.client, &self.backend, Way::Leaving),
+            Role::MaskedRequest | Role::CarryingRequest => (&self.client, &self.backend, Way::Leaving),
+            Role::CarriedRequest => (&self.client, &self.backend, Way::Arriving),
             Role::ReplyToMask => (&self.backend, &self.mask, Way::Arriving),
             Role::Reply => (&self.backend, &self.client, Way::Leaving),
         };
@@ -343,7 +375,8 @@ impl Flow {
     pub const fn entry(&self, role: Role, now: u32) -> Entry {
         let (becomes, other) = match role {
             Role::Request => (&self.backend, &self.mask),
-            Role::MaskedRequest => (&self.mask, &self.service),
+            Role::MaskedRequest | Role::CarryingRequest => (&self.mask, &self.service),
+            Role::CarriedRequest => (&self.backend, &self.service),
             Role::ReplyToMask => (&self.client, &self.service),
             Role::Reply => (&self.service, &self.mask),
         };
@@ -351,9 +384,13 @@ impl Flow {
     }
 
     /// The entries that it has.
-    pub const fn roles(&self) -> &'static [Role] {
+    pub fn roles(&self) -> &'static [Role] {
         if self.is_masked() {
             &[Role::Request, Role::MaskedRequest, Role::ReplyToMask, Role::Reply]
+        } else if self.is_carrying() {
+            &[Role::Request, Role::CarryingRequest, Role::Reply]
+        } else if self.mask == self.backend {
+            &[Role::CarriedRequest, Role::Reply]
         } else {
             &[Role::Request, Role::Reply]
         }
@@ -403,42 +440,6 @@ pub const fn lifetime(protocol: u8, requests: Seen, replies: Seen) -> u32 {
     } else {
         OPENING
     }
-}
-
-/// Key of `fragments`: a packet that came in pieces.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FragmentKey {
-    source: [u32; 4],
-    destination: [u32; 4],
-    number: u32,
-    protocol: u8,
-    way: u8,
-    reserved: u16,
-}
-
-impl FragmentKey {
-    /// A packet by its addresses, its identification and its protocol.
-    pub const fn new(packet: &Tuple, number: u32) -> Self {
-        Self {
-            source: packet.source,
-            destination: packet.destination,
-            number,
-            protocol: packet.protocol,
-            way: packet.way,
-            reserved: 0,
-        }
-    }
-}
-
-/// Value of `fragments`: the ports, which only the first piece has.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FragmentPorts {
-    /// Source port in network order.
-    pub source: u16,
-    /// Destination port in network order.
-    pub destination: u16,
 }
 
 #[cfg(test)]
@@ -498,7 +499,8 @@ mod tests {
 
     #[test]
     fn every_entry_knows_the_whole_flow() {
-        for flow in [flow(None), flow(Some(peer(9, 61_001)))] {
+        let carried = [peer(2, 80), peer(3, 8080)].map(|mask| flow(Some(mask)));
+        for flow in [flow(None), flow(Some(peer(9, 61_001)))].into_iter().chain(carried) {
             for role in flow.roles() {
                 assert_eq!(flow.entry(*role, 5).flow(&flow.key(*role)), flow);
             }

@@ -4,8 +4,10 @@
 //! Addresses and ports are kept as they stand on the wire. Constructors and getters translate; nobody else swaps bytes.
 #![no_std]
 
+pub mod carried;
 pub mod crc;
 pub mod flow;
+pub mod fragment;
 pub mod lookup;
 pub mod maps;
 pub mod pods;

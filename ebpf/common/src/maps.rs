@@ -219,6 +219,8 @@ impl Traits {
     pub const LOCAL: Self = Self(16);
     /// The slots are a Maglev table: the same flow falls on the same backend on every node.
     pub const MAGLEV: Self = Self(32);
+    /// Backends on other nodes see the client and answer it themselves: its requests carry the Service's address.
+    pub const DIRECT: Self = Self(64);
 
     /// Both.
     pub const fn and(self, other: Self) -> Self {

@@ -6,6 +6,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod carry;
+#[cfg(target_arch = "bpf")]
 mod choice;
 #[cfg(target_arch = "bpf")]
 mod connect;

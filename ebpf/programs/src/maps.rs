@@ -5,7 +5,8 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::btf_map;
-use ebpf_common::flow::{Entry, FragmentKey, FragmentPorts, MAX_FLOWS, MAX_FRAGMENTS, Tuple};
+use ebpf_common::flow::{Entry, MAX_FLOWS, Tuple};
+use ebpf_common::fragment::{FragmentKey, FragmentPorts, MAX_FRAGMENTS};
 use ebpf_common::lookup::Frontend as _;
 use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters, Frontend4, Frontend6, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4,

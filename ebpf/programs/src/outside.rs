@@ -10,6 +10,7 @@ use ebpf_common::lookup::{Caller, Choice, Drop, choose};
 use ebpf_common::maps::{Counters, Frontend4, Frontend6, NODE, Traits};
 use ebpf_common::record::Peer;
 
+use crate::carry;
 use crate::maps::{self, FLOWS};
 use crate::packet::{self, Error, Found, Packet};
 use crate::world::{Asker, Maps};
@@ -22,6 +23,11 @@ const STANDS: u32 = 10;
 
 #[classifier]
 fn outside_arriving(context: TcContext) -> i32 {
+    match carry::take_out(&context) {
+        Ok(None) => {}
+        Ok(Some((is_v6, service))) => return answer_for(&context, is_v6, &service),
+        Err(()) => return DROP,
+    }
     match packet::read(&context, Way::Arriving) {
         Found::Transport(packet) => arrive(&context, &packet),
         Found::Error(error) => explain(&context, &error, Way::Arriving),
@@ -50,16 +56,53 @@ fn unreadable() -> i32 {
 #[inline(always)]
 fn leave(context: &TcContext, packet: &Packet) -> i32 {
     match known(&packet.tuple, packet) {
-        Some(becomes) => done(packet.rewrite(context, &becomes)),
-        None => PASS,
+        Some((becomes, Role::CarryingRequest)) if packet.may_carry(context) => {
+            done(carry::put_in(context, packet.is_v6(), &becomes))
+        }
+        None | Some((_, Role::CarryingRequest)) => PASS,
+        Some((becomes, _)) => done(packet.rewrite(context, &becomes)),
     }
+}
+
+/// A client of another node is answered from here in the name of the Service that its request carries. What nobody asks
+/// for that way passes as any other packet.
+#[inline(always)]
+fn answer_for(context: &TcContext, is_v6: bool, service: &Peer) -> i32 {
+    let Some(request) = packet::read_bare(context, is_v6, Way::Arriving) else {
+        return PASS;
+    };
+    let Some(id) = direct_service(&request, is_v6, service) else {
+        return PASS;
+    };
+    let (flow, now) = (Flow::carried(&request, service, id), maps::now());
+    if put_reply(&flow, now) && put(&flow, Role::CarriedRequest, now, true) {
+        return PASS;
+    }
+    maps::count(id, |counters| counters.no_room += 1);
+    DROP
+}
+
+/// The id of a Service whose backends answer for it, by one of its addresses; or by its node port, as the address may be
+/// another node's.
+#[inline(always)]
+fn direct_service(request: &Tuple, is_v6: bool, service: &Peer) -> Option<u32> {
+    let (port, protocol) = (service.port, request.protocol());
+    let found = if is_v6 {
+        let named = |address| Frontend6::from_wire(address, port, protocol);
+        maps::service6(&named(service.address).from_outside()).or_else(|| maps::service6(&named([0; 4])))
+    } else {
+        let named = |address| Frontend4::from_wire(address, port, protocol);
+        maps::service4(&named(service.address[3]).from_outside()).or_else(|| maps::service4(&named(0)))
+    };
+    let found = found.filter(|found| found.region.traits().has(Traits::DIRECT));
+    found.map(|found| found.id)
 }
 
 #[inline(always)]
 fn arrive(context: &TcContext, packet: &Packet) -> i32 {
     let becomes = match known(&packet.tuple, packet) {
-        Some(becomes) => becomes,
-        None => match fresh(packet) {
+        Some((becomes, _)) => becomes,
+        None => match fresh(context, packet) {
             Ok(becomes) => becomes,
             Err(verdict) => return verdict,
         },
@@ -69,7 +112,7 @@ fn arrive(context: &TcContext, packet: &Packet) -> i32 {
 
 /// Whom a packet of no known flow gets to, or what becomes of it otherwise.
 #[inline(always)]
-fn fresh(packet: &Packet) -> Result<Peer, i32> {
+fn fresh(context: &TcContext, packet: &Packet) -> Result<Peer, i32> {
     let (id, backend, traits) = match choice(packet) {
         Choice::NotAService => return Err(PASS),
         Choice::Dropped { id, why } => return Err(dropped(id, why)),
@@ -81,7 +124,7 @@ fn fresh(packet: &Packet) -> Result<Peer, i32> {
         }
         Choice::Backend { id, backend, traits } => (id, backend, traits),
     };
-    let Some(becomes) = begin(packet, &backend, id, traits) else {
+    let Some(becomes) = begin(context, packet, &backend, id, traits) else {
         maps::count(id, |counters| counters.no_room += 1);
         return Err(DROP);
     };
@@ -109,7 +152,7 @@ fn dropped(id: u32, why: Drop) -> i32 {
 /// What becomes of a packet of a flow that is known. A client that opens a connection where the last one was closed begins
 /// a new flow.
 #[inline(always)]
-fn known(key: &Tuple, packet: &Packet) -> Option<Peer> {
+fn known(key: &Tuple, packet: &Packet) -> Option<(Peer, Role)> {
     let entry = FLOWS.get_ptr_mut(key)?;
     // SAFETY: a lookup returned the pointer. Packets of one flow on two CPUs may each forget what the other has seen;
     // the next packet shows it again.
@@ -119,7 +162,7 @@ fn known(key: &Tuple, packet: &Packet) -> Option<Peer> {
         return None;
     }
     entry.note(Seen::of(packet.flags), maps::now());
-    Some(entry.becomes())
+    Some((entry.becomes(), entry.role()))
 }
 
 /// An ICMP error about a packet of a known flow, translated both ways as the packet was.
@@ -135,27 +178,41 @@ fn explain(context: &TcContext, error: &Error, way: Way) -> i32 {
 
 /// Remembers a new flow. `None` when there is no room for it.
 #[inline(always)]
-fn begin(packet: &Packet, backend: &Peer, id: u32, traits: Traits) -> Option<Peer> {
+fn begin(context: &TcContext, packet: &Packet, backend: &Peer, id: u32, traits: Traits) -> Option<Peer> {
     let now = maps::now();
     let mut flow = Flow::new(&packet.tuple, backend, id);
-    if !traits.has(Traits::LOCAL)
+    let mut leaving = Role::MaskedRequest;
+    if traits.has(Traits::DIRECT) && !traits.has(Traits::LOCAL) && packet.may_carry(context) {
+        flow.mask = flow.service;
+        leaving = Role::CarryingRequest;
+    } else if !traits.has(Traits::LOCAL)
         && let Some(address) = node_address(packet)
     {
         flow.mask = mask(&mut flow, address, now)?;
     }
-    let stood = put_reply(&flow, now) && put(&flow, Role::Request, now, true);
-    let stood = stood && (!flow.is_masked() || put(&flow, Role::MaskedRequest, now, true));
-    if stood {
+    let leaves = flow.mask.port != 0;
+    if !put_reply(&flow, now) {
+        if leaves {
+            forget(&flow, Role::ReplyToMask);
+        }
+        return None;
+    }
+    if put(&flow, Role::Request, now, true) && (!leaves || put(&flow, leaving, now, true)) {
         // The first packet counts: TCP's opening is what its lifetime begins with.
         return known_request(&flow, packet, now);
     }
-    for role in [Role::Request, Role::MaskedRequest, Role::ReplyToMask, Role::Reply] {
-        if flow.is_masked() || matches!(role, Role::Request | Role::Reply) {
-            // What was not put is not there.
-            let _ = FLOWS.remove(flow.key(role));
-        }
+    forget(&flow, Role::Reply);
+    forget(&flow, Role::Request);
+    if leaves {
+        forget(&flow, Role::ReplyToMask);
     }
     None
+}
+
+#[inline(always)]
+fn forget(flow: &Flow, role: Role) {
+    // What was not put is not there.
+    let _ = FLOWS.remove(flow.key(role));
 }
 
 #[inline(always)]

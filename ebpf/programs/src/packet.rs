@@ -3,17 +3,19 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use ebpf_common::carried::MAX_LADEN;
 use ebpf_common::crc;
-use ebpf_common::flow::{FragmentKey, FragmentPorts, Tuple, Way, flags_of_chunk};
+use ebpf_common::flow::{Tuple, Way, flags_of_chunk};
+use ebpf_common::fragment::{FragmentKey, FragmentPorts};
 use ebpf_common::maps::{SCTP, TCP, UDP};
 use ebpf_common::record::Peer;
 
 use crate::maps;
 
 /// Bytes of an Ethernet header. The agent attaches to no other links.
-const ETHERNET: u32 = 14;
-const IPV4: u32 = 0x0800_u16.to_be() as u32;
-const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+pub(crate) const ETHERNET: u32 = 14;
+pub(crate) const IPV4: u32 = 0x0800_u16.to_be() as u32;
+pub(crate) const IPV6: u32 = 0x86dd_u16.to_be() as u32;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// Extension headers of IPv6 that are passed over; a packet with more is left alone.
@@ -117,6 +119,23 @@ pub(crate) fn read(context: &TcContext, way: Way) -> Found {
         ICMPV6 if is_v6 && network.is_first => error(context, &network, way),
         _ => Found::Other,
     }
+}
+
+/// Who sends a packet without options to whom; what is read here alone costs the verifier little.
+#[inline(always)]
+pub(crate) fn read_bare(context: &TcContext, is_v6: bool, way: Way) -> Option<Tuple> {
+    let at = ETHERNET as usize;
+    let (source, destination, protocol, header) = if is_v6 {
+        let header: Header6 = context.load(at).ok()?;
+        (header.source, header.destination, header.next, size_of::<Header6>())
+    } else {
+        let header: Header4 = context.load(at).ok()?;
+        let [source, destination] = [header.source, header.destination].map(|word| Peer::v4(word, 0).address);
+        (source, destination, header.protocol, size_of::<Header4>())
+    };
+    let [from, to] = context.load::<[u16; 2]>(at + header).ok()?;
+    let (from, to) = (Peer::v6(source, from), Peer::v6(destination, to));
+    matches!(protocol, TCP | UDP | SCTP).then(|| Tuple::new(&from, &to, protocol, way))
 }
 
 #[inline(always)]
@@ -286,6 +305,20 @@ impl Packet {
         self.place.is_v6
     }
 
+    /// Whether it may carry the address of a Service: the first of a connection, or a datagram; whole, small and without
+    /// options.
+    #[inline(always)]
+    pub(crate) fn may_carry(&self, context: &TcContext) -> bool {
+        const BARE4: u32 = size_of::<Header4>() as u32;
+        const BARE6: u32 = size_of::<Header6>() as u32;
+        let header = self.place.transport.wrapping_sub(self.place.network);
+        let is_bare = self.has_ports && header == if self.place.is_v6 { BARE6 } else { BARE4 };
+        is_bare
+            && (self.is_opening() || self.tuple.protocol() == UDP)
+            && context.len() <= MAX_LADEN
+            && (self.place.is_v6 || self.place.is_in_one_piece4(context))
+    }
+
     /// Exchanges the destination of an arriving packet, or the source of a leaving one.
     #[inline(always)]
     pub(crate) fn rewrite(&self, context: &TcContext, becomes: &Peer) -> Option<()> {
@@ -391,6 +424,12 @@ impl Error {
 }
 
 impl Place {
+    #[inline(always)]
+    fn is_in_one_piece4(&self, context: &TcContext) -> bool {
+        let fragment = context.load::<u16>((self.network + 6) as usize);
+        fragment.is_ok_and(|fragment| u16::from_be(fragment) & 0x3fff == 0)
+    }
+
     /// Bytes from the ports to the end of the packet.
     #[inline(always)]
     fn length(&self, context: &TcContext) -> Option<u32> {
@@ -435,6 +474,15 @@ fn difference(is_v6: bool, old: &[u32; 4], new: &[u32; 4]) -> Option<u64> {
     u64::try_from(change).ok()
 }
 
+/// The same for words of which some are exchanged.
+#[inline(always)]
+pub(crate) fn sum_change(old: &[u32; 3], new: &[u32; 3]) -> Option<u64> {
+    let (old, new) = (*old, *new);
+    // SAFETY: twelve bytes lie behind both pointers.
+    let change = unsafe { bpf_csum_diff(old.as_ptr().cast_mut(), 12, new.as_ptr().cast_mut(), 12, 0) };
+    u64::try_from(change).ok()
+}
+
 #[inline(always)]
 fn l4_check(skb: *mut __sk_buff, at: u32, from: u64, to: u64, flags: u64) -> Option<()> {
     // SAFETY: the kernel passes a valid context and checks the offset.
@@ -443,7 +491,7 @@ fn l4_check(skb: *mut __sk_buff, at: u32, from: u64, to: u64, flags: u64) -> Opt
 }
 
 #[inline(always)]
-fn store<T>(skb: *mut __sk_buff, at: u32, value: &T) -> Option<()> {
+pub(crate) fn store<T>(skb: *mut __sk_buff, at: u32, value: &T) -> Option<()> {
     store_with(skb, at, value, 0)
 }
 

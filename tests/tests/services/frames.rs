@@ -204,6 +204,84 @@ fn a_backend_elsewhere_sees_the_node() {
     }
 }
 
+/// The same Service, whose backends answer clients themselves.
+fn direct(manifest: &str) -> String {
+    manifest.replace(
+        "metadata: {name: web}",
+        "metadata: {name: web, annotations: {orlop.dev/forward: direct}}",
+    )
+}
+
+#[test]
+fn a_backend_elsewhere_answers_the_client_itself() {
+    bench!("fr-direct", front, direct(&web("TCP", "there")));
+    let mut back = Bench::new("fr-direct-back", &direct(&web("TCP", "here")));
+    let mut other = Bench::new("fr-direct-other", &web("TCP", "here"));
+    for ((client, service, backend, _), room) in PAIRS.into_iter().zip([8, 24]) {
+        let opening = front.arrived(&Frame::tcp(at(client), at(service), SYN));
+        let (verdict, laden) = front.leave(&opening);
+        assert_eq!((verdict, laden.len()), (PASS, opening.bytes().len() + room));
+        let sent = Frame::parse(&laden);
+        assert_eq!((sent.from, sent.to), (at(client), at(backend)), "the client is seen");
+        let (verdict, arrived) = back.maps.try_frame(Scope::Outside, &laden).unwrap();
+        assert_eq!((verdict, arrived), (PASS, opening.bytes()), "as the client sent it");
+        let reply = Frame::tcp(at(backend), at(client), SYN_ACK);
+        assert_eq!(back.left(&reply).from, at(service));
+        // The rest of the connection carries nothing.
+        let more = Frame::tcp(at(client), at(service), ACK).with_payload(&[1; 1400]);
+        let more = front.arrived(&more);
+        assert_eq!(front.leave(&more), (PASS, more.bytes()));
+        assert_eq!(back.arrive(&more), (PASS, more.bytes()));
+        // A node where nobody asks for it answers as nobody else.
+        let (verdict, arrived) = other.maps.try_frame(Scope::Outside, &laden).unwrap();
+        assert_eq!((verdict, arrived), (PASS, opening.bytes()));
+        assert_eq!(other.left(&reply), reply);
+    }
+}
+
+#[test]
+fn small_datagrams_carry_the_service_and_large_ones_see_the_node() {
+    bench!("fr-direct-udp", front, direct(&web("UDP", "there")));
+    for (client, service, backend, node) in PAIRS {
+        let small = front.arrived(&Frame::udp(at(client), at(service), b"who"));
+        let (_, laden) = front.leave(&small);
+        assert!(laden.len() > small.bytes().len());
+        assert_eq!(Frame::parse(&laden).from, at(client));
+        // Of a flow that has begun, a large one goes without.
+        let large = front.arrived(&Frame::udp(at(client), at(service), &[1; 1300]));
+        assert_eq!(front.leave(&large), (PASS, large.bytes()));
+        // One that begins with a large one, or in pieces, goes through this node.
+        let mut other = at(client);
+        other.set_port(5000);
+        let large = Frame::udp(other, at(service), &[1; 1300]);
+        let arrived = front.arrived(&large);
+        assert_eq!(front.left(&arrived).from.ip(), at(node).ip());
+        other.set_port(5001);
+        let [first, _] = Frame::udp(other, at(service), &[7; 1000]).pieces(90, 504);
+        let arrived = front.arrived(&first);
+        assert_eq!(arrived.to, at(backend));
+        assert_eq!(front.left(&arrived).from.ip(), at(node).ip());
+    }
+}
+
+#[test]
+fn one_client_port_through_two_services_keeps_the_first() {
+    let second = web("TCP", "there")
+        .replace("web", "second")
+        .replace("30080", "30081")
+        .replace("kubernetes.io/second", "kubernetes.io/web");
+    bench!("fr-two", bench, format!("{}---\n{second}", web("TCP", "there")));
+    for (client, service, backend, _) in PAIRS {
+        let arrived = bench.arrived(&Frame::tcp(at(client), at(service), SYN));
+        let mask = bench.left(&arrived).from;
+        let mut other = at(service);
+        other.set_port(30_081);
+        assert_eq!(bench.arrive(&Frame::tcp(at(client), other, SYN)).0, DROP);
+        let reply = bench.arrived(&Frame::tcp(at(backend), mask, SYN_ACK));
+        assert_eq!(bench.left(&reply).from, at(service), "the first goes on");
+    }
+}
+
 #[test]
 fn options_and_extension_headers_are_passed_over() {
     bench!("fr-options", bench, web("TCP", "here"));

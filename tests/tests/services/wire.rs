@@ -23,6 +23,8 @@ const END: &str = "ORLOP_WIRE";
 const NODES: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
 const CLIENT: [&str; 2] = ["198.51.100.2", "2001:db8:51::2"];
 const BALANCED: [&str; 2] = ["203.0.113.10", "2001:db8:10::10"];
+/// Whose backends answer clients themselves.
+const DIRECT: [&str; 2] = ["203.0.113.20", "2001:db8:10::20"];
 /// Where the second end hears that it is over.
 const OVER: &str = "192.0.2.2:9";
 /// How long the other end may take to boot.
@@ -38,6 +40,9 @@ struct Row {
     policy: &'static str,
     end: usize,
     pod: [&'static str; 2],
+    /// Its load balancer's addresses.
+    balanced: Option<[&'static str; 2]>,
+    annotations: &'static str,
 }
 
 const POD: [[&str; 2]; 2] = [["10.244.0.2", "fd00:244:0::2"], ["10.244.1.2", "fd00:244:1::2"]];
@@ -51,12 +56,25 @@ const fn row(name: &'static str, protocol: &'static str, node_port: u16, end: us
         policy: "Cluster",
         end,
         pod: POD[end],
+        balanced: None,
+        annotations: "",
+    }
+}
+
+const fn direct(name: &'static str, protocol: &'static str, node_port: u16) -> Row {
+    Row {
+        balanced: Some(DIRECT),
+        annotations: "orlop.dev/forward: direct",
+        ..row(name, protocol, node_port, 1)
     }
 }
 
 /// The Services of both nodes.
-const ROWS: [Row; 8] = [
-    row("far", "TCP", 30_080, 1),
+const ROWS: [Row; 11] = [
+    Row {
+        balanced: Some(BALANCED),
+        ..row("far", "TCP", 30_080, 1)
+    },
     Row {
         policy: "Local",
         ..row("far-local", "TCP", 30_081, 1)
@@ -76,6 +94,9 @@ const ROWS: [Row; 8] = [
         policy: "Local",
         ..row("far-local-associations", "SCTP", 30_087, 1)
     },
+    direct("direct", "TCP", 30_088),
+    direct("direct-datagrams", "UDP", 30_089),
+    direct("direct-associations", "SCTP", 30_090),
 ];
 /// The port of a Service's backends.
 const fn backend_port(row: &Row) -> u16 {
@@ -125,6 +146,7 @@ fn ask(world: &World, node: &Node<'_>) {
         assert_eq!(seen(&mut inside, &at(own, 30_081), 10), (own.into(), 10));
         datagrams(&mut client, family);
         associations(&mut client, family);
+        directly(&mut client, node, family);
         narrow(&mut client, family);
     }
 }
@@ -185,6 +207,23 @@ fn associations(client: &mut Client, family: usize) {
     assert!(answer.starts_with("error "), "{answer}");
 }
 
+/// The backend's node answers in the name of the address that the first one was asked by.
+fn directly(client: &mut Client, node: &Node<'_>, family: usize) {
+    let address = at(DIRECT[family], 80);
+    let own = CLIENT[family];
+    for count in [1, 200_000] {
+        assert_eq!(seen(client, &address, count), (own.into(), count));
+    }
+    let answer = client.ask(&format!("say-sctp {address} 5000"));
+    assert!(answer.ends_with(&format!(" {own} 5000 from {address}")), "{answer}");
+    let answer = client.ask(&format!("say-udp {address} 1000"));
+    assert!(answer.ends_with(&format!(" {own} 1000")), "{answer}");
+    // What does not fit on the wire with the address in it goes through the first node.
+    let answer = client.ask(&format!("say-udp {address} 9000"));
+    assert!(answer.ends_with(&format!(" {} 9000", NODES[0][family])), "{answer}");
+    assert!(node.counters("direct").forwarded > 0);
+}
+
 /// Behind the other node a link is too narrow for the client's packets: the client hears of it and sends smaller ones.
 fn narrow(client: &mut Client, family: usize) {
     let (own, far) = (NODES[0][family], NODES[1][family]);
@@ -235,22 +274,20 @@ fn manifest(row: &Row, end: usize) -> String {
         protocol,
         node_port,
         policy,
+        annotations,
         ..
     } = row;
     let node = if row.end == end { "here" } else { "there" };
     let number = node_port - 30_080;
-    let (status, kind) = match number {
-        0 => (
-            format!(
-                "status: {{loadBalancer: {{ingress: [{{ip: {}}}, {{ip: \"{}\"}}]}}}}\n",
-                BALANCED[0], BALANCED[1]
-            ),
+    let (status, kind) = match row.balanced {
+        Some([four, six]) => (
+            format!("status: {{loadBalancer: {{ingress: [{{ip: {four}}}, {{ip: \"{six}\"}}]}}}}\n"),
             "LoadBalancer",
         ),
-        _ => (String::new(), "NodePort"),
+        None => (String::new(), "NodePort"),
     };
     let mut text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: {kind}\n  \
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec:\n  type: {kind}\n  \
          ipFamilyPolicy: PreferDualStack\n  clusterIPs: [10.96.0.{0}, \"fd00:96::{0}\"]\n  clusterIP: 10.96.0.{0}\n  \
          externalTrafficPolicy: {policy}\n  ports: [{{port: 80, nodePort: {node_port}, protocol: {protocol}}}]\n{status}",
         number + 1

@@ -13,9 +13,7 @@ pub fn over(entries: &[(Tuple, Entry)], now: u32) -> Vec<(Tuple, Entry)> {
     }
     let is_over = |(key, entry): &&(Tuple, Entry)| {
         let flow = entry.flow(key);
-        states
-            .get(&name(&flow))
-            .is_some_and(|state| state.is_over(flow.protocol))
+        states.get(&name(&flow)).is_some_and(|state| state.is_over(&flow))
     };
     entries.iter().filter(is_over).copied().collect()
 }
@@ -52,15 +50,23 @@ impl Default for State {
 impl State {
     fn add(&mut self, entry: &Entry, now: u32) {
         match entry.role() {
-            Role::Request | Role::MaskedRequest => self.requests = self.requests.and(entry.seen()),
+            Role::Request | Role::MaskedRequest | Role::CarryingRequest | Role::CarriedRequest => {
+                self.requests = self.requests.and(entry.seen())
+            }
             Role::ReplyToMask | Role::Reply => self.replies = self.replies.and(entry.seen()),
         }
         // A packet may have come after `now` was read.
         self.silent = self.silent.min(now.saturating_sub(entry.last));
     }
 
-    fn is_over(&self, protocol: u8) -> bool {
-        self.silent > lifetime(protocol, self.requests, self.replies)
+    fn is_over(&self, flow: &Flow) -> bool {
+        // Replies that go to the client directly are not seen here.
+        let replies = if flow.is_carrying() {
+            self.requests
+        } else {
+            self.replies
+        };
+        self.silent > lifetime(flow.protocol, self.requests, replies)
     }
 }
 
@@ -117,6 +123,17 @@ mod tests {
             all[0].1.note(Seen::of(16), 1001);
             assert_eq!(over(&all, 80_000), [], "established");
         }
+    }
+
+    #[test]
+    fn requests_alone_keep_a_flow_whose_replies_go_elsewhere() {
+        let mut flow = flow(TCP, 1, false);
+        flow.mask = flow.service;
+        let mut all = entries(&flow, 100);
+        all[0].1.note(Seen::of(2), 100);
+        assert_eq!(over(&all, 161).len(), 3, "only begun");
+        all[0].1.note(Seen::of(16), 100);
+        assert_eq!(over(&all, 80_000), [], "established");
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub struct Rules {
     pub node_only: bool,
     /// Backends are looked up in a Maglev table.
     pub maglev: bool,
+    /// Backends on other nodes see the client and answer it themselves.
+    pub direct: bool,
 }
 
 /// What a node is for its Services.
@@ -115,6 +117,8 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Has the traffic from outside fall on the same backend on every node: `maglev`.
 pub const BALANCE_ANNOTATION: &str = "orlop.dev/balance";
+/// Has backends on other nodes answer clients outside themselves: `direct`.
+pub const FORWARD_ANNOTATION: &str = "orlop.dev/forward";
 
 /// Reads the table from the objects. The result does not depend on their order.
 pub fn table(objects: Objects<'_>, assignment: &Assignment, node: &NodeFacts) -> ServiceTable {
@@ -251,6 +255,7 @@ struct Reader<'a> {
     ranges: Vec<AddressRange>,
     is_ours: bool,
     maglev: bool,
+    direct: bool,
     /// Addresses of ready endpoints on this node.
     here: BTreeSet<IpAddr>,
     problems: Vec<String>,
@@ -275,6 +280,7 @@ impl<'a> Reader<'a> {
                 .is_some_and(|labels| labels.contains_key(key))
         };
         let annotations = service.metadata.annotations.as_ref();
+        let annotation = |key, word| annotations.is_some_and(|all| all.get(key).is_some_and(|given| given == word));
         let mut reader = Self {
             name,
             spec,
@@ -285,7 +291,8 @@ impl<'a> Reader<'a> {
             external_ips: Vec::new(),
             ranges: source_ranges(spec),
             is_ours: has_cluster_address(spec) && !label(PROXY_NAME) && !label(HEADLESS),
-            maglev: annotations.is_some_and(|all| all.get(BALANCE_ANNOTATION).is_some_and(|word| word == "maglev")),
+            maglev: annotation(BALANCE_ANNOTATION, "maglev"),
+            direct: annotation(FORWARD_ANNOTATION, "direct"),
             here: BTreeSet::new(),
             problems: assignment.problems.get(name).cloned().unwrap_or_default(),
             owned: Vec::new(),
@@ -466,10 +473,13 @@ impl<'a> Reader<'a> {
     ) {
         let mut inside = self.entry(found, kind, found.cluster(address.ip()), address.ip());
         inside.rules.node_only = node_only;
+        // Read by the backend's node, which knows the node port but not the address that was asked.
+        inside.rules.direct = self.direct;
         self.insert(frontends, address, Scope::Inside, inside);
         if !node_only {
             let mut outside = self.entry(found, kind, found.outside(address.ip()), address.ip());
             outside.rules.maglev = self.maglev;
+            outside.rules.direct = self.direct;
             self.insert(frontends, address, Scope::Outside, outside);
         }
     }
@@ -485,8 +495,7 @@ impl<'a> Reader<'a> {
                 local,
                 affinity: affinity(self.spec),
                 ranges: guarded.then(|| self.ranges.clone()),
-                node_only: false,
-                maglev: false,
+                ..Rules::default()
             },
         }
     }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapType};
-use ebpf_common::flow::{MAX_FLOWS, MAX_FRAGMENTS};
+use ebpf_common::flow::MAX_FLOWS;
+use ebpf_common::fragment::MAX_FRAGMENTS;
 use ebpf_common::maps::{
     LAYOUT, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES,
     MAX_SLOTS4, MAX_SLOTS6,

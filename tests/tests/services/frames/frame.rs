@@ -332,8 +332,9 @@ fn network(packet: &[u8]) -> (IpAddr, IpAddr, usize, Found) {
             44 => found.piece = Some((word(start + 6), word(start + 2) & 0xfff8, word(start + 2) & 1 != 0)),
             _ => return (six(8), six(24), start, found),
         }
+        let length = if found.protocol == 44 { 0 } else { packet[start + 1] };
         found.protocol = packet[start];
-        start += 8;
+        start += 8 * (1 + usize::from(length));
     }
 }
 

@@ -112,6 +112,7 @@ fn traits(rules: &Rules) -> Traits {
         .and_if(rules.node_only, Traits::NODE_ONLY)
         .and_if(rules.local, Traits::LOCAL)
         .and_if(rules.maglev, Traits::MAGLEV)
+        .and_if(rules.direct, Traits::DIRECT)
 }
 
 /// One family's image while it is planned.
