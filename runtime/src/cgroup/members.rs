@@ -32,6 +32,9 @@ impl Cgroup {
     /// Kills what is in it and below it and removes the directories. Nothing happens when it does not exist; an error
     /// when processes do not end in time, and then it may be tried again.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        if unless_gone(fs::remove_dir(self.path()), ()).is_ok() {
+            return Ok(());
+        }
         self.kill()?;
         for directory in self.tree()?.iter().rev() {
             remove_patiently(directory).map_err(failed("remove", directory))?;

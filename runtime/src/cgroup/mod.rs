@@ -105,6 +105,9 @@ impl Cgroup {
     /// Sets every limit that this kernel can enforce here. Returns a sentence for each that it can't: its controller is
     /// not turned on, or the kernel was built without the file (swap, for instance).
     pub fn limit(&self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
+        if limits.settings().is_empty() {
+            return Ok(Vec::new());
+        }
         let controllers = self.controllers()?;
         let mut unenforced = Vec::new();
         for Setting {

@@ -54,14 +54,14 @@ pub(super) const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).unio
 
 /// Opens the directory that the last of `prefixes` names, and makes what is missing on the way.
 pub(super) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {
-    let mut directory = open(root, c".", DIRECTORY)?;
     let Some(whole) = prefixes.last() else {
-        return Ok(directory);
+        return open(root, c".", DIRECTORY);
     };
     match open(root, whole, DIRECTORY) {
         Err(Errno::ENOENT) => {}
         result => return result,
     }
+    let mut directory = open(root, c".", DIRECTORY)?;
     for prefix in prefixes {
         directory = match open(root, prefix, DIRECTORY) {
             Err(Errno::ENOENT) => {

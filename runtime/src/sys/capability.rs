@@ -75,14 +75,16 @@ pub(crate) fn bounding_set() -> Mask {
 
 /// The capabilities that this kernel knows (`PR_CAPBSET_READ`).
 pub(crate) fn known_set() -> Mask {
-    capabilities(|answer| answer >= 0)
+    capabilities(|_| true)
 }
 
+/// Ends at the first that this kernel does not know: it knows all below.
 fn capabilities(wanted: impl Fn(libc::c_int) -> bool) -> Mask {
-    let capabilities = 0..u64::from(Mask::BITS);
-    capabilities
-        .filter(|capability| wanted(read_bounding_set(*capability)))
-        .fold(0, |mask, bit| mask | 1 << bit)
+    let answers = (0..u64::from(Mask::BITS)).map(|capability| (capability, read_bounding_set(capability)));
+    let known = answers.take_while(|(_, answer)| *answer >= 0);
+    known
+        .filter(|(_, answer)| wanted(*answer))
+        .fold(0, |mask, (capability, _)| mask | 1 << capability)
 }
 
 /// 1 or 0, or -1 for a capability that this kernel does not know.

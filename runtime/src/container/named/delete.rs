@@ -39,7 +39,8 @@ impl Named {
                 });
             }
         }
-        put_away(&SingleThreaded::prove()?, self, self.spec().ok().as_ref())
+        let spec = self.has_hooks().then(|| self.spec().ok()).flatten();
+        put_away(&SingleThreaded::prove()?, self, spec.as_ref())
     }
 }
 
@@ -50,6 +51,9 @@ impl Named {
             end(self, &pidfd)?;
         }
         let Some(cgroup) = self.cgroup() else { return Ok(()) };
+        if !cgroup.is_populated()? {
+            return Ok(());
+        }
         cgroup.kill()?;
         if cgroup.wait_until_empty(END_LIMIT)? {
             Ok(())

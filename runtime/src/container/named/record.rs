@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::{Deserialize, Serialize};
 
 use super::error::{VerbError, file};
@@ -83,7 +85,7 @@ impl Record {
         let beside = path.with_extension("json.new");
         let write = || {
             fs::write(&beside, serde_json::to_vec(self)?)?;
-            fs::rename(&beside, path)
+            take_place(&beside, path)
         };
         write().map_err(file("write", path))
     }
@@ -105,6 +107,17 @@ impl Init {
 
     pub(super) fn is_alive(self) -> bool {
         Stat::read(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+    }
+}
+
+/// Renames `new` to `old`, which may be there. Ext4 writes a file to disk before it replaces another one, for the sake of
+/// a crash that no record outlives; not when the two change places.
+fn take_place(new: &Path, old: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => fs::remove_file(new),
+        // There is none, or this filesystem can't.
+        Err(Errno::ENOENT | Errno::EINVAL) => fs::rename(new, old),
+        Err(errno) => Err(errno.into()),
     }
 }
 

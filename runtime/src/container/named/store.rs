@@ -97,6 +97,15 @@ impl Named {
         read_spec(&self.directory.join(CONFIG))
     }
 
+    /// Whether its configuration may ask for hooks; that the word is not there is seen without reading the text as JSON,
+    /// where no character is written as a number.
+    pub(super) fn has_hooks(&self) -> bool {
+        let text = fs::read(self.directory.join(CONFIG)).unwrap_or_default();
+        ["\"hooks\"", "\\u"]
+            .iter()
+            .any(|word| memchr::memmem::find(&text, word.as_bytes()).is_some())
+    }
+
     pub(super) fn write(&self) -> Result<(), VerbError> {
         self.record.write(&self.directory.join(STATE))
     }
