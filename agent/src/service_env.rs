@@ -42,7 +42,7 @@ pub fn by_namespace(services: &ServicesStatus) -> ServiceVariables {
     let mut variables = ServiceVariables::new();
     for (name, service) in &services.services {
         variables
-            .entry(name.namespace.clone())
+            .entry(name.namespace.to_string())
             .or_default()
             .extend(of_service(&name.name, service));
     }
@@ -123,7 +123,7 @@ mod tests {
             name: "my-web".into(),
         };
         let services = ServicesStatus {
-            services: [(name, service)].into(),
+            services: [(name, service.into())].into(),
             ..ServicesStatus::default()
         };
         let told: Vec<String> = by_namespace(&services)["default"]

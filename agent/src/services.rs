@@ -197,7 +197,7 @@ type Updated = (Keeper, News);
 /// What an update has changed.
 struct News {
     /// The Services that were read anew; without a status they are gone. Of a whole update those are all.
-    services: BTreeMap<ServiceName, Option<ServiceStatus>>,
+    services: BTreeMap<ServiceName, Option<Arc<ServiceStatus>>>,
     is_whole: bool,
     /// How soon to try again, if a Service found no room.
     again: Option<Duration>,
@@ -361,9 +361,9 @@ impl Keeper {
             let status = services
                 .entry(name.clone())
                 .or_insert_with(|| self.table.services.get(&name).cloned());
-            status
-                .iter_mut()
-                .for_each(|status| status.problems.extend(problems.clone()));
+            for status in status.iter_mut() {
+                Arc::make_mut(status).problems.extend(problems.clone());
+            }
         }
         Ok(News {
             services,
@@ -455,7 +455,7 @@ impl Keeper {
     fn count(&self, status: &mut ServicesStatus) -> Result<(), MapsError> {
         let ids = self.ledger.ids();
         for (service, status) in &mut status.services {
-            for port in &mut status.ports {
+            for port in &mut Arc::make_mut(status).ports {
                 let key = ServicePort {
                     service: service.clone(),
                     protocol: port.protocol,

@@ -227,10 +227,11 @@ fn problem_condition(problem: &str) -> k8s_openapi::apimachinery::pkg::apis::met
 }
 
 fn of_service<'a>(status: &'a ServicesStatus, namespace: &str, name: &str) -> Option<&'a ServiceStatus> {
-    status.services.get(&ServiceName {
+    let name = ServiceName {
         namespace: namespace.into(),
         name: name.into(),
-    })
+    };
+    status.services.get(&name).map(AsRef::as_ref)
 }
 
 fn ports(status: &ServicesStatus, namespace: &str, name: &str) -> Vec<ServicePortView> {

@@ -69,8 +69,8 @@ impl Keeper {
             let affinities = self.maps.affinities(id)?;
             let now = node::seconds_since_boot();
             Ok(PortDetail {
-                namespace: owner.service.namespace.clone(),
-                service: owner.service.name.clone(),
+                namespace: owner.service.namespace.to_string(),
+                service: owner.service.name.to_string(),
                 port: format!("{}/{}", owner.port, owner.protocol),
                 frontends,
                 counters: counters

@@ -87,8 +87,8 @@ impl Record {
                 source,
             })?;
             let name = ServiceName {
-                namespace: line.namespace.into_owned(),
-                name: line.name.into_owned(),
+                namespace: (*line.namespace).into(),
+                name: (*line.name).into(),
             };
             match line.addresses.is_empty() {
                 true => drop(addresses.remove(&name)),
@@ -120,7 +120,9 @@ impl Record {
             }
             Some(_) | None => {
                 let text = text(all.iter().map(|(name, addresses)| (name, addresses.as_slice())));
-                self.replace(&text).map_err(self.failed("write"))?;
+                // What lasted in the old file is to last in this one.
+                let lasting = lasting || self.path.exists();
+                self.replace(&text, lasting).map_err(self.failed("write"))?;
                 self.lines = Some(all.len());
             }
         }
@@ -134,14 +136,16 @@ impl Record {
     }
 
     /// A crash leaves the old file or the new one.
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
+    fn replace(&self, text: &[u8], lasting: bool) -> io::Result<()> {
         if let Some(dir) = self.path.parent() {
             std::fs::create_dir_all(dir)?;
         }
         let fresh = self.path.with_extension("new");
         let mut file = File::create(&fresh)?;
         file.write_all(text)?;
-        file.sync_all()?;
+        if lasting {
+            file.sync_all()?;
+        }
         std::fs::rename(&fresh, &self.path)
     }
 
@@ -159,8 +163,8 @@ fn text<'a>(services: impl Iterator<Item = (&'a ServiceName, &'a [IpAddr])>) -> 
     let mut text = Vec::new();
     for (service, addresses) in services {
         let line = Line {
-            namespace: service.namespace.as_str().into(),
-            name: service.name.as_str().into(),
+            namespace: (&*service.namespace).into(),
+            name: (&*service.name).into(),
             addresses: addresses.into(),
         };
         serde_json::to_writer(&mut text, &line).expect("strings and addresses have a text, and memory takes it");

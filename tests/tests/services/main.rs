@@ -31,6 +31,7 @@ mod features;
 mod flood;
 mod frames;
 mod health;
+mod hostile;
 mod node;
 mod outside;
 mod server;

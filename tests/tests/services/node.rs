@@ -240,7 +240,7 @@ impl<'a> Node<'a> {
     /// What keeps a Service from working as written.
     pub(crate) fn problems(&self, service: &str) -> Vec<String> {
         let status = self.agent.as_ref().unwrap().status.borrow().clone();
-        let found = status.services.iter().find(|(name, _)| name.name == service);
+        let found = status.services.iter().find(|(name, _)| *name.name == *service);
         found.unwrap().1.problems.clone()
     }
 
@@ -250,7 +250,12 @@ impl<'a> Node<'a> {
         let (query, answer) = oneshot::channel();
         agent.queries.blocking_send(Query::Status(query)).unwrap();
         let status = answer.blocking_recv().unwrap();
-        let service = status.services.iter().find(|(name, _)| name.name == service).unwrap().1;
+        let service = status
+            .services
+            .iter()
+            .find(|(name, _)| *name.name == *service)
+            .unwrap()
+            .1;
         service.ports[0].counters
     }
 

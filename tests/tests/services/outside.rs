@@ -104,7 +104,7 @@ pub(crate) fn ip(namespace: &NetworkNamespace, arguments: &str) {
 }
 
 #[track_caller]
-fn shell(namespace: &NetworkNamespace, command: &str) {
+pub(crate) fn shell(namespace: &NetworkNamespace, command: &str) {
     let output = namespace
         .run(|| Command::new("sh").args(["-c", command]).output())
         .unwrap();

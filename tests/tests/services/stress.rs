@@ -8,8 +8,8 @@ use super::server::{Backend, tcp};
 const ROUNDS: u32 = 5;
 /// How long each agent lives.
 const LIFE: Duration = Duration::from_millis(500);
-/// Between two changes of the endpoints.
-const CHANGE: Duration = Duration::from_millis(1);
+/// Between two changes of the endpoints: with the time that it takes until the next agent is there, a thousand a second.
+const CHANGE: Duration = Duration::from_micros(500);
 const CLIENTS: usize = 3;
 
 /// A thousand changes of the endpoints a second, and the agent cut off wherever it is: every connection gets to a server.

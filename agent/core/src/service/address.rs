@@ -21,6 +21,8 @@ pub struct Assignment {
     pub addresses: Addresses,
     /// Why a Service lacks an address that it should have, one sentence each.
     pub problems: BTreeMap<ServiceName, Vec<String>>,
+    /// What all cluster addresses are taken from. Nobody brings one of these from outside, whoever has it.
+    pub ranges: Vec<AddressRange>,
 }
 
 /// Gives every Service its addresses. What `previous` gave stays as long as it fits; a Service that asks for an address
@@ -53,7 +55,6 @@ pub fn is_allocated(spec: &ServiceSpec) -> bool {
 /// Where Services come for their addresses, one after the other as they change.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    ranges: Vec<AddressRange>,
     owners: BTreeMap<IpAddr, ServiceName>,
     assignment: Assignment,
     /// From before the first update.
@@ -63,15 +64,16 @@ pub struct Desk {
 /// A Service that is to be served, and what it had.
 struct Customer<'a> {
     spec: Option<&'a ServiceSpec>,
+    asks_for: Vec<IpAddr>,
     addresses: Vec<IpAddr>,
     problems: Vec<String>,
 }
 
 impl Customer<'_> {
     /// Whether it has what it asks for already.
-    fn keeps(&self, spec: &ServiceSpec) -> bool {
+    fn keeps(&self) -> bool {
         let has = |address: &IpAddr| self.addresses.contains(address);
-        !self.addresses.is_empty() && given(spec).iter().all(has)
+        !self.addresses.is_empty() && self.asks_for.iter().all(has)
     }
 }
 
@@ -79,9 +81,11 @@ impl Desk {
     /// A desk that has given away nothing yet; `previous` was given before.
     pub fn new(ranges: Vec<AddressRange>, previous: Addresses) -> Self {
         Self {
-            ranges,
             owners: BTreeMap::new(),
-            assignment: Assignment::default(),
+            assignment: Assignment {
+                ranges,
+                ..Assignment::default()
+            },
             remembered: previous,
         }
     }
@@ -130,6 +134,7 @@ impl Desk {
         }
         Customer {
             spec,
+            asks_for: spec.map(given).unwrap_or_default(),
             addresses,
             problems: self.assignment.problems.remove(name).unwrap_or_default(),
         }
@@ -146,40 +151,35 @@ impl Desk {
         let present = customers
             .iter()
             .filter_map(|(name, customer)| Some((name, customer, customer.spec?)));
-        let (keepers, others): (Vec<_>, Vec<_>) = present.partition(|(_, customer, spec)| customer.keeps(spec));
+        let (keepers, others): (Vec<_>, Vec<_>) = present.partition(|(_, customer, _)| customer.keeps());
         for (name, customer, _) in &keepers {
             for address in &customer.addresses {
                 self.owners.entry(*address).or_insert_with(|| (*name).clone());
             }
         }
         for (name, customer, spec) in keepers {
-            self.serve(name, spec, &customer.addresses);
+            self.serve(name, spec, &customer.asks_for, &customer.addresses);
             let kept = self.assignment.addresses.get(name).cloned().unwrap_or_default();
             for address in customer.addresses.iter().filter(|address| !kept.contains(address)) {
                 self.give_back(name, address);
             }
         }
-        let (asking, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, _, spec)| !given(spec).is_empty());
-        for (name, customer, spec) in asking {
-            self.serve(name, spec, &customer.addresses);
-        }
-        for (name, _, spec) in others {
-            self.serve(name, spec, &[]);
+        let (others, asking): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .partition(|(_, customer, _)| customer.asks_for.is_empty());
+        for (name, customer, spec) in asking.into_iter().chain(others) {
+            self.serve(name, spec, &customer.asks_for, &[]);
         }
     }
 
-    fn serve(&mut self, name: &ServiceName, spec: &ServiceSpec, before: &[IpAddr]) {
-        let asked = given(spec);
-        let families: Vec<AddressRange> = self.families(name, spec, &asked);
+    fn serve(&mut self, name: &ServiceName, spec: &ServiceSpec, asked: &[IpAddr], before: &[IpAddr]) {
+        let families: Vec<AddressRange> = self.families(name, spec, asked);
         let result: Vec<IpAddr> = match asked.is_empty() {
             true => families
                 .iter()
                 .filter_map(|range| self.allocate(name, range, before))
                 .collect(),
-            false => asked
-                .into_iter()
-                .filter_map(|address| self.claim(name, address))
-                .collect(),
+            false => asked.iter().filter_map(|address| self.claim(name, *address)).collect(),
         };
         self.assignment.addresses.insert(name.clone(), result);
     }
@@ -190,10 +190,11 @@ impl Desk {
             spec.ip_family_policy.as_deref(),
             Some("PreferDualStack" | "RequireDualStack")
         );
-        let named = spec.ip_families.clone().unwrap_or_default();
+        let named = spec.ip_families.as_deref().unwrap_or_default();
         let mut families: Vec<AddressRange> = Vec::new();
-        for family in &named {
+        for family in named {
             match self
+                .assignment
                 .ranges
                 .iter()
                 .find(|range| range.address.is_ipv6() == (family == "IPv6"))
@@ -207,6 +208,7 @@ impl Desk {
         }
         if both || named.is_empty() {
             let more = self
+                .assignment
                 .ranges
                 .iter()
                 .filter(|range| !families.contains(range))
@@ -230,8 +232,13 @@ impl Desk {
     }
 
     fn claim(&mut self, name: &ServiceName, address: IpAddr) -> Option<IpAddr> {
-        if !self.ranges.iter().any(|range| range.usable().contains(address)) {
-            let ranges: Vec<String> = self.ranges.iter().map(AddressRange::to_string).collect();
+        if !self
+            .assignment
+            .ranges
+            .iter()
+            .any(|range| range.usable().contains(address))
+        {
+            let ranges: Vec<String> = self.assignment.ranges.iter().map(AddressRange::to_string).collect();
             self.problem(
                 name,
                 format!("spec.clusterIP: {address} is not an address of {}", ranges.join(" or ")),
@@ -267,11 +274,12 @@ impl Desk {
 
 /// The addresses that the object itself asks for. What is not an address has been refused with the manifest.
 fn given(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let parse = |text: &String| text.parse().ok();
+    let first: Option<IpAddr> = spec.cluster_ip.as_ref().and_then(parse);
     let many = spec.cluster_ips.iter().flatten();
-    let addresses: BTreeSet<&String> = many.chain(&spec.cluster_ip).collect();
-    let mut addresses: Vec<IpAddr> = addresses.into_iter().filter_map(|text| text.parse().ok()).collect();
-    let first: Option<IpAddr> = spec.cluster_ip.as_ref().and_then(|text| text.parse().ok());
-    addresses.sort_by_key(|address| (Some(*address) != first, *address));
+    let mut addresses: Vec<IpAddr> = many.filter_map(parse).chain(first).collect();
+    addresses.sort_unstable_by_key(|address| (Some(*address) != first, *address));
+    addresses.dedup();
     addresses
 }
 
@@ -412,7 +420,7 @@ mod tests {
     #[test]
     fn a_headless_service_has_none() {
         let given = assign(&[asks("a", "None")], &[range("10.96.0.0", 16)], &Addresses::new());
-        assert_eq!(given, Assignment::default());
+        assert!(given.addresses.is_empty() && given.problems.is_empty());
     }
 
     #[test]
@@ -478,7 +486,7 @@ mod tests {
                     changed.insert(name.clone());
                     match wish {
                         Some(mut service) => {
-                            service.metadata.name = Some(name.name.clone());
+                            service.metadata.name = Some(name.name.to_string());
                             services.insert(name, service);
                         }
                         None => drop(services.remove(&name)),

@@ -27,13 +27,13 @@ pub struct Objects<'a> {
 pub struct Catalog {
     services: BTreeMap<ServiceName, Arc<Service>>,
     slices: BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>,
-    pods: BTreeMap<String, Vec<ReadyPod>>,
+    pods: BTreeMap<Arc<str>, Vec<ReadyPod>>,
     /// The Services with a selector, by one of the labels that they select.
     selecting: BTreeMap<Label, BTreeSet<ServiceName>>,
 }
 
 /// Namespace, key and value.
-type Label = (String, String, String);
+type Label = (Arc<str>, String, String);
 
 /// What a change of the objects is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,15 +54,20 @@ impl Catalog {
             self.remove_service(&name);
             services.insert(name);
         }
-        for service in new {
-            let name = ServiceName::of(service);
+        for (name, service) in in_order(new, |service| Some(ServiceName::of(service))) {
             self.add_service(&name, service);
             services.insert(name);
         }
         let mut names = services.clone();
         let Difference { gone, new } = before.slices.difference(now.slices);
-        names.extend(gone.into_iter().filter_map(|slice| self.remove_slice(slice)));
-        names.extend(new.into_iter().filter_map(|slice| self.add_slice(slice)));
+        for (name, slice) in in_order(gone, endpoint::owner) {
+            self.remove_slice(&name, slice);
+            names.insert(name);
+        }
+        for (name, slice) in in_order(new, endpoint::owner) {
+            self.add_slice(&name, slice);
+            names.insert(name);
+        }
         names.extend(self.take_pods(before.pods, now.pods));
         Affected { names, services }
     }
@@ -93,7 +98,7 @@ impl Catalog {
     ) -> Vec<Endpoint> {
         let slices = self.slices.get(name).into_iter().flatten();
         let named = slices.flat_map(|slice| endpoint::in_slice(slice, port, protocol, place));
-        let pods = self.pods.get(name.namespace.as_str()).into_iter().flatten();
+        let pods = self.pods.get(&name.namespace).into_iter().flatten();
         let selected = pods
             .filter(|pod| endpoint::selects(spec, pod))
             .flat_map(|pod| endpoint::of_pod(pod, spec, port, protocol, place));
@@ -121,21 +126,21 @@ impl Catalog {
         }
     }
 
-    fn remove_slice(&mut self, slice: &Arc<EndpointSlice>) -> Option<ServiceName> {
-        let name = endpoint::owner(slice)?;
-        let slices = self.slices.get_mut(&name)?;
+    fn remove_slice(&mut self, name: &ServiceName, slice: &Arc<EndpointSlice>) {
+        let Some(slices) = self.slices.get_mut(name) else {
+            return;
+        };
         slices.retain(|other| !Arc::ptr_eq(other, slice));
         if slices.is_empty() {
-            self.slices.remove(&name);
+            self.slices.remove(name);
         }
-        Some(name)
     }
 
-    fn add_slice(&mut self, slice: &Arc<EndpointSlice>) -> Option<ServiceName> {
-        let name = endpoint::owner(slice)?;
-        let slices = self.slices.entry(name.clone()).or_default();
-        slices.push(Arc::clone(slice));
-        Some(name)
+    fn add_slice(&mut self, name: &ServiceName, slice: &Arc<EndpointSlice>) {
+        match self.slices.get_mut(name) {
+            Some(slices) => slices.push(Arc::clone(slice)),
+            None => drop(self.slices.insert(name.clone(), vec![Arc::clone(slice)])),
+        }
     }
 
     /// Comes back with the Services that select a pod which is not as it was.
@@ -145,7 +150,10 @@ impl Catalog {
         }
         self.pods.clear();
         for pod in now {
-            self.pods.entry(pod.namespace.clone()).or_default().push(pod.clone());
+            self.pods
+                .entry(pod.namespace.as_str().into())
+                .or_default()
+                .push(pod.clone());
         }
         let (gone, new) = other_pods(before, now);
         gone.into_iter()
@@ -155,7 +163,8 @@ impl Catalog {
     }
 
     fn selecting(&self, pod: &ReadyPod) -> impl Iterator<Item = ServiceName> {
-        let label = |(key, value): (&String, &String)| (pod.namespace.clone(), key.clone(), value.clone());
+        let namespace: Arc<str> = pod.namespace.as_str().into();
+        let label = move |(key, value): (&String, &String)| (namespace.clone(), key.clone(), value.clone());
         let names = pod
             .labels
             .iter()
@@ -166,6 +175,15 @@ impl Catalog {
         };
         names.flatten().filter(selects).cloned()
     }
+}
+
+/// Objects by the Services that they are about. In the order of their names a map takes tens of thousands of them twice as
+/// fast as in any other.
+fn in_order<T>(objects: Vec<&Arc<T>>, name: impl Fn(&T) -> Option<ServiceName>) -> Vec<(ServiceName, &Arc<T>)> {
+    let named = objects.into_iter().filter_map(|object| Some((name(object)?, object)));
+    let mut named: Vec<_> = named.collect();
+    named.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    named
 }
 
 /// The pods that one list has and the other has not.

@@ -34,18 +34,17 @@ pub struct Endpoint {
 /// The Service that a slice belongs to.
 pub fn owner(slice: &EndpointSlice) -> Option<ServiceName> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
-    let namespace = slice.metadata.namespace.clone();
+    let namespace = slice.metadata.namespace.as_deref();
     Some(ServiceName {
-        namespace: namespace.unwrap_or_else(|| "default".into()),
-        name: name.clone(),
+        namespace: namespace.unwrap_or("default").into(),
+        name: name.as_str().into(),
     })
 }
 
 /// The endpoints of a slice for one port.
 pub(super) fn in_slice(slice: &EndpointSlice, port: &PortSpec, protocol: Protocol, place: &Place) -> Vec<Endpoint> {
-    let name = |name: &Option<String>| name.clone().unwrap_or_default();
     let is_meant = |candidate: &&EndpointPort| {
-        name(&candidate.name) == name(&port.name)
+        candidate.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
             && Protocol::parse(candidate.protocol.as_deref()).is_ok_and(|own| own == protocol)
     };
     let number = slice.ports.iter().flatten().find(is_meant).and_then(|port| port.port);
@@ -62,14 +61,14 @@ pub(super) fn in_slice(slice: &EndpointSlice, port: &PortSpec, protocol: Protoco
 /// Only the first address of an endpoint counts, as for kube-proxy.
 fn from_slice(endpoint: &SliceEndpoint, port: u16, is_v6: bool, place: &Place) -> Option<Endpoint> {
     let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let ready = conditions.ready.unwrap_or(true);
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     let hints = endpoint.hints.clone().unwrap_or_default();
     (address.is_ipv6() == is_v6).then(|| Endpoint {
         address: SocketAddr::new(address, port),
         ready,
-        serving: conditions.serving.unwrap_or(ready),
-        terminating: conditions.terminating.unwrap_or(false),
+        serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
+        terminating: conditions.is_some_and(|conditions| conditions.terminating == Some(true)),
         is_local: endpoint.node_name.as_ref() == Some(&place.node),
         zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
         nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),

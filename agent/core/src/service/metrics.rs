@@ -428,8 +428,8 @@ impl Page {
                 for (reason, count) in pick(&port.counters).into_iter().filter(|(_, count)| *count > 0) {
                     let (number, protocol) = (port.port.to_string(), port.protocol.to_string());
                     let mut labels = vec![
-                        ("namespace", namespace.as_str()),
-                        ("service", service.as_str()),
+                        ("namespace", &**namespace),
+                        ("service", &**service),
                         ("port", &number),
                         ("protocol", &protocol),
                     ];
@@ -497,7 +497,7 @@ mod tests {
             namespace: "default".into(),
             name: "web".into(),
         };
-        scrape.status.services.insert(name, status);
+        scrape.status.services.insert(name, status.into());
         let page = text(&scrape);
         for line in [
             "# TYPE kubeproxy_sync_proxy_rules_duration_seconds histogram",

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
@@ -26,22 +27,22 @@ pub mod shelf;
 pub mod table;
 pub mod topology;
 
-/// Namespace and name of a Service.
+/// Namespace and name of a Service. A copy is cheap: every map of Services has one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     /// Namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name within the namespace.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ServiceName {
     /// The name of a Service; the namespace is `default` where the object has none.
     pub fn of(service: &Service) -> Self {
-        let namespace = service.metadata.namespace.clone();
+        let namespace = service.metadata.namespace.as_deref();
         Self {
-            namespace: namespace.unwrap_or_else(|| "default".into()),
-            name: service.metadata.name.clone().unwrap_or_default(),
+            namespace: namespace.unwrap_or("default").into(),
+            name: service.metadata.name.as_deref().unwrap_or_default().into(),
         }
     }
 }
@@ -157,7 +158,7 @@ pub struct ServicesStatus {
     /// alone need not be looked at when endpoints change.
     pub faces: u64,
     /// Services by name.
-    pub services: BTreeMap<ServiceName, ServiceStatus>,
+    pub services: BTreeMap<ServiceName, Arc<ServiceStatus>>,
 }
 
 /// What is said about one Service.
@@ -177,8 +178,8 @@ pub struct ServiceStatus {
 
 impl ServicesStatus {
     /// Takes over what is said of a Service by now; nothing of one that is gone.
-    pub fn tell(&mut self, name: ServiceName, service: Option<ServiceStatus>) {
-        let faces = [self.services.get(&name), service.as_ref()].map(|status| status.map(ServiceStatus::face));
+    pub fn tell(&mut self, name: ServiceName, service: Option<Arc<ServiceStatus>>) {
+        let faces = [self.services.get(&name), service.as_ref()].map(|status| status.map(|status| status.face()));
         if faces[0] != faces[1] {
             self.faces += 1;
         }

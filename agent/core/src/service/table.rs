@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
 
@@ -14,6 +15,9 @@ use super::health::HealthCheck;
 use super::shelf::Shelf;
 use super::topology::{Categories, Place, Policies, categorize};
 use super::{AddressRange, Counters, PortStatus, Protocol, ServiceName, ServicePort, ServiceStatus};
+use found::Found;
+
+mod found;
 
 /// Who asks for a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,7 +105,7 @@ pub struct ServiceTable {
     /// Frontends.
     pub frontends: BTreeMap<Frontend, Entry>,
     /// Every Service, those without an address too.
-    pub services: BTreeMap<ServiceName, ServiceStatus>,
+    pub services: BTreeMap<ServiceName, Arc<ServiceStatus>>,
     /// The frontends of each Service.
     owned: BTreeMap<ServiceName, Vec<Frontend>>,
     /// The Services that claim an address of each other, both ways.
@@ -227,7 +231,7 @@ impl ServiceTable {
                 self.rivals.entry(name.clone()).or_default().insert(rival);
             }
             self.owned.insert(name.clone(), reading.owned);
-            self.services.insert(name.clone(), reading.status);
+            self.services.insert(name.clone(), Arc::new(reading.status));
         }
         outsiders
     }
@@ -250,6 +254,7 @@ struct Reader<'a> {
     catalog: &'a Catalog,
     node: &'a NodeFacts,
     cluster_ips: Vec<IpAddr>,
+    cluster_ranges: &'a [AddressRange],
     load_balancer_ips: Vec<IpAddr>,
     external_ips: Vec<IpAddr>,
     ranges: Vec<AddressRange>,
@@ -268,7 +273,7 @@ impl<'a> Reader<'a> {
         name: &'a ServiceName,
         service: &'a Service,
         spec: &'a ServiceSpec,
-        assignment: &Assignment,
+        assignment: &'a Assignment,
         catalog: &'a Catalog,
         node: &'a NodeFacts,
     ) -> Self {
@@ -287,6 +292,7 @@ impl<'a> Reader<'a> {
             catalog,
             node,
             cluster_ips: assignment.addresses.get(name).cloned().unwrap_or_default(),
+            cluster_ranges: &assignment.ranges,
             load_balancer_ips: Vec::new(),
             external_ips: Vec::new(),
             ranges: source_ranges(spec),
@@ -314,12 +320,18 @@ impl<'a> Reader<'a> {
         self.usable("spec.externalIPs", wanted)
     }
 
-    /// Addresses without those that nobody may take from the machine.
+    /// Addresses without those that nobody may take from the machine, or from all Services.
     fn usable(&mut self, field: &str, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let (good, bad): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(may_be_taken);
         let complaints = bad
             .iter()
             .map(|address| format!("{field}: {address} is a loopback, link-local, multicast or unspecified address"));
+        self.problems.extend(complaints);
+        let of_cluster = |address: &IpAddr| self.cluster_ranges.iter().any(|range| range.contains(*address));
+        let (bad, good): (Vec<IpAddr>, Vec<IpAddr>) = good.into_iter().partition(of_cluster);
+        let complaints = bad
+            .iter()
+            .map(|address| format!("{field}: {address} is in the range of cluster addresses"));
         self.problems.extend(complaints);
         good
     }
@@ -527,44 +539,6 @@ impl<'a> Reader<'a> {
                 self.owned.push(frontend);
                 frontends.insert(frontend, entry);
             }
-        }
-    }
-}
-
-/// What is found out about one port.
-struct Found {
-    owner: ServicePort,
-    policies: Policies,
-    /// Of IPv4 and of IPv6: each family is a Service of its own.
-    categories: [Categories; 2],
-}
-
-impl Found {
-    fn of(&self, address: IpAddr) -> &Categories {
-        &self.categories[usize::from(address.is_ipv6())]
-    }
-
-    fn cluster(&self, address: IpAddr) -> (&[SocketAddr], bool) {
-        (self.of(address).cluster.as_deref().unwrap_or_default(), false)
-    }
-
-    fn local(&self, address: IpAddr) -> (&[SocketAddr], bool) {
-        (self.of(address).local.as_deref().unwrap_or_default(), true)
-    }
-
-    fn inside(&self, address: IpAddr) -> (&[SocketAddr], bool) {
-        if self.policies.internal_local {
-            self.local(address)
-        } else {
-            self.cluster(address)
-        }
-    }
-
-    fn outside(&self, address: IpAddr) -> (&[SocketAddr], bool) {
-        if self.policies.external_local {
-            self.local(address)
-        } else {
-            self.cluster(address)
         }
     }
 }

@@ -10,7 +10,7 @@ use agent_core::service::diff::MapStep;
 use agent_core::service::flows;
 use agent_core::service::image::{Half, Image, Range};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, Pod};
 use ebpf_common::flow::{Entry, Role, Tuple};
 use ebpf_common::maps::{
@@ -99,13 +99,13 @@ impl Content {
             Some(MapStep::Publish4(..)) => write_run(&self.fds.svc4, "svc4", run.iter().filter_map(published4)),
             Some(MapStep::Publish6(..)) => write_run(&self.fds.svc6, "svc6", run.iter().filter_map(published6)),
             Some(MapStep::AddMember(_)) => write_run(&self.fds.members, "members", run.iter().filter_map(member)),
+            Some(MapStep::AddCounters(_)) => self.clear_counters(run),
             _ => run.iter().try_for_each(|step| self.perform_one(step)),
         }
     }
 
     fn perform_one(&mut self, step: &MapStep) -> Result<(), MapsError> {
         match step {
-            MapStep::AddCounters(id) => self.clear_counters(*id),
             MapStep::Withdraw4(key) => absent_is_fine(self.svc4.remove(&key.to_bytes()), "svc4"),
             MapStep::Withdraw6(key) => absent_is_fine(self.svc6.remove(&key.to_bytes()), "svc6"),
             // The next owner begins from zero.
@@ -126,7 +126,8 @@ impl Content {
             | MapStep::Write6 { .. }
             | MapStep::Publish4(..)
             | MapStep::Publish6(..)
-            | MapStep::AddMember(_) => Ok(()),
+            | MapStep::AddMember(_)
+            | MapStep::AddCounters(_) => Ok(()),
         }
     }
 
@@ -204,13 +205,10 @@ impl Content {
         Ok((over.len(), all.len() - over.len()))
     }
 
-    fn clear_counters(&mut self, id: u32) -> Result<(), MapsError> {
-        let zero = PerCpuValues::try_from(vec![[0; 48]; self.cpus]).map_err(|source| MapsError::Map {
-            action: "make room in",
-            map: "counters",
-            source: MapError::IoError(source),
-        })?;
-        self.counters.set(id, zero, 0).map_err(failed("write to", "counters"))
+    fn clear_counters(&self, run: &[MapStep]) -> Result<(), MapsError> {
+        let keys: Vec<[u8; 4]> = run.iter().filter_map(counter).collect();
+        let written = ebpf_kernel::clear_elements::<4, 48>(self.fds.counters.as_fd(), &keys, self.cpus);
+        written.map_err(|source| failed("write to", "counters")(MapError::IoError(source)))
     }
 }
 
@@ -239,6 +237,7 @@ struct Descriptors {
     slots6: OwnedFd,
     members: OwnedFd,
     flows: OwnedFd,
+    counters: OwnedFd,
 }
 
 impl Descriptors {
@@ -250,12 +249,13 @@ impl Descriptors {
             slots6: descriptor(programs, "slots6")?,
             members: descriptor(programs, "members")?,
             flows: descriptor(programs, "flows")?,
+            counters: descriptor(programs, "counters")?,
         })
     }
 }
 
 fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
-    let Some(Map::HashMap(map) | Map::Array(map)) = programs.map(name) else {
+    let Some(Map::HashMap(map) | Map::Array(map) | Map::PerCpuArray(map)) = programs.map(name) else {
         return Err(MapsError::Missing(name));
     };
     let copy = map.fd().as_fd().try_clone_to_owned();
@@ -312,6 +312,13 @@ fn member(step: &MapStep) -> Option<([u8; 28], [u8; 4])> {
         return None;
     };
     Some((member.to_bytes(), 1_u32.to_ne_bytes()))
+}
+
+fn counter(step: &MapStep) -> Option<[u8; 4]> {
+    let MapStep::AddCounters(id) = step else {
+        return None;
+    };
+    Some(id.to_ne_bytes())
 }
 
 fn entries<K: Pod, Key: Ord>(

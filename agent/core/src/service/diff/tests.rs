@@ -138,7 +138,7 @@ fn table(rows: &BTreeMap<u8, u8>) -> ServiceTable {
     for (number, backends) in rows {
         let service = ServiceName {
             namespace: "default".into(),
-            name: format!("s{number}"),
+            name: format!("s{number}").into(),
         };
         let owner = ServicePort {
             service,

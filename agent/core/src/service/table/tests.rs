@@ -66,7 +66,7 @@ fn backends(edit: impl FnOnce(&mut ServiceSpec)) -> Vec<String> {
     ];
     let assignment = Assignment {
         addresses,
-        problems: BTreeMap::new(),
+        ..Assignment::default()
     };
     let services = [service(edit).into()].into_iter().collect();
     let objects = Objects {
@@ -163,7 +163,7 @@ fn each_family_has_its_own_backends() {
     let both = vec!["10.96.0.1".parse().unwrap(), "fd00:96::1".parse().unwrap()];
     let assignment = Assignment {
         addresses: [(name, both)].into(),
-        problems: BTreeMap::new(),
+        ..Assignment::default()
     };
     let objects = Objects {
         services: &[service(|_| ()).into()].into_iter().collect(),
