@@ -3,12 +3,15 @@
 //! cgroup v2 has no file for that: an eBPF program attached to the cgroup decides. It is assembled here from the rules;
 //! the last rule that matches wins, and what no rule matches is denied.
 
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::{Cgroup, CgroupError};
 use crate::plan::FieldError;
 use crate::sys::bpf::{attach_device_program, load_device_program};
-use std::os::fd::AsFd;
 
 /// Accesses as the kernel counts them (`BPF_DEVCG_ACC_*` of linux/bpf.h).
 const MAKE: u32 = 1;
@@ -91,9 +94,26 @@ impl Cgroup {
             return Ok(());
         }
         let failed = |errno: nix::errno::Errno| self.error("attach the rules for devices to", errno.into());
-        let program = load_device_program(&rules.program()).map_err(failed)?;
+        let program = loaded(rules.program()).map_err(failed)?;
         attach_device_program(program.as_fd(), self.open()?.as_fd()).map_err(failed)
     }
+}
+
+thread_local! {
+    /// The program that was loaded last. The containers of a pod have the same rules as a rule, and a restarted one has
+    /// those of before: a program may be attached to any number of cgroups.
+    static LAST: RefCell<Option<(Vec<u64>, Rc<OwnedFd>)>> = const { RefCell::new(None) };
+}
+
+fn loaded(instructions: Vec<u64>) -> nix::Result<Rc<OwnedFd>> {
+    LAST.with_borrow_mut(|last| match last {
+        Some((same, program)) if *same == instructions => Ok(Rc::clone(program)),
+        _ => {
+            let program = Rc::new(load_device_program(&instructions)?);
+            *last = Some((instructions, Rc::clone(&program)));
+            Ok(program)
+        }
+    })
 }
 
 /// Devices as one number each, as [`PROLOGUE`] puts it together: those that have this value below the mask.
