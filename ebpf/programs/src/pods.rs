@@ -2,7 +2,8 @@
 //! source or hardware address is dropped; what goes to another pod of the node goes there at once.
 //!
 //! There is no map of pods. The kernel's routes and permanent neighbours say which address and which hardware address lie
-//! behind a link, and the hardware address of a link's host end says that it is one of ours.
+//! behind a link, and the hardware address of a link's host end says that it is one of ours. What they said about packets
+//! from pod to pod is gone by for a hundredth of a second.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
