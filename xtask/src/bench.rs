@@ -13,7 +13,6 @@ mod bundle;
 mod figures;
 mod memory;
 mod network;
-mod newest_crun;
 mod node;
 mod pods;
 mod runtime;

@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod command;
 mod demo;
+mod newest;
 mod setup;
 mod test;
 mod tidy;

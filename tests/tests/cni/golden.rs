@@ -133,12 +133,26 @@ fn failures_have_the_codes_of_the_specification() {
     );
 }
 
+/// Of Debian's containernetworking-plugins.
+const REFERENCE: &str = "/usr/lib/cni/ptp";
+
 /// The same table for Debian's plugins, so that the table itself is tested, and one pod by each.
 #[test]
 fn the_reference_plugins_agree_but_for_the_listed_differences() {
-    // Debian's containernetworking-plugins.
-    tests::require!(tests::Need::Root, tests::Need::Path("/usr/lib/cni/ptp"));
-    let reference = Path::new("/usr/lib/cni/ptp");
+    tests::require!(tests::Need::Root, tests::Need::Path(REFERENCE));
+    compare_with(Path::new(REFERENCE));
+}
+
+/// The newest release of them, sid's, where `cargo xtask test` could fetch it. The VM has the disk's alone.
+#[test]
+fn the_newest_reference_plugins_agree_but_for_the_same_differences() {
+    tests::require_root!();
+    if let Some(dir) = std::env::var_os("ORLOP_NEWEST_PLUGINS").filter(|dir| !dir.is_empty()) {
+        compare_with(&Path::new(&dir).join("ptp"));
+    }
+}
+
+fn compare_with(reference: &Path) {
     let ours = Node::new("golden-ours");
     let mut theirs = Node::new("golden-ptp");
     theirs.plugin = reference.to_owned();

@@ -100,6 +100,10 @@ impl Node {
     pub(crate) fn spawn(&self, environment: &[(&str, &str)], stdin: &str) -> Child {
         let mut command = Command::new(&self.plugin);
         command.env_clear().envs(environment.iter().copied());
+        // Where a plugin is, those are that it calls.
+        if environment.iter().any(|(name, _)| *name == "CNI_PATH") {
+            command.env("CNI_PATH", self.plugin.parent().unwrap());
+        }
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -16,7 +16,7 @@ mod way;
 
 use way::Way;
 
-/// Asks for the figures, with any value.
+/// Asks for the figures; with the value `traffic` for those of traffic alone.
 const ASKED: &str = "ORLOP_BENCH";
 const ROUNDS: usize = 64;
 /// The chain of plugins takes a third of a second for each.
@@ -27,26 +27,32 @@ const EACH: usize = 2;
 
 #[test]
 fn figures() {
-    if std::env::var_os(ASKED).is_none() {
-        return;
-    }
+    let Ok(asked) = std::env::var(ASKED) else { return };
     let scratch = Scratch::new("bench-network");
     let mut network = NodeNetwork::new("pods", &["10.244.0.0/16".parse().unwrap()], &scratch.input());
     let node = NetworkNamespace::new();
     node.run(|| {
-        pod_network::prepare(&network).unwrap();
-        let (library, netlink) = (Way::library(&network), Way::netlink(&network));
-        compare("in-process", &library, &netlink, ROUNDS);
-        compare_at_once("in-process", &library, &netlink);
-        let (plugin, ptp) = (Way::plugin(&network), Way::ptp(&network));
-        compare("by plugin", &plugin, &ptp, ROUNDS);
-        compare_at_once("by plugin", &plugin, &ptp);
-        let (plugin, chain) = (Way::plugin_with_all(&network), Way::chain(&network));
-        compare("with all", &plugin, &chain, ROUNDS_OF_CHAIN);
-        compare_at_once("with all", &plugin, &chain);
+        if asked != "traffic" {
+            attaching(&network);
+        }
         network.masquerade = true;
         traffic::compare(&network);
     });
+}
+
+fn attaching(network: &NodeNetwork) {
+    pod_network::prepare(network).unwrap();
+    let (library, netlink) = (Way::library(network), Way::netlink(network));
+    compare("in-process", &library, &netlink, ROUNDS);
+    compare_at_once("in-process", &library, &netlink);
+    let (plugin, ptp) = (Way::plugin(network), Way::ptp(network));
+    for ptp in [Some(ptp), Way::newest_ptp(network)].iter().flatten() {
+        compare("by plugin", &plugin, ptp, ROUNDS);
+        compare_at_once("by plugin", &plugin, ptp);
+    }
+    let (plugin, chain) = (Way::plugin_with_all(network), Way::chain(network));
+    compare("with all", &plugin, &chain, ROUNDS_OF_CHAIN);
+    compare_at_once("with all", &plugin, &chain);
 }
 
 /// One line of JSON.

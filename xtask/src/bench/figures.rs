@@ -1,23 +1,27 @@
 //! Figures that a test executable measures, because that takes the libraries: `bench::figures` of `tests/tests/<area>`.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use serde_json::Value;
 
 use super::Row;
 use crate::{command, workspace};
 
-/// Runs the executable, asked for figures with `asked`, and reads its lines, one JSON object each; `goal` is of a case and
-/// a peer.
+/// Runs the executable, asked for figures with `asked`, with one more variable of the environment if it needs one, and reads
+/// its lines, one JSON object each; `goal` is of a case and a peer.
 pub(super) fn rows(
     area: &'static str,
     asked: &str,
+    environment: Option<(&str, PathBuf)>,
     goal: impl Fn(&str, &str) -> Option<f64>,
 ) -> anyhow::Result<Vec<Row>> {
     let mut cargo = workspace::cargo();
     cargo
         .args(["test", "--quiet", "--release", "-p", "tests", "--test", area, "--"])
         .args(["--exact", "bench::figures", "--nocapture"])
-        .env("ORLOP_BENCH", asked);
+        .env("ORLOP_BENCH", asked)
+        .envs(environment);
     let text = command::output(&mut cargo)?;
     let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     figures.map(|figure| row(area, &figure, &goal)).collect()

@@ -11,8 +11,8 @@ use anyhow::Context;
 
 use super::bundle::{bundle, limits, seccomp};
 use super::view::{Shell, View};
-use super::{MICROSECOND, MILLISECOND, Row, median, newest_crun};
-use crate::{build, command, workspace};
+use super::{MICROSECOND, MILLISECOND, Row, median};
+use crate::{build, command, newest, workspace};
 
 const ROUNDS: usize = 30;
 /// Of containers that start at once.
@@ -72,9 +72,8 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
 
 /// Those that start here.
 fn peers() -> Vec<Runner> {
-    let newest = newest_crun::obtain();
-    let newest =
-        newest.and_then(|root| Runner::start("crun (sid)", "crun".to_owned(), View::V2, Some(&root), Some(0.65)));
+    let newest = newest::crun()
+        .and_then(|root| Runner::start("crun (sid)", "crun".to_owned(), View::V2, Some(&root), Some(0.65)));
     let runc = Runner::start("runc", "runc".to_owned(), View::V2, None, Some(0.5));
     let crun = Runner::start("crun", "crun".to_owned(), View::V1, None, Some(0.65));
     let all = [runc, crun, newest].into_iter();

@@ -30,7 +30,7 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
         unit: "us",
         goal: Some(1.05),
     }];
-    rows.extend(figures::rows("services", SIZES, |_, peer| {
+    rows.extend(figures::rows("services", SIZES, None, |_, peer| {
         Some(if peer == "direct" { 1.1 } else { 1.0 })
     })?);
     Ok(rows)

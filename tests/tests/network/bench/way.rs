@@ -18,6 +18,8 @@ use cni::step::LinkStep;
 use serde_json::{Value, json};
 
 const PLUGINS: &str = "/usr/lib/cni";
+/// Where `cargo xtask bench` has the newest ones.
+const NEWEST_PLUGINS: &str = "ORLOP_NEWEST_PLUGINS";
 /// The range of pods that are attached by bare requests.
 const RAW: &str = "10.243.0.0/16";
 
@@ -88,9 +90,19 @@ impl Way {
 
     /// Debian's routed pair.
     pub(super) fn ptp(network: &NodeNetwork) -> Self {
-        let mut ptp = config("ptp", "ptp");
-        ptp["ipam"] = leases(network, "10.245.0.0/16");
-        Self::list("ptp", vec![theirs("ptp", ptp)])
+        Self::ptp_of("ptp", Path::new(PLUGINS), network, "10.245.0.0/16")
+    }
+
+    /// The newest of it, where it could be fetched.
+    pub(super) fn newest_ptp(network: &NodeNetwork) -> Option<Self> {
+        let dir = std::env::var_os(NEWEST_PLUGINS)?;
+        Some(Self::ptp_of("ptp (sid)", Path::new(&dir), network, "10.248.0.0/16"))
+    }
+
+    fn ptp_of(name: &'static str, dir: &Path, network: &NodeNetwork, range: &str) -> Self {
+        let mut ptp = config(&name.replace(['(', ')', ' '], ""), "ptp");
+        ptp["ipam"] = leases(network, range);
+        Self::list(name, vec![(dir.join("ptp"), ptp)])
     }
 
     /// Debian's bridge alone, with connection tracking as masquerading brings it.
@@ -212,7 +224,8 @@ fn exec(plugin: &Path, verb: &str, id: usize, netns: &Path, config: &Value) -> V
         ("CNI_CONTAINERID", &id.to_string()),
         ("CNI_NETNS", netns.to_str().unwrap()),
         ("CNI_IFNAME", "eth0"),
-        ("CNI_PATH", PLUGINS),
+        // Where a plugin is, its address manager is.
+        ("CNI_PATH", plugin.parent().unwrap().to_str().unwrap()),
         ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
     ]);
     command
