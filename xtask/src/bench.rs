@@ -14,6 +14,7 @@ mod figures;
 mod memory;
 mod network;
 mod node;
+mod plot;
 mod pods;
 mod runtime;
 mod services;

@@ -1,197 +1,257 @@
-//! What Services cost: ours, rules of kube-proxy's shape in nftables, and a connection without either, in one run.
+//! What Services cost: ours, rules of kube-proxy's shape in nftables and iptables, and connections without any, in one run.
 //!
 //! Not a test of its own: `cargo xtask bench services` asks for it by `ORLOP_BENCH` and reads its lines. Each way has a
-//! network namespace to itself, with the same server on the same address; rounds of the three alternate.
+//! network namespace to itself, with the same servers on the same addresses, and a client behind a link; rounds alternate.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::UdpSocket;
+use std::time::Duration;
 
+use serde_json::json;
 use tests::{NetworkNamespace, Scratch};
 
 use super::client::Client;
 use super::node::Node;
+use super::outside::shell;
 use super::server::tcp;
+use objects::{BACKENDS, NODE_PORT, PORT, address, service, services, slice, slices};
+use rules::{IPTABLES, NFTABLES, Rules};
 
-/// Asks for the figures; its value is the numbers of Services, for instance `10,10000`.
+mod footprint;
+mod objects;
+mod rules;
+
+/// Asks for the figures; its value is the number of Services. One process for each: memory that an earlier one has given
+/// back is not seen.
 const ASKED: &str = "ORLOP_BENCH";
-/// With more Services nftables takes minutes.
-const NFT_MOST: u32 = 10_000;
-const ROUNDS: usize = 7;
+/// Measures everybody at every number of Services, however long that takes.
+const ALL: &str = "ORLOP_BENCH_ALL";
+/// With more Services the others take minutes.
+const NFTABLES_MOST: u32 = 1_000;
+const IPTABLES_MOST: u32 = 30_000;
+/// Where all is programmed with many endpoints, too.
+const LARGEST: u32 = 50_000;
+const ROUNDS: usize = 5;
 const CONNECTS: usize = 400;
-const BACKENDS: u8 = 3;
-const PORT: u16 = 8080;
+const DATAGRAMS: usize = 40_000;
+const CHANGES: u8 = 15;
 
 #[test]
 fn figures() {
-    let Ok(sizes) = std::env::var(ASKED) else {
-        return;
-    };
-    for size in sizes.split(',').map(|size| size.parse().unwrap()) {
-        measure(size);
+    if let Ok(size) = std::env::var(ASKED) {
+        measure(size.parse().unwrap());
     }
 }
 
 fn measure(size: u32) {
     let scratch = Scratch::new("bench");
-    let (direct, ours, nft) = (world(), world(), world());
-    for world in [&direct, &ours, &nft] {
-        for end in 1..=BACKENDS {
-            world.run(tcp(&format!("10.0.0.{end}:{PORT}")));
-        }
+    let (direct, ours, others) = (World::new(), World::new(), others(size));
+    let before = footprint::of_process();
+    let mut node = Node::with_uplinks(&scratch, &ours.node, &["up0"], &["198.51.100.1"]);
+    program(&mut node, &scratch, size, before);
+    for (peer, rules, world) in &others {
+        let whole = rules.load(&world.node, size);
+        let one = median((0..3).map(|round| rules.change(&world.node, size - 1, 2 + round % 2)));
+        beside(size, "all programmed", peer, whole);
+        beside(size, "one endpoint more or less", peer, one);
     }
-    let mut node = Node::new(&scratch, &ours);
-    let addresses: Vec<Ipv4Addr> = (0..size).map(address).collect();
-    let last = address(size - 1);
-    // Programs are loaded and maps made once, whatever they hold.
-    node.set_many(&[], PORT, BACKENDS);
-    let ours_whole = node.set_many(&addresses, PORT, BACKENDS);
-    let ours_one = median((0..15).map(|round| node.set_one(addresses.len() - 1, PORT, 2 + round % 2)));
-
-    let nft_times = (size <= NFT_MOST).then(|| nft_times(&nft, size));
-
-    let mut clients = [
-        direct.run(Client::start_outside),
-        node.client(),
-        nft.run(Client::start_outside),
+    let last = format!("{}:80", address(size - 1));
+    let mut clients = vec![
+        Clients::new(
+            "direct",
+            &direct,
+            format!("10.0.0.1:{PORT}"),
+            format!("10.0.0.1:{PORT}"),
+            |world| world.node.run(Client::start_outside),
+        ),
+        Clients::new("ours", &ours, last.clone(), format!("198.51.100.1:{NODE_PORT}"), |_| {
+            node.client()
+        }),
     ];
-    let targets = [format!("10.0.0.1:{PORT}"), format!("{last}:80"), format!("{last}:80")];
-    let mut times: [Vec<(u128, u128)>; 3] = Default::default();
-    let ways = if nft_times.is_some() { 3 } else { 2 };
+    for (peer, _, world) in &others {
+        let node_port = format!("198.51.100.1:{NODE_PORT}");
+        let start = |world: &World| world.node.run(Client::start_outside);
+        clients.push(Clients::new(peer, world, last.clone(), node_port, start));
+    }
+    traffic(size, "", &mut clients);
+    for world in [&direct, &ours] {
+        world.track();
+    }
+    traffic(size, ", tracked", &mut clients);
+}
+
+/// Those who are measured beside us at this size.
+fn others(size: u32) -> Vec<(&'static str, Rules, World)> {
+    let all = std::env::var_os(ALL).is_some();
+    let wanted = [("nft", NFTABLES, NFTABLES_MOST), ("iptables", IPTABLES, IPTABLES_MOST)];
+    let wanted = wanted.into_iter().filter(|(_, _, most)| all || size <= *most);
+    wanted.map(|(peer, rules, _)| (peer, rules, World::new())).collect()
+}
+
+/// How long it takes from new lists until the kernel has them, and what room they take.
+fn program(node: &mut Node<'_>, scratch: &Scratch, size: u32, before: u64) {
+    let mut whole = |size, endpoints| {
+        // Programs are loaded and maps made once, whatever they hold.
+        node.change_timed(|facts| (facts.services, facts.slices) = (services(0), slices(0, 1)));
+        let (services, slices) = (services(size), slices(size, endpoints));
+        node.change_timed(|facts| (facts.services, facts.slices) = (services, slices))
+    };
+    if size >= LARGEST {
+        let time = whole(size, 10);
+        figure(size, "all programmed, 10 endpoints each", nanoseconds(time));
+    }
+    let time = whole(size, BACKENDS);
+    figure(size, "all programmed", nanoseconds(time));
+    figure(size, "agent memory", footprint::of_process() - before);
+    figure(size, "maps", footprint::of_maps(&scratch.bpf_dir().join("v2/maps")));
+    let one = median((0..CHANGES).map(|round| {
+        let slice = slice(size - 1, 2 + round % 2);
+        node.change_timed(|facts| facts.slices.put(slice))
+    }));
+    figure(size, "one endpoint more or less", nanoseconds(one));
+    let one = median((0..CHANGES).map(|round| {
+        let last = service(size);
+        node.change_timed(|facts| match round % 2 {
+            0 => facts.services.put(last),
+            _ => facts.services.remove("default", &format!("s{size}")),
+        })
+    }));
+    figure(size, "one Service more or less", nanoseconds(one));
+}
+
+/// Connections and packets, in rounds in which all take turns.
+fn traffic(size: u32, how: &str, clients: &mut [Clients]) {
     for round in 0..ROUNDS {
-        for turn in 0..ways {
-            let who = (round + turn) % ways;
-            let answer = clients[who].ask(&format!("connects {} {CONNECTS}", targets[who]));
-            let (half, most) = answer.split_once(' ').unwrap();
-            times[who].push((half.parse().unwrap(), most.parse().unwrap()));
+        for turn in 0..clients.len() {
+            clients[(round + turn) % clients.len()].round();
         }
     }
-    let [direct, ours, nft] = times.map(|times| {
-        let pick = |one: fn(&(u128, u128)) -> u128| {
-            let mut all: Vec<u128> = times.iter().map(one).collect();
-            all.sort_unstable();
-            all.get(all.len() / 2).copied()
-        };
-        [pick(|times| times.0), pick(|times| times.1)]
-    });
-    for (place, what) in ["connect p50", "connect p99"].into_iter().enumerate() {
-        let peers = [("direct", direct[place]), ("nft", nft[place])];
-        figure(size, what, "us", ours[place].unwrap(), &peers);
+    for (place, what) in ["connect p50", "connect p99", "short connection", "NodePort packet"]
+        .into_iter()
+        .enumerate()
+    {
+        let what = format!("{what}{how}");
+        for client in clients.iter_mut() {
+            let middle = middle(client.times.iter().map(|times| times[place]).collect());
+            match client.who {
+                "ours" => figure(size, &what, middle),
+                peer => beside(size, &what, peer, Duration::from_nanos(middle)),
+            }
+        }
     }
-    let (nft_whole, nft_one) = nft_times.map(|(whole, one)| (whole.as_nanos(), one.as_nanos())).unzip();
-    figure(
-        size,
-        "all programmed",
-        "ms",
-        ours_whole.as_nanos(),
-        &[("nft", nft_whole)],
-    );
-    let what = "one endpoint more or less";
-    figure(size, what, "ms", ours_one.as_nanos(), &[("nft", nft_one)]);
+    for client in clients {
+        client.times.clear();
+    }
 }
 
-/// How long nftables takes for all rules, and for one endpoint more or less.
-fn nft_times(nft: &NetworkNamespace, size: u32) -> (Duration, Duration) {
-    let rules = rules(size);
-    let start = Instant::now();
-    load(nft, &rules);
-    let whole = start.elapsed();
-    let one = median((0..5_u8).map(|round| {
-        let chain = format!("service-{}", size - 1);
-        let ends: Vec<String> = (0..2 + round % 2)
-            .map(|end| format!("{end} : goto endpoint-{}-{end}", size - 1))
-            .collect();
-        let text = format!(
-            "flush chain ip kube-proxy {chain}\nadd rule ip kube-proxy {chain} numgen random mod {} vmap {{ {} }}\n",
-            ends.len(),
-            ends.join(", ")
+/// Those who connect, one where the servers are and one behind a link.
+struct Clients {
+    who: &'static str,
+    near: Client,
+    far: Client,
+    connect: String,
+    send: String,
+    times: Vec<[u64; 4]>,
+}
+
+impl Clients {
+    fn new(
+        who: &'static str,
+        world: &World,
+        connect: String,
+        send: String,
+        start: impl FnOnce(&World) -> Client,
+    ) -> Self {
+        Self {
+            who,
+            near: start(world),
+            far: world.far.run(Client::start_outside),
+            connect,
+            send,
+            times: Vec::new(),
+        }
+    }
+
+    fn round(&mut self) {
+        let answer = self.near.ask(&format!("connects {} {CONNECTS}", self.connect));
+        let connects: Vec<u64> = answer.split(' ').map(|word| word.parse().unwrap()).collect();
+        let sent: u64 = self
+            .far
+            .ask(&format!("datagrams {} {DATAGRAMS}", self.send))
+            .parse()
+            .unwrap();
+        self.times
+            .push([connects[0], connects[1], connects[2], sent / DATAGRAMS as u64]);
+    }
+}
+
+/// A node whose loopback has the servers' addresses and takes what is for Services, and a client behind a link.
+struct World {
+    node: NetworkNamespace,
+    far: NetworkNamespace,
+    /// Takes datagrams that nobody reads.
+    _sink: UdpSocket,
+}
+
+impl World {
+    fn new() -> Self {
+        let (node, far) = (NetworkNamespace::new(), NetworkNamespace::new());
+        shell(
+            &node,
+            &format!(
+                "for last in 1 2 3; do ip address add 10.0.0.$last/32 dev lo; done
+                 ip route add 10.96.0.0/12 dev lo src 10.0.0.1
+                 ip link add up0 type veth peer name eth0 netns {}
+                 ip address add 198.51.100.1/24 dev up0
+                 ip link set up0 up",
+                far.path().display()
+            ),
         );
-        let start = Instant::now();
-        load(nft, &text);
-        start.elapsed()
-    }));
-    (whole, one)
+        shell(
+            &far,
+            "ip address add 198.51.100.2/24 dev eth0; ip link set eth0 up; ip route add default via 198.51.100.1",
+        );
+        for end in 1..=BACKENDS {
+            node.run(tcp(&format!("10.0.0.{end}:{PORT}")));
+        }
+        let sink = node.run(|| UdpSocket::bind(("10.0.0.1", PORT))).unwrap();
+        Self { node, far, _sink: sink }
+    }
+
+    /// Has the kernel track connections, as any rule that asks for their state does.
+    fn track(&self) {
+        let rules = "table ip track {
+            chain output { type filter hook output priority 0; ct state established accept; }
+            chain input { type filter hook input priority 0; ct state established accept; }
+        }";
+        shell(&self.node, &format!("nft '{rules}'"));
+    }
 }
 
-/// One line of JSON for each peer; one without where nobody is measured beside us.
-fn figure(size: u32, what: &str, unit: &str, ours: u128, peers: &[(&str, Option<u128>)]) {
-    let what = format!("{what}, {size} Services");
-    let measured = peers.iter().filter_map(|(peer, theirs)| Some((*peer, (*theirs)?)));
-    let lines: Vec<_> = measured
-        .map(|(peer, theirs)| serde_json::json!({"figure": what, "unit": unit, "ours_ns": ours, "peer": peer, "peer_ns": theirs}))
-        .collect();
-    if lines.is_empty() {
-        println!("{}", serde_json::json!({"figure": what, "unit": unit, "ours_ns": ours}));
-    }
-    lines.iter().for_each(|line| println!("{line}"));
+/// A figure of ours, a line of JSON.
+fn figure(size: u32, what: &str, value: u64) {
+    println!(
+        "{}",
+        json!({"case": what, "services": size, "who": "ours", "value": value})
+    );
+}
+
+/// The same figure of somebody else.
+fn beside(size: u32, what: &str, who: &str, time: Duration) {
+    println!(
+        "{}",
+        json!({"case": what, "services": size, "who": who, "value": nanoseconds(time)})
+    );
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap()
+}
+
+fn middle(mut values: Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values[values.len() / 2]
 }
 
 fn median(times: impl Iterator<Item = Duration>) -> Duration {
-    let mut times: Vec<Duration> = times.collect();
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-/// A namespace whose loopback has the servers' address and takes what is for Services.
-fn world() -> NetworkNamespace {
-    let namespace = NetworkNamespace::new();
-    let script = "for last in 1 2 3; do ip address add 10.0.0.$last/32 dev lo; done; ip route add 10.96.0.0/12 dev lo src 10.0.0.1";
-    let status = namespace
-        .run(|| Command::new("sh").args(["-c", script]).status())
-        .unwrap();
-    assert!(status.success());
-    namespace
-}
-
-fn address(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 1, 0).to_bits() + number)
-}
-
-/// The rules that kube-proxy 1.36 would write: a verdict map of all addresses, a chain for each Service and endpoint.
-fn rules(size: u32) -> String {
-    let mut text = String::from("add table ip kube-proxy\n");
-    text += "add map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }\n";
-    text += "add chain ip kube-proxy services\nadd chain ip kube-proxy mark-for-masquerade\n";
-    text += "add rule ip kube-proxy mark-for-masquerade mark set mark or 0x4000\n";
-    text += "add chain ip kube-proxy nat-output { type nat hook output priority -100; }\n";
-    text += "add rule ip kube-proxy nat-output jump services\n";
-    for number in 0..size {
-        let _ = writeln!(text, "add chain ip kube-proxy service-{number}");
-        let mut ends = Vec::new();
-        for end in 0..BACKENDS {
-            let chain = format!("endpoint-{number}-{end}");
-            let _ = writeln!(text, "add chain ip kube-proxy {chain}");
-            let _ = writeln!(
-                text,
-                "add rule ip kube-proxy {chain} ip saddr 10.244.{end}.1 jump mark-for-masquerade"
-            );
-            let _ = writeln!(
-                text,
-                "add rule ip kube-proxy {chain} meta l4proto tcp dnat to 10.0.0.{}:{PORT}",
-                end + 1
-            );
-            ends.push(format!("{end} : goto {chain}"));
-        }
-        let all = ends.join(", ");
-        let _ = writeln!(
-            text,
-            "add rule ip kube-proxy service-{number} numgen random mod {BACKENDS} vmap {{ {all} }}"
-        );
-        let key = format!("{} . tcp . 80", address(number));
-        let _ = writeln!(
-            text,
-            "add element ip kube-proxy service-ips {{ {key} : goto service-{number} }}"
-        );
-    }
-    text + "add rule ip kube-proxy services ip daddr . meta l4proto . th dport vmap @service-ips\n"
-}
-
-fn load(namespace: &NetworkNamespace, rules: &str) {
-    let mut nft = namespace
-        .run(|| Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn())
-        .unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success());
+    Duration::from_nanos(middle(times.map(nanoseconds).collect()))
 }

@@ -186,6 +186,7 @@ fn perform(words: &[&str]) -> io::Result<String> {
         "say" => say(addresses[0], words[2].parse().unwrap()),
         "say-sctp" => say_sctp(addresses[0], words[2].parse().unwrap()),
         "say-udp" => say_udp(addresses[0], words[2].parse().unwrap()),
+        "datagrams" => datagrams(addresses[0], words[2].parse().unwrap()),
         "bind-tcp" => std::net::TcpListener::bind(addresses[0]).map(|_| "bound".into()),
         "bind-udp" => UdpSocket::bind(addresses[0]).map(|_| "bound".into()),
         other => panic!("what is {other}?"),
@@ -258,8 +259,10 @@ fn flood_udp(address: SocketAddr, count: usize) -> io::Result<String> {
     Ok(format!("sent {count}"))
 }
 
-/// Times of so many connects, one at a time: the median and the 99th of a hundred, in nanoseconds.
+/// Times of so many connections, one after the other: of the connects the median and the 99th of a hundred, and what a whole
+/// one takes with its answer and its end, in nanoseconds.
 fn connects(address: SocketAddr, count: usize) -> String {
+    let start = Instant::now();
     let mut times: Vec<u128> = (0..count)
         .map(|_| {
             let start = Instant::now();
@@ -270,8 +273,21 @@ fn connects(address: SocketAddr, count: usize) -> String {
             time
         })
         .collect();
+    let each = start.elapsed().as_nanos() / count as u128;
     times.sort_unstable();
-    format!("{} {}", times[count / 2], times[count * 99 / 100])
+    format!("{} {} {each}", times[count / 2], times[count * 99 / 100])
+}
+
+/// Sends so many datagrams of one flow and waits for no answer; how long that took, in nanoseconds. Between namespaces the
+/// sender's time has the whole way in it, up to the socket that they are for.
+fn datagrams(address: SocketAddr, count: usize) -> io::Result<String> {
+    let socket = socket(address)?;
+    socket.connect(address)?;
+    let start = Instant::now();
+    for _ in 0..count {
+        socket.send(&[0; 18])?;
+    }
+    Ok(start.elapsed().as_nanos().to_string())
 }
 
 /// Sends so many bytes over TCP; the answer and whom it came from.

@@ -16,7 +16,6 @@ use agent_core::service::table::NodeFacts;
 use agent_core::service::topology::Place;
 use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServicesStatus};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tests::{NetworkNamespace, Scratch, eventually};
@@ -172,27 +171,6 @@ impl<'a> Node<'a> {
         self.send();
     }
 
-    /// Makes a Service of each address, port 80, with so many endpoints 10.0.0.1, 10.0.0.2 …. How long it took until the
-    /// kernel had them.
-    pub(crate) fn set_many(&mut self, addresses: &[Ipv4Addr], port: u16, each: u8) -> Duration {
-        let object = |(number, address): (usize, &Ipv4Addr)| {
-            let object = serde_json::json!({
-                "metadata": {"name": format!("s{number}"), "namespace": "default"},
-                "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "protocol": "TCP"}]},
-            });
-            Arc::new(serde_json::from_value(object).unwrap())
-        };
-        self.facts.services = addresses.iter().enumerate().map(object).collect();
-        self.facts.slices = (0..addresses.len()).map(|number| slice(number, port, each)).collect();
-        self.send_timed()
-    }
-
-    /// Gives one Service of many so many endpoints.
-    pub(crate) fn set_one(&mut self, number: usize, port: u16, endpoints: u8) -> Duration {
-        self.facts.slices.put(slice(number, port, endpoints));
-        self.send_timed()
-    }
-
     /// Gives the one Service other backends and goes on at once; how many updates there have been since the agent started.
     pub(crate) fn change(&mut self, backends: &[&Backend]) -> u64 {
         self.facts.pods = backends.iter().map(|backend| pod(backend)).collect();
@@ -201,11 +179,12 @@ impl<'a> Node<'a> {
         agent.status.borrow().measures.updates.count()
     }
 
-    /// How long it takes from the change of a list until the kernel has it.
-    fn send_timed(&mut self) -> Duration {
+    /// How long it takes from a change of the facts until the kernel has it.
+    pub(crate) fn change_timed(&mut self, change: impl FnOnce(&mut ServiceFacts)) -> Duration {
         let agent = self.agent.as_mut().unwrap();
         agent.status.mark_unchanged();
         let start = Instant::now();
+        change(&mut self.facts);
         agent.facts.send_replace(Some(Arc::new(self.facts.clone())));
         agent.runtime.block_on(agent.status.changed()).unwrap();
         let time = start.elapsed();
@@ -348,18 +327,6 @@ pub(crate) fn client_pod(namespace: &NetworkNamespace, addresses: &[&str]) -> Re
         namespace_cookie: Some(cookie(namespace)),
         netns: Some(namespace.path()),
     }
-}
-
-/// The slice of a Service of many.
-fn slice(number: usize, port: u16, count: u8) -> Arc<EndpointSlice> {
-    let endpoints: Vec<_> = (1..=count)
-        .map(|last| serde_json::json!({"addresses": [format!("10.0.0.{last}")]}))
-        .collect();
-    let slice = serde_json::json!({
-        "metadata": {"name": format!("s{number}"), "labels": {"kubernetes.io/service-name": format!("s{number}")}},
-        "addressType": "IPv4", "ports": [{"port": port, "protocol": "TCP"}], "endpoints": endpoints,
-    });
-    Arc::new(serde_json::from_value(slice).unwrap())
 }
 
 fn range(address: &str, prefix: u8) -> AddressRange {

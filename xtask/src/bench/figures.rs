@@ -16,6 +16,16 @@ pub(super) fn rows(
     environment: Option<(&str, PathBuf)>,
     goal: impl Fn(&str, &str) -> Option<f64>,
 ) -> anyhow::Result<Vec<Row>> {
+    let figures = lines(area, asked, environment)?;
+    figures.iter().map(|figure| row(area, figure, &goal)).collect()
+}
+
+/// The executable's lines as they are.
+pub(super) fn lines(
+    area: &'static str,
+    asked: &str,
+    environment: Option<(&str, PathBuf)>,
+) -> anyhow::Result<Vec<Value>> {
     let mut cargo = workspace::cargo();
     cargo
         .args(["test", "--quiet", "--release", "-p", "tests", "--test", area, "--"])
@@ -24,7 +34,8 @@ pub(super) fn rows(
         .envs(environment);
     let text = command::output(&mut cargo)?;
     let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    figures.map(|figure| row(area, &figure, &goal)).collect()
+    // What the test framework prints may be a number.
+    Ok(figures.filter(Value::is_object).collect())
 }
 
 fn row(area: &'static str, figure: &Value, goal: impl Fn(&str, &str) -> Option<f64>) -> anyhow::Result<Row> {

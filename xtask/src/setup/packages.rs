@@ -26,7 +26,7 @@ const fn package(name: &'static str, proof: &'static str, purpose: Purpose, why:
     }
 }
 
-const PACKAGES: [Package; 17] = [
+const PACKAGES: [Package; 18] = [
     package("gcc", "cc", Purpose::Build, "links Rust programs"),
     package(
         "libc6-dev",
@@ -70,8 +70,9 @@ const PACKAGES: [Package; 17] = [
         "iptables",
         "iptables",
         Purpose::Vm,
-        "is what a peer in benchmarks needs",
+        "is a peer in benchmarks, and what another one needs",
     ),
+    package("nftables", "nft", Purpose::Vm, "is a peer in benchmarks"),
     package("qemu-system-x86", "qemu-system-x86_64", Purpose::Vm, "runs the test VM"),
     package(
         "debian-archive-keyring",
