@@ -11,7 +11,7 @@ use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
 use agent_core::service::shelf::Shelf;
 use agent_core::service::table::{NodeFacts, Scope, table};
-use agent_core::service::{AddressRange, Counters};
+use agent_core::service::{AddressRange, Counters, ReadyPod};
 
 use tests::Scratch;
 
@@ -19,6 +19,7 @@ use super::flood::fill_flows;
 use super::remove_all;
 
 mod frame;
+mod upstream;
 
 use frame::Frame;
 
@@ -28,6 +29,8 @@ const DROP: u32 = 2;
 struct Bench {
     scratch: Scratch,
     maps: KernelMaps,
+    have: Image,
+    ledger: Ledger,
     ids: Vec<u32>,
 }
 
@@ -35,7 +38,21 @@ impl Bench {
     /// Maps and programs of a node with these Services.
     fn new(name: &str, manifests: &str) -> Self {
         let scratch = Scratch::new(name);
-        let mut maps = KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup(), &[]).unwrap();
+        let maps = KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup(), &[]).unwrap();
+        let have = Image::default();
+        let mut bench = Self {
+            ledger: Ledger::restore(&have, maps.capacity()),
+            scratch,
+            maps,
+            have,
+            ids: Vec::new(),
+        };
+        bench.set(manifests);
+        bench
+    }
+
+    /// Makes these Services all there are; flows that there were are forgotten.
+    fn set(&mut self, manifests: &str) {
         let mut facts = NodeFacts {
             node_port_addresses: vec![ip("203.0.113.1"), ip("2001:db8:71::1")],
             external_ips: true,
@@ -60,15 +77,15 @@ impl Bench {
             slices: &slices,
             pods: &[],
         };
-        let have = Image::default();
-        let mut ledger = Ledger::restore(&have, maps.capacity());
         let table = table(objects, &assignment, &facts);
-        let (mut want, problems) = ledger.image(&table, &have, Default::default());
+        let (mut want, problems) = self.ledger.image(&table, &self.have, Default::default());
         assert!(problems.is_empty(), "{problems:?}");
-        want.clients = clients(&facts, &[]);
-        maps.perform(&diff(&have, &want)).unwrap();
-        let ids = ledger.ids().values().copied().collect();
-        Self { scratch, maps, ids }
+        want.clients = clients(&facts, &[client_pod()]);
+        self.maps.perform(&diff(&self.have, &want)).unwrap();
+        self.maps.sweep(u32::MAX).unwrap();
+        self.ledger.settle(&want, Default::default());
+        self.have = want;
+        self.ids = self.ledger.ids().values().copied().collect();
     }
 
     #[track_caller]
@@ -98,6 +115,21 @@ impl Bench {
 
     fn counters(&self) -> Counters {
         self.maps.counters(self.ids[0]).unwrap()
+    }
+}
+
+/// A pod of the node that asks.
+fn client_pod() -> ReadyPod {
+    ReadyPod {
+        namespace: "default".into(),
+        name: "client".into(),
+        labels: Default::default(),
+        addresses: vec![ip("10.244.0.9"), ip("fd00:244::9")],
+        ports: Vec::new(),
+        ready: true,
+        terminating: false,
+        namespace_cookie: Some(2),
+        netns: None,
     }
 }
 
