@@ -55,7 +55,7 @@ impl Row {
             _ => "",
         };
         format!(
-            "{:<9} {:<34} {:>10} {:>10} {:<4} {:<12} {:>6} {:>6} {met}",
+            "{:<9} {:<49} {:>10} {:>10} {:<4} {:<12} {:>6} {:>6} {met}",
             self.area,
             self.case,
             number(self.ours),
@@ -97,7 +97,7 @@ pub(crate) fn run(only: Option<&str>, is_json: bool) -> anyhow::Result<()> {
     }
     if !is_json {
         println!(
-            "{:<9} {:<34} {:>10} {:>10} {:<4} {:<12} {:>6} {:>6}",
+            "{:<9} {:<49} {:>10} {:>10} {:<4} {:<12} {:>6} {:>6}",
             "area", "case", "ours", "peer", "", "", "ratio", "goal"
         );
     }

@@ -201,3 +201,25 @@ fn connect(address: &SocketAddr) -> anyhow::Result<Duration> {
         .with_context(|| format!("wait for {address} to end the connection"))?;
     Ok(time)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(line: &str) -> Figure {
+        Figure::read(&serde_json::from_str(line).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn figures_meet_peers_and_limits() {
+        let ours = figure(r#"{"case": "all programmed", "services": 10000, "who": "ours", "value": 50000000}"#);
+        let peer = figure(r#"{"case": "all programmed", "services": 10000, "who": "nft", "value": 200000000}"#);
+        let rows = compare("all programmed", 10_000, &[&ours, &peer]);
+        let told: Vec<_> = rows.iter().map(|row| (row.ours, row.peer.clone(), row.goal)).collect();
+        let nft = (50.0, Some(("nft".to_owned(), 200.0)), None);
+        let limit = (50.0, Some(("the goal".to_owned(), 100.0)), Some(1.0));
+        assert_eq!(told, [nft, limit]);
+        assert_eq!(goal("short connection", "iptables", 30_000), Some(1.0 / 3.0));
+        assert_eq!(goal("short connection", "iptables", 1000), None);
+    }
+}
