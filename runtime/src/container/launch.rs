@@ -297,6 +297,12 @@ fn step_error(plan: &InitPlan, step: u32, errno: Errno) -> StepError {
         || (format!("do step {step}"), "process".into()),
         |planned| (planned.step.describe(), planned.field.clone()),
     );
+    let action = match planned.map(|planned| &planned.step) {
+        Some(InitStep::Mount(mount)) if mount.refuse_links && matches!(errno, Errno::ELOOP | Errno::ENOTDIR) => {
+            format!("{action}, which must be mounted on ordinary directory")
+        }
+        _ => action,
+    };
     StepError {
         action,
         field,

@@ -121,8 +121,9 @@ fn change(attributes: &mut Attributes, option: &str) -> bool {
         "nosymfollow" => (libc::MOUNT_ATTR_NOSYMFOLLOW, 0, 0),
         "symfollow" => (0, libc::MOUNT_ATTR_NOSYMFOLLOW, 0),
         "noatime" => (libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR__ATIME, 0),
-        "strictatime" | "norelatime" => (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME, 0),
-        "relatime" | "atime" | "nostrictatime" => (0, libc::MOUNT_ATTR__ATIME, 0),
+        "strictatime" => (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME, 0),
+        // What is not asked for in so many words is the default of kernels: relatime.
+        "relatime" | "norelatime" | "atime" | "nostrictatime" => (0, libc::MOUNT_ATTR__ATIME, 0),
         "shared" => (0, 0, libc::MS_SHARED),
         "slave" => (0, 0, libc::MS_SLAVE),
         "private" => (0, 0, libc::MS_PRIVATE),

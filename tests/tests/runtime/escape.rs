@@ -16,7 +16,7 @@ fn a_linked_proc_sys_or_dev_is_refused() {
             link(&bundle.rootfs(), name, "/elsewhere");
             let finished = bundle.run("true");
             assert_eq!(finished.code, Some(1), "{finished:?}");
-            let on = format!("on /{name}, for mounts[");
+            let on = format!("on /{name}, which must be mounted on ordinary directory, for mounts[");
             assert!(
                 finished.err.contains(&on) && finished.err.contains("symbolic link"),
                 "{finished:?}"
