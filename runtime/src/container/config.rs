@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn capabilities_that_nobody_knows_are_left_out_and_told() {
-        let process =
-            json!({ "cwd": "/", "capabilities": { "bounding": ["CAP_KILL", "CAP_FLY"], "ambient": ["SWIM"] } });
+        let sets = json!({ "bounding": ["CAP_KILL", "CAP_FLY"], "ambient": ["SWIM"] });
+        let process = json!({ "args": ["true"], "cwd": "/", "capabilities": sets });
         let mut told = Vec::new();
         let process: Process = read_telling(process.to_string().as_bytes(), &mut told).unwrap();
         let sets = process.capabilities().as_ref().unwrap();
@@ -125,7 +125,7 @@ mod tests {
             panic!("{told:?}")
         };
         assert!(first.contains("SWIM") && second.contains("CAP_FLY"), "{told:?}");
-        assert!(read::<Process>(br#"{ "cwd": "/", "capabilities": { "bounding": [5] } }"#).is_err());
+        assert!(read::<Process>(br#"{ "args": [], "capabilities": { "bounding": [5] } }"#).is_err());
     }
 
     #[test]
