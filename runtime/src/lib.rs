@@ -26,6 +26,7 @@ pub mod shim;
 pub mod sys;
 
 mod container_path;
+pub mod criu;
 mod field;
 mod filter;
 #[cfg(feature = "floor")]

@@ -16,6 +16,8 @@ pub enum Need<'a> {
     Controllers(&'a [&'a str]),
     /// A program in `PATH`.
     Tool(&'a str),
+    /// A command, a program in `PATH` and its arguments, that succeeds.
+    Success(&'a [&'a str]),
     /// A file or directory that the kernel shows, for instance `/sys/kernel/security/apparmor`.
     Path(&'a str),
 }
@@ -39,9 +41,18 @@ impl Need<'_> {
                 (!lacking.is_empty()).then(|| format!("needs the cgroup v2 controllers {lacking:?}"))
             }
             Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs the program {name}")),
+            Self::Success(command) => (!succeeds(command)).then(|| format!("needs {command:?} to succeed")),
             Self::Path(path) => (!Path::new(path).exists()).then(|| format!("needs {path}")),
         }
     }
+}
+
+fn succeeds(command: &[&str]) -> bool {
+    let [program, arguments @ ..] = command else {
+        return false;
+    };
+    let output = std::process::Command::new(program).args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Whether every need is met; says `SKIP` when not, and panics instead where nothing may skip.

@@ -128,6 +128,12 @@ pub(super) fn lets_set_groups(file: &Path) -> bool {
     fs::read_to_string(file).map_or(true, |word| word.trim() != "deny")
 }
 
+/// Makes the cgroup of a container that this code does not make itself, and returns a sentence for each thing that it
+/// can't enforce.
+pub(super) fn confine(spec: &Spec, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
+    Confinement::of(spec)?.apply(cgroup)
+}
+
 /// The controllers that count what a container uses, limited or not.
 const COUNTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 

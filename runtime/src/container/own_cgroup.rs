@@ -16,7 +16,12 @@ pub(super) fn of_this_process() -> Option<PathBuf> {
 
 /// The cgroup that another process is in; none if we see it only from the outside (cgroup_namespaces(7)).
 pub(super) fn of_process(pid: u32) -> Option<Cgroup> {
+    Some(Cgroup::at(cgroup::root().ok()?.join(path_of(pid)?.strip_prefix('/')?)))
+}
+
+/// Its path from the root of the tree.
+pub(super) fn path_of(pid: u32) -> Option<String> {
     let list = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = cgroup_path(&list).filter(|path| path.split('/').all(|part| part != ".."))?;
-    Some(Cgroup::at(cgroup::root().ok()?.join(path)))
+    Some(format!("/{path}"))
 }

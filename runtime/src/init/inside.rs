@@ -53,7 +53,7 @@ fn open_resolving(root: BorrowedFd<'_>, path: &CStr, flags: OFlag, resolve: Reso
 pub(super) const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Opens the directory that the last of `prefixes` names, and makes what is missing on the way.
-pub(super) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {
+pub(crate) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {
     let Some(whole) = prefixes.last() else {
         return open(root, c".", DIRECTORY);
     };
@@ -78,7 +78,7 @@ pub(super) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix:
 }
 
 /// Opens the file at `path` as a place to mount on, and makes it, empty, if it is missing.
-pub(super) fn make_file(root: BorrowedFd<'_>, path: &ContainerPath) -> nix::Result<OwnedFd> {
+pub(crate) fn make_file(root: BorrowedFd<'_>, path: &ContainerPath) -> nix::Result<OwnedFd> {
     match open(root, path.relative(), OFlag::O_PATH) {
         Err(Errno::ENOENT) => {}
         result => return result,

@@ -92,12 +92,3 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
         );
     });
 }
-
-#[test]
-fn what_takes_criu_is_refused_by_name() {
-    with_bundle("criu", |bundle| {
-        for verb in ["checkpoint", "restore"] {
-            assert!(bundle.fails(verb, &["c1"]).contains("CRIU"), "{verb}");
-        }
-    });
-}

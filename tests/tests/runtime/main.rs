@@ -8,6 +8,7 @@
 mod attack;
 mod bundle;
 mod cgroup;
+mod checkpoint;
 mod describe;
 mod detached;
 mod escape;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -13,6 +14,7 @@ mod log;
 mod making;
 mod plan;
 mod ps;
+mod restore;
 mod rootless;
 mod run;
 mod spec;

@@ -59,13 +59,11 @@ impl Run {
 
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
         if self.detach {
-            let (_, _, complaints) = self.making.make(globals, true)?.start()?;
-            globals.warn(&complaints);
+            self.making.make(globals, true)?.start()?;
             return Ok(0);
         }
         let foreground = Foreground::take(!self.no_subreaper)?;
-        let (running, named, complaints) = self.making.make(globals, false)?.start()?;
-        globals.warn(&complaints);
+        let (running, named) = self.making.make(globals, false)?.start()?;
         let exit = foreground.wait(running);
         self.end(globals, &named);
         Ok(exit?.shell_code())

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::arguments::{Globals, next, only_id, unexpected};
+use crate::checkpoint::Checkpoint;
 use crate::create::Create;
 use crate::delete::Delete;
 use crate::events::Events;
@@ -11,6 +12,7 @@ use crate::kill::Kill;
 use crate::list::List;
 use crate::plan::Plan;
 use crate::ps::Ps;
+use crate::restore::Restore;
 use crate::run::Run;
 use crate::spec::Spec;
 use crate::update::Update;
@@ -33,6 +35,8 @@ pub(crate) enum Verb {
     Spec(Spec),
     Features,
     Plan(Plan),
+    Checkpoint(Checkpoint),
+    Restore(Restore),
 }
 
 impl Verb {
@@ -54,7 +58,8 @@ impl Verb {
             "spec" => Spec::parse(parser).map(Self::Spec),
             "features" => nothing(parser).map(|()| Self::Features),
             "plan" => Plan::parse(parser).map(Self::Plan),
-            "checkpoint" | "restore" => bail!("{name} is not supported: it would take CRIU, which is not called yet"),
+            "checkpoint" => Checkpoint::parse(parser).map(Self::Checkpoint),
+            "restore" => Restore::parse(parser).map(Self::Restore),
             _ => bail!("{name:?} is not a command; see orlop-oci --help"),
         }
     }
@@ -83,6 +88,8 @@ impl Verb {
             Self::Spec(spec) => spec.run(),
             Self::Features => crate::print(&serde_json::to_string_pretty(&runtime::container::features())?),
             Self::Plan(plan) => plan.run(globals),
+            Self::Checkpoint(checkpoint) => checkpoint.run(globals),
+            Self::Restore(restore) => restore.run(globals),
             Self::Resume(id) => done(globals.store().find(&id)?.resume()),
         }
     }

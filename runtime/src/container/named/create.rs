@@ -74,6 +74,10 @@ impl Bundle {
         })
     }
 
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The absolute directory of its root filesystem.
     pub fn rootfs(&self) -> Result<PathBuf, VerbError> {
         let root = self.spec.root().as_ref();
@@ -174,8 +178,8 @@ impl Fresh {
         Ok(())
     }
 
-    /// Starts it. What its hooks complain about after the start is returned beside it.
-    pub fn start(mut self) -> Result<(Running, Named, Vec<String>), VerbError> {
+    /// Starts it.
+    pub fn start(mut self) -> Result<(Running, Named), VerbError> {
         let token = SingleThreaded::prove()?;
         let (init, pidfd) = self.named.init()?;
         let target = self.named.target(&pidfd, &self.spec);
@@ -185,8 +189,11 @@ impl Fresh {
         };
         match created.start() {
             Ok(running) => {
-                let complaints = self.named.after_start(&token, &self.spec, init.pid);
-                Ok((running, self.named.clone(), complaints))
+                if let Err(error) = self.named.after_start(&token, &self.spec, init.pid) {
+                    self.put_away();
+                    return Err(error);
+                }
+                Ok((running, self.named.clone()))
             }
             Err(error) => {
                 self.put_away();
@@ -228,7 +235,7 @@ impl Named {
     }
 
     /// Has systemd make the scope, with this process in it until it has a process of the container's.
-    fn enter_scope(&mut self, place: &Place, spec: &Spec) -> Result<Option<Entered>, VerbError> {
+    pub(super) fn enter_scope(&mut self, place: &Place, spec: &Spec) -> Result<Option<Entered>, VerbError> {
         let Place::Scope(scope) = place else { return Ok(None) };
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let limits = resources.map(Limits::of).transpose()?.unwrap_or_default();

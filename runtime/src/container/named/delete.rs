@@ -94,7 +94,7 @@ pub(super) fn end(named: &Named, init: &OwnedFd) -> Result<(), VerbError> {
 }
 
 /// An error with its causes.
-pub(super) fn sentence(error: &crate::container::HookError) -> String {
+fn sentence(error: &crate::container::HookError) -> String {
     let mut sentence = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -7,6 +7,7 @@ use super::Status;
 use crate::cgroup::CgroupError;
 use crate::cgroup::systemd::SystemdError;
 use crate::container::{CreateError, ExecError, FieldError, HookError, StartError, ThreadsError};
+use crate::criu::service::CriuError;
 
 /// Why a verb was not carried out. The words are runc's where its callers look for them.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,9 @@ pub enum VerbError {
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// CRIU did not make or restore a checkpoint.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
     /// This process has threads.
     #[error(transparent)]
     Threads(#[from] ThreadsError),
@@ -126,6 +130,7 @@ impl VerbError {
             | Self::Cgroup(_)
             | Self::Systemd(_)
             | Self::Hook(_)
+            | Self::Criu(_)
             | Self::Threads(_) => 1,
         }
     }

@@ -4,6 +4,7 @@
 //! while it waits to be started, the two pipes of its gate. Nothing else is remembered: whether it runs, waits or has
 //! ended is asked of the kernel every time ([`Status`]).
 
+mod checkpoint;
 mod create;
 mod delete;
 mod error;
@@ -14,6 +15,7 @@ mod list;
 mod pause;
 mod ps;
 mod record;
+mod restore;
 mod resume;
 mod start;
 mod state;
@@ -21,10 +23,12 @@ mod status;
 mod store;
 mod update;
 
+pub use checkpoint::CheckpointOrder;
 pub use create::{Bundle, CreateOrder, Fresh};
 pub use error::VerbError;
 pub use exec::ExecOrder;
 pub use record::{Init, Record, stamp_of_now};
+pub use restore::{RestoreOrder, Restored};
 pub use state::State;
 pub use status::Status;
 pub use store::{Named, Store};

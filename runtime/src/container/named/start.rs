@@ -17,9 +17,9 @@ use crate::container::{SingleThreaded, StartError, StepError};
 use crate::report::{LENGTH, Report};
 
 impl Named {
-    /// Lets a created container execute its program; returns once it has, or with the reason why it could not. What the
-    /// hooks after the start complain about is returned: the container runs all the same.
-    pub fn start(&self) -> Result<Vec<String>, VerbError> {
+    /// Lets a created container execute its program; returns once it has, or with the reason why it could not. When a
+    /// hook after the start fails, the container is ended.
+    pub fn start(&self) -> Result<(), VerbError> {
         match self.status() {
             Status::Created => {}
             Status::Stopped => {
@@ -47,17 +47,21 @@ impl Named {
             return Err(error.into());
         }
         self.wake()?;
-        Ok(self.after_start(&token, &spec, init.pid))
+        self.after_start(&token, &spec, init.pid)
     }
 
     /// What follows a start.
-    pub(super) fn after_start(&self, token: &SingleThreaded, spec: &Spec, pid: u32) -> Vec<String> {
+    pub(super) fn after_start(&self, token: &SingleThreaded, spec: &Spec, pid: u32) -> Result<(), VerbError> {
         // Not needed any more: a pipe that nobody reads says the same as none.
         for pipe in [self.start_pipe(), self.report_pipe()] {
             let _ = fs::remove_file(pipe);
         }
-        let failed = self.hooks(spec).each_on_host(token, Moment::Poststart, Some(pid));
-        failed.iter().map(delete::sentence).collect()
+        if let Err(error) = self.hooks(spec).on_host(token, Moment::Poststart, Some(pid)) {
+            // The specification wants it stopped (before its version 1.2.1 only a warning); that it could not be says less.
+            let _ = self.end();
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     fn wake(&self) -> Result<(), VerbError> {

@@ -116,7 +116,11 @@ impl Named {
     }
 
     pub(super) fn remove(&self) -> Result<(), VerbError> {
-        fs::remove_dir_all(&self.directory).map_err(file("remove", &self.directory))
+        match fs::remove_dir_all(&self.directory) {
+            // Who stands in for it in the foreground has seen its end, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(file("remove", &self.directory)),
+        }
     }
 
     /// The pipe that the start byte comes through.

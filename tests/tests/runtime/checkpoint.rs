@@ -1,0 +1,208 @@
+//! `checkpoint` and `restore`, with the machine's own CRIU.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use tests::{Need, eventually, require_root};
+
+use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
+
+/// Whether there is a CRIU for this kernel; Debian's is older than many, and the VM has none. Says so where not.
+fn criu_works() -> bool {
+    let missing = Need::Success(&["criu", "check"]).missing();
+    if let Some(reason) = &missing {
+        eprintln!("checkpoints are not tried: the test {reason}");
+    }
+    missing.is_none()
+}
+
+/// The host's network: older CRIUs can't write newer kernels' network namespaces down.
+fn share_network(bundle: &mut Bundle<'_>) {
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network");
+}
+
+/// Counts in the container's memory, and shows it in a file of its own.
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done";
+
+fn count(bundle: &Bundle<'_>) -> u64 {
+    let text = fs::read_to_string(bundle.rootfs().join("count")).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+fn detach(command: &mut Command) {
+    let status = command
+        .arg("--detach")
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .status();
+    assert!(status.unwrap().success(), "{command:?}");
+}
+
+fn run(bundle: &mut Bundle<'_>) {
+    share_network(bundle);
+    bundle.set("/process/args", json!(["sh", "-c", COUNT]));
+    detach(&mut bundle.command("c1"));
+    eventually(PATIENCE, "it counts", || count(bundle) > 2);
+}
+
+fn images(bundle: &Bundle<'_>) -> PathBuf {
+    bundle.dir().join("images")
+}
+
+fn checkpoint(bundle: &Bundle<'_>, flags: &[&str]) -> Finished {
+    let (images, work) = (images(bundle), bundle.dir().join("work"));
+    let paths = [
+        "--image-path",
+        images.to_str().unwrap(),
+        "--work-path",
+        work.to_str().unwrap(),
+    ];
+    let finished = bundle.verb("checkpoint", &[&paths, flags, &["c1"]].concat());
+    if finished.code != Some(0) {
+        show_log(&work.join("dump.log"));
+    }
+    finished
+}
+
+/// Its end, for whoever reads of the failure.
+fn show_log(log: &Path) {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    eprintln!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+}
+
+fn restore(bundle: &Bundle<'_>) -> Command {
+    let mut command = bundle.oci("restore");
+    command
+        .arg("--image-path")
+        .arg(images(bundle))
+        .arg("--bundle")
+        .arg(bundle.dir())
+        .arg("c1");
+    command
+}
+
+#[test]
+fn a_container_goes_on_where_it_was() {
+    require_root!();
+    if !criu_works() {
+        return;
+    }
+    with_bundle("checkpoint", |bundle| {
+        bundle.file("data/file", "bound");
+        bundle.file("rootfs/key", "secret");
+        bundle.mount("bind", "data", "/data", &["bind"]);
+        bundle.set("/linux/maskedPaths", json!(["/proc/keys", "/proc/acpi", "/key"]));
+        run(bundle);
+        let finished = checkpoint(bundle, &["--manage-cgroups-mode", "soft"]);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        bundle.fails("state", &["c1"]);
+        let before = count(bundle);
+        fs::write(bundle.rootfs().join("count"), "0").unwrap();
+        let pid = bundle.dir().join("pid");
+        detach(restore(bundle).arg("--pid-file").arg(&pid));
+        eventually(PATIENCE, "it goes on", || count(bundle) > before);
+        assert_eq!(bundle.status(), "running");
+        assert_eq!(
+            fs::read_to_string(&pid).unwrap(),
+            bundle.state_of("c1")["pid"].to_string()
+        );
+        let seen = bundle.ok("exec", &["c1", "sh", "-c", "cat /data/file /key; cat /proc/1/cgroup"]);
+        assert!(
+            seen.starts_with("bound") && seen.contains("0::/") && !seen.contains("secret"),
+            "{seen}"
+        );
+        let procs = fs::read_to_string(bundle.scratch.cgroup().join("c1/cgroup.procs")).unwrap();
+        assert!(
+            procs.lines().any(|line| line == fs::read_to_string(&pid).unwrap()),
+            "{procs}"
+        );
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+#[test]
+fn a_container_that_is_left_running_is_as_before() {
+    require_root!();
+    if !criu_works() {
+        return;
+    }
+    with_bundle("checkpoint-leave", |bundle| {
+        run(bundle);
+        let finished = checkpoint(bundle, &["--leave-running", "--file-locks", "--tcp-established"]);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let before = count(bundle);
+        eventually(PATIENCE, "it goes on", || count(bundle) > before);
+        // The memory alone, for a later checkpoint to continue; or a kernel that can't, and is named.
+        let first = checkpoint(bundle, &["--pre-dump"]);
+        assert!(
+            first.code == Some(0) || first.err.contains("does not track changes of memory"),
+            "{first:?}"
+        );
+        assert_eq!(bundle.status(), "running");
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+#[test]
+fn a_restored_container_has_the_streams_of_who_restores_it() {
+    require_root!();
+    if !criu_works() {
+        return;
+    }
+    with_bundle("checkpoint-streams", |bundle| {
+        share_network(bundle);
+        let container =
+            bundle.start("echo up; trap 'exit 7' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done");
+        eventually(PATIENCE, "it counts", || container.said().contains("\n3\n"));
+        let finished = checkpoint(bundle, &[]);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let before = container.said().lines().count();
+        container.wait();
+        let open = || File::options().append(true).open(bundle.dir().join("out")).unwrap();
+        let mut restored = restore(bundle).stdout(open()).stderr(Stdio::inherit()).spawn().unwrap();
+        let said = || fs::read_to_string(bundle.dir().join("out")).unwrap();
+        eventually(PATIENCE, "it goes on", || said().lines().count() > before + 2);
+        let numbers: Vec<u64> = said().lines().skip(1).map(|line| line.parse().unwrap()).collect();
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        kill(Pid::from_raw(restored.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        assert_eq!(restored.wait().unwrap().code(), Some(7));
+    });
+}
+
+#[test]
+fn a_checkpoint_that_can_not_be_made_or_restored_leaves_nothing() {
+    require_root!();
+    with_bundle("checkpoint-none", |bundle| {
+        bundle.create(COUNT);
+        assert!(
+            checkpoint(bundle, &[])
+                .err
+                .contains("cannot checkpoint a container in the created state")
+        );
+        bundle.ok("delete", &["--force", "c1"]);
+        for (flags, word) in [
+            (&["--lazy-pages"][..], "--lazy-pages is not supported"),
+            (&["--page-server", "127.0.0.1:1"], "--page-server is not supported"),
+            (&["--manage-cgroups-mode", "some"], "\"some\" is no mode"),
+            (&["--parent-path", "/p"], "must be relative"),
+            (&["--empty-ns", "uts"], "only network"),
+        ] {
+            let finished = checkpoint(bundle, flags);
+            assert!(finished.err.contains(word), "{finished:?}");
+        }
+        bundle.file("config.json", &bundle.config.to_string());
+        bundle.file("images/descriptors.json", "[]");
+        let without = Finished::of(restore(bundle).env("PATH", "/nowhere"));
+        assert!(without.err.contains("start criu(8)"), "{without:?}");
+        let finished = Finished::of(&mut restore(bundle));
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        bundle.fails("state", &["c1"]);
+        assert!(bundle.has("bin/busybox"), "the root filesystem is as it was");
+    });
+}
