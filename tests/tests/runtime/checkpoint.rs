@@ -7,18 +7,12 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use tests::{Need, eventually, require_root};
+use tests::{Need, eventually, require, require_root};
 
 use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
 
-/// Whether there is a CRIU for this kernel; Debian's is older than many, and the VM has none. Says so where not.
-fn criu_works() -> bool {
-    let missing = Need::Success(&["criu", "check"]).missing();
-    if let Some(reason) = &missing {
-        eprintln!("checkpoints are not tried: the test {reason}");
-    }
-    missing.is_none()
-}
+/// CRIU asks the kernel for what it needs; a release that is older than the kernel may find it wanting.
+const CRIU: Need<'_> = Need::Success(&["criu", "check"]);
 
 /// The host's network: older CRIUs can't write newer kernels' network namespaces down.
 fn share_network(bundle: &mut Bundle<'_>) {
@@ -89,10 +83,7 @@ fn restore(bundle: &Bundle<'_>) -> Command {
 
 #[test]
 fn a_container_goes_on_where_it_was() {
-    require_root!();
-    if !criu_works() {
-        return;
-    }
+    require!(Need::Root, CRIU);
     with_bundle("checkpoint", |bundle| {
         bundle.file("data/file", "bound");
         bundle.file("rootfs/key", "secret");
@@ -128,10 +119,7 @@ fn a_container_goes_on_where_it_was() {
 
 #[test]
 fn a_container_that_is_left_running_is_as_before() {
-    require_root!();
-    if !criu_works() {
-        return;
-    }
+    require!(Need::Root, CRIU);
     with_bundle("checkpoint-leave", |bundle| {
         run(bundle);
         let finished = checkpoint(bundle, &["--leave-running", "--file-locks", "--tcp-established"]);
@@ -151,10 +139,7 @@ fn a_container_that_is_left_running_is_as_before() {
 
 #[test]
 fn a_restored_container_has_the_streams_of_who_restores_it() {
-    require_root!();
-    if !criu_works() {
-        return;
-    }
+    require!(Need::Root, CRIU);
     with_bundle("checkpoint-streams", |bundle| {
         share_network(bundle);
         let container =

@@ -15,7 +15,7 @@ use crate::{command, workspace};
 
 /// Their release; kernels of all releases run them.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "apparmor",
     "podman",
     "conmon",
@@ -23,6 +23,7 @@ const PACKAGES: [&str; 16] = [
     "docker.io",
     "runc",
     "crun",
+    "criu",
     "skopeo",
     "umoci",
     "docker-registry",
