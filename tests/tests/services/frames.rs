@@ -18,7 +18,17 @@ use tests::Scratch;
 use super::flood::fill_flows;
 use super::remove_all;
 
+// Before the modules that use it.
+macro_rules! bench {
+    ($name:literal, $bench:ident, $manifest:expr) => {
+        tests::require_root!();
+        tests::require!(tests::Need::Kernel(5, 18));
+        let mut $bench = Bench::new($name, &$manifest);
+    };
+}
+
 mod frame;
+mod maglev;
 mod upstream;
 
 use frame::Frame;
@@ -163,14 +173,6 @@ fn web(protocol: &str, node: &str) -> String {
         slice("IPv4", "10.244.0.2"),
         slice("IPv6", "fd00:244::2")
     )
-}
-
-macro_rules! bench {
-    ($name:literal, $bench:ident, $manifest:expr) => {
-        tests::require_root!();
-        tests::require!(tests::Need::Kernel(5, 18));
-        let mut $bench = Bench::new($name, &$manifest);
-    };
 }
 
 const PAIRS: [(&str, &str, &str, &str); 2] = [
