@@ -11,7 +11,7 @@
 //! | `clients` | hash | cookie of a network namespace → its addresses, and whether it is the node's own |
 //! | `flows` | hash | a packet of a client outside → what becomes of its address, see [`crate::flow`] |
 //! | `fragments` | LRU hash | a packet in pieces → its ports |
-//! | `sockets` | socket storage | a socket → the Service it was connected to |
+//! | `streams`, `sockets` | array, socket storage | a TCP socket, any other one → the Service it was connected to |
 //! | `replies` | LRU hash | socket and backend → the Service that a datagram was sent to |
 //! | `counters` | per-CPU array | Service port id → [`Counters`] |
 

@@ -3,6 +3,7 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::lookup::Choice;
+use ebpf_common::maps::TCP;
 use ebpf_common::record::SocketRecord;
 
 use crate::choice::{Draw, choice, turn_away};
@@ -27,13 +28,16 @@ fn connect(context: &SockAddrContext, family: Family) -> i32 {
     };
     match choice(context, socket::address(context, family), protocol, Draw::Random) {
         Choice::NotAService => {
-            forget_service(context, family);
+            forget_service(context, family, protocol);
             PROCEED
         }
         Choice::Refused { id } => turn_away(id, None),
         Choice::Dropped { id, why } => turn_away(id, Some(why)),
         Choice::Backend { id, backend, .. } => {
-            remember(context, SocketRecord::connected(socket::peer(context, family), backend));
+            let record = SocketRecord::connected(socket::peer(context, family), backend);
+            if protocol != TCP || !socket::keep_stream(context, record) {
+                remember(context, record);
+            }
             socket::replace(context, family, &backend);
             count(id, |counters| counters.forwarded += 1);
             PROCEED
@@ -55,7 +59,12 @@ fn remember(context: &SockAddrContext, record: SocketRecord) {
 /// A socket that connects to a backend by the backend's own address is told that address from now on. Whatever else its
 /// record says is told from other peers, and stays true if this connect fails.
 #[inline(always)]
-fn forget_service(context: &SockAddrContext, family: Family) {
+fn forget_service(context: &SockAddrContext, family: Family, protocol: u8) {
+    if protocol == TCP
+        && let Some(record) = socket::stream(context)
+    {
+        record.disconnect();
+    }
     let Some(record) = socket::record(context) else {
         return;
     };

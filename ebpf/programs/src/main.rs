@@ -22,6 +22,8 @@ mod outside;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod release;
+#[cfg(target_arch = "bpf")]
 mod reserve;
 #[cfg(target_arch = "bpf")]
 mod socket;

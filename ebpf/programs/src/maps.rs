@@ -13,7 +13,7 @@ use ebpf_common::maps::{
     MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES, MAX_SLOTS4, MAX_SLOTS6, Member, RangeKey, Region,
     Service, Slot4, Slot6,
 };
-use ebpf_common::record::{ReplyKey, ReplyValue, SocketRecord};
+use ebpf_common::record::{MAX_STREAMS, ReplyKey, ReplyValue, SocketRecord, StreamRecord};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 /// Bits of a [`RangeKey`].
@@ -39,6 +39,8 @@ static CLIENTS: HashMap<u64, Client, { MAX_CLIENTS as usize }> = HashMap::new();
 pub(crate) static FLOWS: HashMap<Tuple, Entry, { MAX_FLOWS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map(name = "fragments")]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+#[btf_map(name = "streams")]
+static STREAMS: Array<StreamRecord, { MAX_STREAMS as usize }> = Array::new();
 #[btf_map(name = "sockets")]
 pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[btf_map(name = "replies")]
@@ -120,6 +122,16 @@ pub(crate) fn keep(key: &AffinityKey, affinity: &Affinity) {
 #[inline(always)]
 pub(crate) fn is_member(member: &Member) -> bool {
     MEMBERS.get_ptr(member).is_some()
+}
+
+/// The place of a TCP socket, whoever has it.
+#[inline(always)]
+pub(crate) fn stream(cookie: u64) -> Option<&'static mut StreamRecord> {
+    let place = STREAMS.get_ptr_mut(StreamRecord::place(cookie))?;
+    // SAFETY: a lookup returned the pointer, and an array's elements stay. Only the socket whose cookie stands there is
+    // served by it, one system call at a time; two that take a free place within the same few nanoseconds may mix their
+    // records, of which none matches a peer then.
+    Some(unsafe { &mut *place })
 }
 
 /// Whether an address is in one of the ranges of a Service port.

@@ -2,6 +2,7 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use ebpf_common::maps::TCP;
 
 use crate::socket::{self, Family, PROCEED};
 
@@ -17,8 +18,14 @@ fn service_getpeername6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn name(context: &SockAddrContext, family: Family) -> i32 {
-    if let Some(record) = socket::record(context)
-        && let Some(service) = record.service_of(&socket::peer(context, family))
+    let peer = socket::peer(context, family);
+    if socket::protocol(context) == Some(TCP)
+        && let Some(record) = socket::stream(context)
+        && let Some(service) = record.service_of(&peer)
+    {
+        socket::replace(context, family, &service);
+    } else if let Some(record) = socket::record(context)
+        && let Some(service) = record.service_of(&peer)
     {
         socket::replace(context, family, &service);
     }

@@ -5,9 +5,9 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::maps::{MAPPED, TCP, UDP};
-use ebpf_common::record::{Peer, SocketRecord};
+use ebpf_common::record::{Peer, SocketRecord, StreamRecord};
 
-use crate::maps::SOCKETS;
+use crate::maps::{self, SOCKETS};
 
 /// Verdict of a hook: go on.
 pub(crate) const PROCEED: i32 = 1;
@@ -50,7 +50,13 @@ fn fail(errno: i32) -> i32 {
 #[inline(always)]
 pub(crate) fn protocol(context: &SockAddrContext) -> Option<u8> {
     // SAFETY: the kernel passes a valid context.
-    match unsafe { (*context.sock_addr).protocol } {
+    named(unsafe { (*context.sock_addr).protocol })
+}
+
+/// The protocol that a socket's number stands for.
+#[inline(always)]
+pub(crate) fn named(number: u32) -> Option<u8> {
+    match number {
         number if number == u32::from(TCP) || number == MPTCP => Some(TCP),
         number if number == u32::from(UDP) => Some(UDP),
         _ => None,
@@ -163,6 +169,28 @@ pub(crate) fn is_connected(context: &SockAddrContext) -> bool {
     let socket = unsafe { (*context.sock_addr).__bindgen_anon_1.sk };
     // SAFETY: as above; the verifier checks the socket for null where it can be null.
     !socket.is_null() && unsafe { (*socket).state } == ESTABLISHED
+}
+
+/// The record of a TCP socket that has a place in the table for them.
+#[inline(always)]
+pub(crate) fn stream(context: &SockAddrContext) -> Option<&'static mut SocketRecord> {
+    let cookie = cookie(context);
+    let place = maps::stream(cookie)?;
+    (place.cookie == cookie).then_some(&mut place.record)
+}
+
+/// Keeps a TCP socket's record in its place; false when another socket has it.
+#[inline(always)]
+pub(crate) fn keep_stream(context: &SockAddrContext, record: SocketRecord) -> bool {
+    let cookie = cookie(context);
+    let Some(place) = maps::stream(cookie) else {
+        return false;
+    };
+    if place.cookie != 0 && place.cookie != cookie {
+        return false;
+    }
+    *place = StreamRecord { cookie, record };
+    true
 }
 
 /// The socket's record, if it has one.

@@ -17,6 +17,7 @@ use objects::{BACKENDS, NODE_PORT, PORT, address, service, services, slice, slic
 use rules::{IPTABLES, NFTABLES, Rules};
 
 mod footprint;
+mod hooks;
 mod objects;
 mod rules;
 
@@ -55,6 +56,9 @@ fn measure(size: u32) {
         beside(size, "one endpoint more or less", peer, one);
     }
     let last = format!("{}:80", address(size - 1));
+    for (what, hook) in [("connect hook", "connect4"), ("close hook", "sock_release")] {
+        figure(size, what, hooks::time(&node, hook, &last));
+    }
     let mut clients = vec![
         Clients::new(
             "direct",

@@ -158,6 +158,9 @@ pub(crate) fn serve_if_asked() {
             "hold-tcp" => {
                 hold_tcp(words[1].parse().unwrap(), &mut stream).unwrap_or_else(|error| format!("error {error:?}"))
             }
+            "held-peer" => stream
+                .as_ref()
+                .map_or_else(String::new, |stream| stream.peer_addr().unwrap().to_string()),
             "held-tcp" => again_tcp(stream.as_ref()).unwrap_or_else(|error| format!("error {:?}", error.kind())),
             "connects" => connects(words[1].parse().unwrap(), words[2].parse().unwrap()),
             "stop-burst" => burst.take().unwrap().stop(),

@@ -35,6 +35,7 @@ mod hostile;
 mod node;
 mod outside;
 mod server;
+mod streams;
 mod stress;
 mod wire;
 

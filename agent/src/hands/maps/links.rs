@@ -14,7 +14,8 @@ use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, 
 use super::MapsError;
 
 /// Hooks and programs in the order of attaching: who translates replies comes before who makes them necessary.
-pub(super) const HOOKS: [(&str, &str); 10] = [
+pub(super) const HOOKS: [(&str, &str); 11] = [
+    ("sock_release", "service_release"),
     ("post_bind4", "service_post_bind4"),
     ("post_bind6", "service_post_bind6"),
     ("recvmsg4", "service_recvmsg4"),
@@ -166,7 +167,7 @@ impl Hook<'_> {
 fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<Hook<'a>, MapsError> {
     let program = programs.program_mut(name).ok_or(MapsError::Missing(name))?;
     // Which kind it is stands in the object; asking for the wrong one is an error.
-    if name.starts_with("service_post_bind") {
+    if name.starts_with("service_post_bind") || name == "service_release" {
         program.try_into().map(Hook::Socket).map_err(failed("find", name))
     } else {
         program.try_into().map(Hook::Address).map_err(failed("find", name))

@@ -10,6 +10,7 @@ use ebpf_common::maps::{
     LAYOUT, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES,
     MAX_SLOTS4, MAX_SLOTS6,
 };
+use ebpf_common::record::MAX_STREAMS;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -40,11 +41,12 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
 }
 
 /// The maps, as `ebpf/programs` defines them.
-pub(super) const MAPS: [MapShape; 13] = [
+pub(super) const MAPS: [MapShape; 14] = [
     shape("svc4", MapType::Hash, 8, 32, MAX_FRONTENDS4),
     shape("svc6", MapType::Hash, 20, 32, MAX_FRONTENDS6),
     shape("slots4", MapType::Array, 4, 8, MAX_SLOTS4),
     shape("slots6", MapType::Array, 4, 24, MAX_SLOTS6),
+    shape("streams", MapType::Array, 4, 48, MAX_STREAMS),
     shape("sockets", MapType::SkStorage, 4, 40, 0),
     shape("replies", MapType::LruHash, 32, 20, MAX_REPLIES),
     shape("counters", MapType::PerCpuArray, 4, 48, MAX_IDS),
