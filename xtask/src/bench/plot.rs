@@ -23,6 +23,8 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 104.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 48.0;
+/// Height of a line of text.
+const LINE: f64 = 13.0;
 const COLOURS: [&str; 5] = ["#0b6", "#999", "#06c", "#d50", "#90c"];
 
 impl Plot<'_> {
@@ -61,14 +63,16 @@ impl Plot<'_> {
             "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">{}</text>",
             self.across
         );
+        let mut names = Vec::new();
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
-            line(&mut text, series, colour, &across, &up);
+            line(&mut text, series, colour, &across, &up, &mut names);
         }
         text + "</svg>\n"
     }
 }
 
-fn line(text: &mut String, series: &Series, colour: &str, across: &Axis, up: &Axis) {
+/// `names` are the heights at which lines have their names already.
+fn line(text: &mut String, series: &Series, colour: &str, across: &Axis, up: &Axis, names: &mut Vec<f64>) {
     let places: Vec<(f64, f64)> = series
         .points
         .iter()
@@ -83,12 +87,16 @@ fn line(text: &mut String, series: &Series, colour: &str, across: &Axis, up: &Ax
     for (x, y) in &places {
         let _ = writeln!(text, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
     }
-    if let Some((x, y)) = places.last() {
+    if let Some((x, end)) = places.last() {
+        let mut y = end + 4.0;
+        while names.iter().any(|name| (name - y).abs() < LINE) {
+            y -= LINE;
+        }
+        names.push(y);
         let _ = writeln!(
             text,
-            "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{}</text>",
+            "<text x=\"{:.1}\" y=\"{y:.1}\" fill=\"{colour}\">{}</text>",
             x + 8.0,
-            y + 4.0,
             series.name
         );
     }

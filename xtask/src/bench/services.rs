@@ -147,6 +147,9 @@ fn draw(lines: &[Value], figures: &[Figure]) -> anyhow::Result<PathBuf> {
             }),
         }
     }
+    // The first colour is ours.
+    let ours_first = |series: &mut Vec<Series>| series.sort_by_key(|one| one.name != "ours");
+    cases.values_mut().for_each(ours_first);
     for (case, series) in cases
         .iter()
         .filter(|(_, series)| series.iter().any(|one| one.points.len() > 1))
