@@ -1,7 +1,7 @@
 //! One request to `criu swrk`, which ends with its answer.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +15,9 @@ use crate::sys::socket;
 /// Longest answer.
 const ROOM: usize = 64 * 1024;
 
-/// How many lines of its log an error repeats.
+/// How many lines of its log an error repeats, of the last so many bytes.
 const QUOTED: usize = 3;
+const QUOTED_FROM: u64 = 256 * 1024;
 
 /// Why CRIU did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,8 @@ impl Drop for Service {
 }
 
 fn failed(answer: Answer, log: &Path) -> CriuError {
-    let text = fs::read_to_string(log).unwrap_or_default();
+    // An error without its reasons is one still.
+    let text = end_of(log).unwrap_or_default();
     let errors: Vec<_> = text.lines().filter(|line| line.contains("Error")).collect();
     let last = errors[errors.len().saturating_sub(QUOTED)..].iter();
     let errno = answer.errno.filter(|number| *number != 0);
@@ -135,7 +137,35 @@ fn failed(answer: Answer, log: &Path) -> CriuError {
     }
 }
 
+fn end_of(log: &Path) -> io::Result<String> {
+    let mut log = File::open(log)?;
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(QUOTED_FROM)))?;
+    let mut bytes = Vec::new();
+    log.take(QUOTED_FROM).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn outlive_exec(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_the_end_of_a_long_log() {
+        let log = std::env::temp_dir().join(format!("orlop-criu-log-{}", std::process::id()));
+        let many: String = (0..40_000)
+            .map(|number| format!("({number}) Error at {number}\n"))
+            .collect();
+        assert!(many.len() as u64 > 2 * QUOTED_FROM);
+        std::fs::write(&log, many).unwrap();
+        let error = failed(Answer::default(), &log).to_string();
+        std::fs::remove_file(&log).unwrap();
+        let last = "criu failed: (39997) Error at 39997: (39998) Error at 39998: (39999) Error at 39999, see ";
+        assert!(error.starts_with(last), "{error}");
+    }
 }
