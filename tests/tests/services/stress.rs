@@ -6,8 +6,10 @@ use super::server::{Backend, tcp};
 
 /// How often the agent is killed and comes back; the acceptance asks for 100 with `ORLOP_STRESS=100`.
 const ROUNDS: u32 = 5;
-/// How long each agent lives.
+/// How long each agent lives at least.
 const LIFE: Duration = Duration::from_millis(500);
+/// How often each agent writes to the kernel at least: a slow machine gives it the time for that, up to the limit of a test.
+const UPDATES: u64 = 2;
 /// Between two changes of the endpoints: with the time that it takes until the next agent is there, a thousand a second.
 const CHANGE: Duration = Duration::from_micros(500);
 const CLIENTS: usize = 3;
@@ -27,7 +29,7 @@ fn no_connection_fails_while_endpoints_change_and_agents_are_killed() {
     for _ in 0..rounds {
         let (born, mut seen) = (Instant::now(), 0);
         let mut due = born;
-        while born.elapsed() < LIFE {
+        while born.elapsed() < LIFE || seen < UPDATES {
             due += CHANGE;
             let first = changes % servers.len();
             let chosen: Vec<&Backend> = servers.iter().cycle().skip(first).take(1 + changes % 4).collect();
@@ -50,6 +52,5 @@ fn no_connection_fails_while_endpoints_change_and_agents_are_killed() {
     assert!(counts.iter().all(|counts| counts.failed == 0), "{counts:?}");
     let labels: usize = counts.iter().map(|counts| counts.by_label.len()).max().unwrap();
     assert_eq!(labels, servers.len(), "every server was an endpoint");
-    assert!(updates > u64::from(rounds), "the kernel was written to");
     node.set("10.96.0.1 TCP 80", &[&servers[0]]);
 }
