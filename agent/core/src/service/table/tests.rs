@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use proptest::prelude::*;
 
-use super::super::{ContainerPort, ReadyPod};
+use super::super::{ContainerPort, Protocol, ReadyPod};
 use super::*;
 
 fn pod(name: &str, address: &str, ready: bool) -> ReadyPod {
