@@ -1,7 +1,8 @@
 //! Direct return: the address that a client asked, as a request carries it to the node of its backend, so that this node
 //! can answer in its name. It looks as Cilium's does: an option of IPv4, or one of IPv6's destination options.
 
-use crate::maps::{MAPPED, plain};
+use crate::maps::MAPPED;
+use crate::plain::plain;
 use crate::record::Peer;
 
 plain! {

@@ -23,7 +23,7 @@
 //! A packet that arrives changes its destination, one that departs its source; routing, TTL, MTU and fragments lie between
 //! and are the kernel's. A backend on this node is not reached by a departure, so that it sees the client itself.
 
-use crate::maps::plain;
+use crate::plain::plain;
 use crate::record::Peer;
 
 plain! {

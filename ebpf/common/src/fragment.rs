@@ -1,7 +1,7 @@
 //! Packets in pieces, of which only the first has the ports. Key and value of the map `fragments`.
 
 use crate::flow::{Tuple, Way};
-use crate::maps::plain;
+use crate::plain::plain;
 
 plain! {
     FragmentKey: 40,

@@ -10,5 +10,6 @@ pub mod flow;
 pub mod fragment;
 pub mod lookup;
 pub mod maps;
+mod plain;
 pub mod pods;
 pub mod record;

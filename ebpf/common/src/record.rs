@@ -2,7 +2,8 @@
 
 use core::net::IpAddr;
 
-use crate::maps::{MAPPED, address, plain};
+use crate::maps::{MAPPED, address};
+use crate::plain::plain;
 
 plain! {
     SocketRecord: 40,
