@@ -119,6 +119,7 @@ impl Limits {
         ) {
             (None, None) => {}
             (quota, period) => {
+                check_bandwidth(quota, period)?;
                 let quota = quota
                     .filter(|quota| *quota > 0)
                     .map_or("max".into(), |quota| quota.to_string());
@@ -210,6 +211,18 @@ pub fn cpu_weight(shares: u64) -> u64 {
             weight
         }
     }
+}
+
+/// What the kernel takes, also said where nothing enforces it: a second at most, and nothing below a millisecond.
+fn check_bandwidth(quota: Option<i64>, period: Option<u64>) -> Result<(), FieldError> {
+    let refuse = |name, reason| Err(FieldError::new(format!("linux.resources.cpu.{name}"), reason));
+    if period.is_some_and(|period| !(1_000..=1_000_000).contains(&period)) {
+        return refuse("period", "is not between 1000 and 1000000 microseconds");
+    }
+    if quota.is_some_and(|quota| (1..1_000).contains(&quota)) {
+        return refuse("quota", "is below 1000 microseconds");
+    }
+    Ok(())
 }
 
 /// v1 counts memory and swap together, v2 swap alone.
@@ -326,9 +339,12 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_meaning_in_v2_is_refused_by_name() {
+    fn what_has_no_meaning_or_no_place_in_v2_is_refused_by_name() {
         for (json, field) in [
             (r#"{"cpu":{"realtimeRuntime":1}}"#, "cpu.realtimeRuntime"),
+            (r#"{"cpu":{"period":100}}"#, "cpu.period"),
+            (r#"{"cpu":{"quota":5000,"period":1000001}}"#, "cpu.period"),
+            (r#"{"cpu":{"quota":999}}"#, "cpu.quota"),
             (r#"{"memory":{"kernel":1}}"#, "memory.kernel"),
             (r#"{"memory":{"swappiness":1}}"#, "memory.swappiness"),
             (r#"{"memory":{"disableOOMKiller":true}}"#, "memory.disableOOMKiller"),

@@ -58,6 +58,11 @@ fn limits_are_changed_by_flag_and_from_a_file() {
             ((128 << 20).to_string(), (32 << 20).to_string())
         );
         assert_eq!((file("pids.max").as_str(), file("cpuset.cpus").as_str()), ("30", "0"));
+        // Half of a bandwidth leaves the other half as it is.
+        bundle.ok("update", &["--cpu-period", "40000", "c1"]);
+        assert_eq!(file("cpu.max"), "20000 40000");
+        bundle.ok("update", &["--cpu-quota", "30000", "c1"]);
+        assert_eq!(file("cpu.max"), "30000 40000");
         let resources = json!({ "pids": { "limit": 40 }, "unified": { "memory.high": "100000000" } });
         let path = bundle.file("resources.json", &resources.to_string());
         bundle.ok("update", &["--resources", path.to_str().unwrap(), "c1"]);

@@ -1,6 +1,6 @@
 //! `update`: other limits for a container.
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::{Named, Status, VerbError};
 use crate::cgroup::{Cgroup, Limits, systemd};
@@ -16,7 +16,7 @@ impl Named {
             let reason = "can't be changed after the container was created";
             return Err(FieldError::new("linux.resources.devices", reason).into());
         }
-        let limits = Limits::of(&self.with_own_limit(resources))?;
+        let limits = Limits::of(&self.with_own_limits(resources))?;
         let cgroup = self.cgroup_for("update")?;
         check_use(&cgroup, resources)?;
         if let Some(unit) = &self.record.unit {
@@ -29,20 +29,40 @@ impl Named {
         }
     }
 
-    /// A limit of swap counts memory in: without one of memory in the order it is the container's present one.
-    fn with_own_limit(&self, resources: &LinuxResources) -> LinuxResources {
+    /// What one file of the kernel holds besides what the order names, as it is now: a limit of swap counts memory in,
+    /// and a CPU quota is one of a period.
+    fn with_own_limits(&self, resources: &LinuxResources) -> LinuxResources {
         let mut resources = resources.clone();
-        let limit = self.cgroup().and_then(|cgroup| cgroup.number("memory.max"));
-        let limit = limit.and_then(|limit| i64::try_from(limit).ok());
+        let Some(cgroup) = self.cgroup() else { return resources };
         if let Some(mut memory) = *resources.memory()
             && memory.swap().is_some_and(|swap| swap > 0)
             && memory.limit().is_none_or(|limit| limit == 0)
         {
-            memory.set_limit(limit);
+            let limit = cgroup.number("memory.max");
+            memory.set_limit(limit.and_then(|limit| i64::try_from(limit).ok()));
             resources.set_memory(Some(memory));
+        }
+        if let Some(cpu) = resources.cpu() {
+            let cpu = with_own_bandwidth(cpu.clone(), &cgroup.text("cpu.max"));
+            resources.set_cpu(Some(cpu));
         }
         resources
     }
+}
+
+/// With the half of the `present` bandwidth (`QUOTA PERIOD`, as `cpu.max` has it) that the order leaves out.
+fn with_own_bandwidth(mut cpu: LinuxCpu, present: &str) -> LinuxCpu {
+    let Some((quota, period)) = present.trim().split_once(' ') else {
+        return cpu;
+    };
+    let quota_is_new = cpu.quota().is_some_and(|quota| quota != 0);
+    let period_is_new = cpu.period().is_some_and(|period| period != 0);
+    if period_is_new && !quota_is_new {
+        cpu.set_quota(quota.parse().ok());
+    } else if quota_is_new && !period_is_new {
+        cpu.set_period(period.parse().ok());
+    }
+    cpu
 }
 
 /// `memory.checkBeforeUpdate`: a limit below what is in use would have the kernel kill at once.
@@ -60,5 +80,29 @@ fn check_use(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), FieldErr
             format!("{limit} is below the {used} bytes that are in use"),
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_bandwidth_leaves_the_other_half_as_it_is() {
+        for (json, present, expected) in [
+            (r#"{"period":40000}"#, "20000 50000\n", (Some(20_000), Some(40_000))),
+            (r#"{"period":40000,"quota":0}"#, "max 50000\n", (None, Some(40_000))),
+            (r#"{"quota":30000}"#, "20000 50000\n", (Some(30_000), Some(50_000))),
+            (
+                r#"{"quota":-1,"period":40000}"#,
+                "20000 50000\n",
+                (Some(-1), Some(40_000)),
+            ),
+            (r#"{"shares":5}"#, "20000 50000\n", (None, None)),
+            (r#"{"period":40000}"#, "", (None, Some(40_000))),
+        ] {
+            let cpu = with_own_bandwidth(serde_json::from_str(json).unwrap(), present);
+            assert_eq!((cpu.quota(), cpu.period()), expected, "{json} in {present:?}");
+        }
     }
 }
