@@ -236,6 +236,7 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
                 let now = ServiceFacts {
                     services: services.clone(),
                     slices: slices.clone(),
+                    published: Vec::new(),
                     pods: status::ready_pods(&shown, |pod| pod_network_of(&node, pod, &mut cookies)),
                     node: facts_of_node(&node),
                 };

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use agent_core::service::address::{Addresses, Desk, is_allocated};
 use agent_core::service::catalog::{Affected, Catalog, Objects};
 use agent_core::service::diff::diff;
+use agent_core::service::host_port::{HostPorts, Published, PublishedStatus};
 use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
 use agent_core::service::metrics::{Scrape, changes, without_local};
 use agent_core::service::shelf::Shelf;
-use agent_core::service::table::{Change, NodeFacts, ServiceTable};
+use agent_core::service::table::{Change, Entry, Frontend, NodeFacts, ServiceTable};
 use agent_core::service::{AddressRange, ReadyPod, ServiceName, ServicePort, ServiceStatus, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -58,6 +59,8 @@ pub struct ServiceFacts {
     pub slices: Shelf<EndpointSlice>,
     /// All pods of this node that have an address.
     pub pods: Vec<ReadyPod>,
+    /// All pods of this node that ports of the node lead to.
+    pub published: Vec<Published>,
     /// The node itself.
     pub node: NodeFacts,
 }
@@ -175,6 +178,9 @@ fn publish(status: &watch::Sender<ServicesStatus>, news: News, took: Duration) {
         for (name, service) in news.services {
             status.tell(name, service);
         }
+        if let Some(host_ports) = news.host_ports {
+            status.host_ports = Arc::new(host_ports);
+        }
     });
 }
 
@@ -198,6 +204,8 @@ type Updated = (Keeper, News);
 struct News {
     /// The Services that were read anew; without a status they are gone. Of a whole update those are all.
     services: BTreeMap<ServiceName, Option<Arc<ServiceStatus>>>,
+    /// What became of pods' ports of the node, if they were read anew.
+    host_ports: Option<BTreeMap<ServiceName, PublishedStatus>>,
     is_whole: bool,
     /// How soon to try again, if a Service found no room.
     again: Option<Duration>,
@@ -289,6 +297,7 @@ struct Keeper {
     desk: Desk,
     record: Record,
     table: ServiceTable,
+    host_ports: HostPorts,
     /// Whether the maps hold exactly what the table says.
     is_exact: bool,
     start: Instant,
@@ -327,6 +336,7 @@ impl Keeper {
             desk: Desk::new(config.ranges, addresses),
             record,
             table: ServiceTable::default(),
+            host_ports: HostPorts::default(),
             is_exact: false,
             start: Instant::now(),
         })
@@ -342,13 +352,16 @@ impl Keeper {
         if is_whole {
             names.extend(self.catalog.names().chain(self.table.services.keys()).cloned());
         }
-        let change = self
+        let mut change = self
             .table
             .update(names, &self.catalog, self.desk.assignment(), &facts.node);
+        let are_others = is_whole || known.published != facts.published;
+        let ports_before = self.publish_ports(&change, facts, are_others);
         let problems = if is_whole {
             self.write_all(facts)?
         } else {
-            self.write(&change, facts)?
+            let before = std::mem::take(&mut change.before);
+            self.write(&change.names, before, ports_before.as_ref(), facts)?
         };
         self.maps.attach()?;
         self.is_exact = problems.is_empty();
@@ -357,7 +370,13 @@ impl Keeper {
             .into_iter()
             .map(|name| (name.clone(), self.table.services.get(&name).cloned()))
             .collect();
+        let mut host_ports = ports_before.map(|_| self.host_ports.pods.clone());
         for (name, problems) in problems {
+            if self.host_ports.pods.contains_key(&name) {
+                let pods = host_ports.get_or_insert_with(|| self.host_ports.pods.clone());
+                pods.entry(name).or_default().problems.extend(problems);
+                continue;
+            }
             let status = services
                 .entry(name.clone())
                 .or_insert_with(|| self.table.services.get(&name).cloned());
@@ -367,6 +386,7 @@ impl Keeper {
         }
         Ok(News {
             services,
+            host_ports,
             is_whole,
             again: (!self.is_exact).then_some(REST),
         })
@@ -384,11 +404,37 @@ impl Keeper {
         Ok(others)
     }
 
-    /// Writes what a change is about, or everything if that found no room.
-    fn write(&mut self, change: &Change, facts: &ServiceFacts) -> Result<Problems, UpdateError> {
-        let after = self.table.frontends_of(&change.names);
+    /// Reads pods' ports of the node anew if they are others, or Services have what they ask for or had. Comes back with
+    /// those that were.
+    fn publish_ports(&mut self, change: &Change, facts: &ServiceFacts, are_others: bool) -> Option<HostPorts> {
+        let is_touched = || {
+            let after = self.table.frontends_of(&change.names);
+            self.host_ports.care_for(change.before.keys().chain(after.keys()))
+        };
+        let has_any = !self.host_ports.pods.is_empty();
+        (are_others || has_any && is_touched()).then(|| {
+            let ports = HostPorts::read(&facts.published, &facts.node, &self.table.frontends);
+            std::mem::replace(&mut self.host_ports, ports)
+        })
+    }
+
+    /// Writes what has become of these Services, which had these frontends `before`, and of pods' ports; or everything if
+    /// that found no room.
+    fn write(
+        &mut self,
+        names: &BTreeSet<ServiceName>,
+        mut before: BTreeMap<Frontend, Entry>,
+        ports_before: Option<&HostPorts>,
+        facts: &ServiceFacts,
+    ) -> Result<Problems, UpdateError> {
+        let mut after = self.table.frontends_of(names);
+        if let Some(ports_before) = ports_before {
+            let ports = self.host_ports.change(ports_before);
+            before.extend(ports.before);
+            after.extend(ports.after);
+        }
         let now = self.start.elapsed();
-        let (mut part, mut want, problems) = self.ledger.part(&change.before, &after, &self.have, now);
+        let (mut part, mut want, problems) = self.ledger.part(&before, &after, &self.have, now);
         if !problems.is_empty() {
             return self.write_all(facts);
         }
@@ -409,7 +455,8 @@ impl Keeper {
     }
 
     fn write_all(&mut self, facts: &ServiceFacts) -> Result<Problems, UpdateError> {
-        let (mut want, problems) = self.ledger.image(&self.table, &self.have, self.start.elapsed());
+        let frontends = self.table.frontends.iter().chain(&self.host_ports.frontends);
+        let (mut want, problems) = self.ledger.image(frontends, &self.have, self.start.elapsed());
         want.clients = clients(&facts.node, &facts.pods);
         self.maps.perform(&diff(&self.have, &want))?;
         self.ledger.settle(&want, self.start.elapsed());

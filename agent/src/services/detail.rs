@@ -59,7 +59,7 @@ pub struct Trace {
 impl Keeper {
     pub(super) fn details(&self) -> Result<Vec<PortDetail>, UpdateError> {
         let mut frontends: BTreeMap<&ServicePort, Vec<FrontendDetail>> = BTreeMap::new();
-        for (frontend, entry) in &self.table.frontends {
+        for (frontend, entry) in self.table.frontends.iter().chain(&self.host_ports.frontends) {
             frontends.entry(&entry.owner).or_default().push(detail(frontend, entry));
         }
         let flows = self.maps.flow_counts()?;
@@ -115,7 +115,10 @@ impl Keeper {
         let owner = self.ledger.ids().iter().find(|(_, id)| **id == service.id);
         let owner = owner.map_or_else(
             || format!("id {}", service.id),
-            |(owner, _)| format!("Service {} port {}/{}", owner.service, owner.port, owner.protocol),
+            |(owner, _)| match self.host_ports.pods.contains_key(&owner.service) {
+                true => format!("{}, port {}/{} of the node", owner.service, owner.port, owner.protocol),
+                false => format!("Service {} port {}/{}", owner.service, owner.port, owner.protocol),
+            },
         );
         lines.push(format!("{} belongs to {owner}", question.destination));
         if let Some((backend, silent)) = finding.kept {
@@ -163,6 +166,7 @@ fn detail(frontend: &Frontend, entry: &Entry) -> FrontendDetail {
             Kind::NodePort => "NodePort",
             Kind::LoadBalancer => "LoadBalancer",
             Kind::ExternalIp => "ExternalIP",
+            Kind::HostPort => "HostPort",
         }
         .into(),
         scope: match frontend.scope {

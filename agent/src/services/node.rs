@@ -102,12 +102,14 @@ pub(crate) fn facts(node: &Node) -> NodeFacts {
             "NodePorts on localhost are off: the node's network is not known by its cookie"
         );
     });
+    let present = present();
     NodeFacts {
         place: Place {
             node: node.facts.name.clone(),
             zone: flags.zone.clone(),
         },
-        node_port_addresses: chosen(&flags.node_port_addresses, primary, &present()),
+        node_port_addresses: chosen(&flags.node_port_addresses, primary, &present),
+        addresses: sorted(present),
         external_ips: flags.service_external_ips,
         // Nobody takes a node away from itself.
         leaving: false,
@@ -124,10 +126,13 @@ fn chosen(which: &[NodePortAddresses], primary: &[IpAddr], present: &[IpAddr]) -
             NodePortAddresses::In(range) => range.contains(*address),
         })
     };
-    let mut chosen: Vec<IpAddr> = present.iter().chain(primary).copied().filter(is_chosen).collect();
-    chosen.sort_unstable();
-    chosen.dedup();
-    chosen
+    sorted(present.iter().chain(primary).copied().filter(is_chosen).collect())
+}
+
+fn sorted(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 fn is_localhost(address: &IpAddr) -> bool {

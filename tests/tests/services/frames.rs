@@ -88,7 +88,7 @@ impl Bench {
             pods: &[],
         };
         let table = table(objects, &assignment, &facts);
-        let (mut want, problems) = self.ledger.image(&table, &self.have, Default::default());
+        let (mut want, problems) = self.ledger.image(&table.frontends, &self.have, Default::default());
         assert!(problems.is_empty(), "{problems:?}");
         want.clients = clients(&facts, &[client_pod()]);
         self.maps.perform(&diff(&self.have, &want)).unwrap();

@@ -31,6 +31,7 @@ mod features;
 mod flood;
 mod frames;
 mod health;
+mod host_ports;
 mod hostile;
 mod node;
 mod outside;

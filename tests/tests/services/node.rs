@@ -14,7 +14,7 @@ use agent_core::manifest::Object;
 use agent_core::service::shelf::Shelf;
 use agent_core::service::table::NodeFacts;
 use agent_core::service::topology::Place;
-use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServicesStatus};
+use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServiceName, ServicesStatus};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -74,6 +74,7 @@ impl<'a> Node<'a> {
         node.uplinks = uplinks.iter().map(|name| (*name).into()).collect();
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
         node.facts.node.node_port_addresses = addresses.clone();
+        node.facts.node.addresses = addresses.clone();
         node.facts.node.own = Some((cookie(namespace), addresses));
         node.start_agent();
         node
@@ -223,6 +224,14 @@ impl<'a> Node<'a> {
         found.unwrap().1.problems.clone()
     }
 
+    /// What keeps a pod's ports of the node from leading to it.
+    pub(crate) fn problems_of_pod(&self, name: &str) -> Vec<String> {
+        let status = self.agent.as_ref().unwrap().status.borrow().clone();
+        status.host_ports[&ServiceName::of_pod("default", name)]
+            .problems
+            .clone()
+    }
+
     /// The counters of the first port.
     pub(crate) fn counters(&self, service: &str) -> Counters {
         let agent = self.agent.as_ref().unwrap();
@@ -302,6 +311,7 @@ fn facts(namespace: &NetworkNamespace) -> NodeFacts {
             node: "here".into(),
             zone: "a".into(),
         },
+        addresses: node_port_addresses.clone(),
         node_port_addresses,
         external_ips: true,
         leaving: false,

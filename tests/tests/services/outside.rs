@@ -67,6 +67,11 @@ impl World {
         self.client.run(Client::start_outside)
     }
 
+    /// A client in the pod, within the node's cgroup.
+    pub(crate) fn client_of_pod(&self, node: &Node<'_>) -> Client {
+        node.client_in(&self.pod)
+    }
+
     pub(crate) fn here(&self, server: impl FnOnce() -> Backend + Send) -> Backend {
         self.pod.run(server)
     }

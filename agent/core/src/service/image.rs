@@ -15,7 +15,7 @@ use ebpf_common::maps::{
 mod plan;
 
 use super::ids::{Ids, Regions};
-use super::table::{Entry, Frontend, NodeFacts, Scope, ServiceTable};
+use super::table::{Entry, Frontend, NodeFacts, Scope};
 use super::{AddressRange, Protocol, ReadyPod, ServiceName, ServicePort};
 use plan::{Draft, Plan, companions};
 
@@ -125,12 +125,17 @@ impl Ledger {
         }
     }
 
-    /// Plans the image of a table, starting from what the maps hold at `now`, a time that never goes back.
-    pub fn image(&mut self, table: &ServiceTable, have: &Image, now: Duration) -> (Image, Problems) {
-        self.ids
-            .retain(&table.frontends.values().map(|entry| &entry.owner).collect());
-        let all = table.frontends.iter().map(|(frontend, entry)| (*frontend, entry));
-        self.draft(&all.collect(), have, Room::default(), now)
+    /// Plans the image of all frontends, starting from what the maps hold at `now`, a time that never goes back.
+    pub fn image<'a>(
+        &mut self,
+        frontends: impl IntoIterator<Item = (&'a Frontend, &'a Entry)>,
+        have: &Image,
+        now: Duration,
+    ) -> (Image, Problems) {
+        let frontends = frontends.into_iter().map(|(frontend, entry)| (*frontend, entry));
+        let all: BTreeMap<Frontend, &Entry> = frontends.collect();
+        self.ids.retain(&all.values().map(|entry| &entry.owner).collect());
+        self.draft(&all, have, Room::default(), now)
     }
 
     /// Plans what becomes of some Services' frontends while the others stay: what the maps have of them, and what they

@@ -19,6 +19,7 @@ pub mod diff;
 pub mod endpoint;
 pub mod flows;
 pub mod health;
+pub mod host_port;
 pub mod ids;
 pub mod image;
 pub mod maglev;
@@ -27,7 +28,7 @@ pub mod shelf;
 pub mod table;
 pub mod topology;
 
-/// Namespace and name of a Service. A copy is cheap: every map of Services has one.
+/// Namespace and name of a Service, or of a pod with ports of the node. A copy is cheap: every map of Services has one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     /// Namespace.
@@ -159,6 +160,8 @@ pub struct ServicesStatus {
     pub faces: u64,
     /// Services by name.
     pub services: BTreeMap<ServiceName, Arc<ServiceStatus>>,
+    /// What became of pods' ports of the node, by their owners.
+    pub host_ports: Arc<BTreeMap<ServiceName, host_port::PublishedStatus>>,
 }
 
 /// What is said about one Service.

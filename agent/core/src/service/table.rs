@@ -25,6 +25,8 @@ pub struct NodeFacts {
     pub place: Place,
     /// Addresses that take part in NodePorts; a loopback address serves the node's own clients.
     pub node_port_addresses: Vec<IpAddr>,
+    /// All its addresses, those of loopback too: where pods have ports of the node.
+    pub addresses: Vec<IpAddr>,
     /// Whether `spec.externalIPs` are honoured.
     pub external_ips: bool,
     /// Whether it is about to leave its cluster: deleted, or marked by an autoscaler.

@@ -240,7 +240,7 @@ proptest! {
             now += Duration::from_millis(wait);
             let mut new = table(&rows);
             let parted = is_exact.then(|| part(&ledger, &have, &old, &new, now)).flatten();
-            let (want, problems) = ledger.image(&new, &have, now);
+            let (want, problems) = ledger.image(&new.frontends, &have, now);
             keep_old(&mut new, &old, &problems);
             let steps = diff(&have, &want);
             if problems.is_empty() && let Some(parted) = &parted {
@@ -275,13 +275,13 @@ proptest! {
     fn an_image_that_is_reached_needs_no_steps(rows in proptest::collection::btree_map(0..8_u8, any::<u8>(), 0..8)) {
         let mut ledger = Ledger::restore(&Image::default(), small());
         let table = table(&rows);
-        let (want, _) = ledger.image(&table, &Image::default(), Duration::ZERO);
+        let (want, _) = ledger.image(&table.frontends, &Image::default(), Duration::ZERO);
         let mut have = Image::default();
         for step in diff(&have, &want) {
             apply(&mut have, &step);
         }
         prop_assert_eq!(&have, &want);
-        let (again, _) = Ledger::restore(&have, small()).image(&table, &have, Duration::ZERO);
+        let (again, _) = Ledger::restore(&have, small()).image(&table.frontends, &have, Duration::ZERO);
         prop_assert_eq!(diff(&have, &again), vec![]);
     }
 }
@@ -357,8 +357,8 @@ fn seen(kernel: &Kernel, old: &ServiceTable, new: &ServiceTable) -> ServiceTable
 #[test]
 fn the_order_is_counters_slots_withdrawals_frontends() {
     let mut ledger = Ledger::restore(&Image::default(), small());
-    let (have, _) = ledger.image(&table(&[(3, 1)].into()), &Image::default(), Duration::ZERO);
-    let (want, _) = ledger.image(&table(&[(6, 1)].into()), &have, Duration::ZERO);
+    let (have, _) = ledger.image(&table(&[(3, 1)].into()).frontends, &Image::default(), Duration::ZERO);
+    let (want, _) = ledger.image(&table(&[(6, 1)].into()).frontends, &have, Duration::ZERO);
     let mut kinds: Vec<&str> = diff(&have, &want)
         .iter()
         .map(|step| match step {

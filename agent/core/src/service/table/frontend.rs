@@ -35,6 +35,8 @@ pub enum Kind {
     LoadBalancer,
     /// One of its external addresses.
     ExternalIp,
+    /// A node's address with a port for one pod.
+    HostPort,
 }
 
 /// Where a frontend leads.
