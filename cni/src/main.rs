@@ -17,6 +17,11 @@ use cni::{
 };
 use serde_json::Value;
 
+/// See `Cargo.toml`.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// How long ADD waits for an agent that is not there, one that is being restarted for instance.
 const PATIENCE: Duration = Duration::from_secs(10);
 
