@@ -77,10 +77,11 @@ impl<'a> Attaching<'a> {
         let wanted = network.wanted(request, mtu(network, &node)?)?;
         let failed = |source| observe::inaccessible(request.netns, source);
         let netns = Netns::open(request.netns).map_err(failed)?;
-        if netns.is_same(&Netns::current().map_err(failed)?).map_err(failed)? {
+        let home = Netns::current().map_err(failed)?;
+        if netns.is_same(&home).map_err(failed)? {
             return Err(NetworkError::OwnNamespace(request.netns.to_owned()));
         }
-        let pod = observe::connect_inside(&netns, request.netns)?;
+        let pod = observe::connect_inside(&netns, home, request.netns)?;
         Ok(Self {
             network,
             request,

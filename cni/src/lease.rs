@@ -24,9 +24,6 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes that are read; a longer file is not ours and begun anew.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
-/// A file of this size takes one read; it has some hundred addresses.
-const FILE_BYTES_USUAL: usize = 16 << 10;
-
 /// The file of hints.
 #[derive(Debug)]
 pub struct Leases {
@@ -179,7 +176,9 @@ fn note(pools: &mut Pools, cidrs: &[Cidr], addresses: &[IpAddr], link: &str) {
 
 /// Whatever the file holds that is no pools, because its writer was killed or it is another version's, is no pools.
 fn read(file: &mut File) -> io::Result<Pools> {
-    let mut text = Vec::with_capacity(FILE_BYTES_USUAL);
+    // One byte more than there are, so that the second read finds the end without more room.
+    let length = file.metadata()?.len().min(FILE_BYTES_MAX);
+    let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1);
     file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text).unwrap_or_default())
 }

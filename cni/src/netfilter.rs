@@ -8,12 +8,10 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 
 use crate::{
-    netlink::{Answers, Refusal},
+    netlink::{ANSWER_BYTES, Answers, Refusal},
     nft::{Element, NftStep, batch_frame, decode_elements, encode},
 };
 
-/// Bytes of one read.
-const READ_BYTES: usize = 32 << 10;
 /// How often a set is listed again that changed while it was listed.
 const LIST_TRIES_MAX: u32 = 20;
 /// `MSG_DONTWAIT`: the kernel answers before the request returns.
@@ -114,11 +112,10 @@ impl Netfilter {
     fn ask(&self, request: &[u8]) -> Result<Answers, Refusal> {
         self.socket.send_to(request, &SocketAddr::new(0, 0), 0)?;
         let mut answers = Answers::default();
-        let mut buffer = Vec::with_capacity(READ_BYTES);
+        let mut buffer = [0; ANSWER_BYTES];
         loop {
-            buffer.clear();
-            match self.socket.recv(&mut buffer, DONT_WAIT) {
-                Ok(_) => answers.read(&buffer, 1),
+            match self.socket.recv(&mut &mut buffer[..], DONT_WAIT) {
+                Ok(length) => answers.read(&buffer[..length], 1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(answers),
                 Err(error) => return Err(error.into()),
             }

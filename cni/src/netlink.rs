@@ -17,8 +17,11 @@ use crate::{
     step::LinkStep,
 };
 
-/// Bytes of one read; the kernel makes answers of up to 32 KiB when the reader has room for it.
-const READ_BYTES: usize = 32 << 10;
+/// Bytes of one read of all links: many at once, and one with many names is large.
+const LINKS_BYTES: usize = 32 << 10;
+/// Bytes of one read of anything else, which the kernel makes no larger for a reader who asked for no more. On the stack,
+/// for a plugin's heap is new: what it takes of it, the kernel has to make first.
+pub(crate) const ANSWER_BYTES: usize = 8 << 10;
 /// How often a table is read again that changed while it was read.
 const DUMP_TRIES_MAX: u32 = 20;
 /// `MSG_DONTWAIT`: an answer that is not there was lost.
@@ -106,7 +109,8 @@ impl Connection {
             append(&mut batch, message, NLM_F_REQUEST | flags | ack, number);
         }
         self.send(&batch).map_err(|source| failed(last, source))?;
-        let answers = self.answers(count(steps)).map_err(|source| failed(last, source))?;
+        let answers = self.answers(count(steps), &mut [0; ANSWER_BYTES]);
+        let answers = answers.map_err(|source| failed(last, source))?;
         let refused = answers.refusals.into_iter().find_map(|(number, refusal)| {
             let step = steps.get(number.checked_sub(1)? as usize)?;
             (!step.tolerates(refusal.errno)).then(|| failed(step, refusal))
@@ -132,9 +136,16 @@ impl Connection {
     pub fn dump(&self, table: Table) -> Result<Vec<Vec<u8>>, Refusal> {
         let mut request = Vec::new();
         append(&mut request, encode_dump(table), NLM_F_REQUEST | NLM_F_DUMP, 1);
+        let (mut usual, mut large) = ([0; ANSWER_BYTES], Vec::new());
+        let buffer = if table == Table::Links {
+            large.resize(LINKS_BYTES, 0);
+            &mut large[..]
+        } else {
+            &mut usual[..]
+        };
         for _ in 0..DUMP_TRIES_MAX {
             self.send(&request)?;
-            let answers = self.answers(1)?;
+            let answers = self.answers(1, buffer)?;
             match answers.refusals.into_iter().next() {
                 Some((_, refusal)) if refusal.errno != Errno::EINTR => return Err(refusal),
                 None if !answers.is_inconsistent => return Ok(answers.payloads),
@@ -154,13 +165,11 @@ impl Connection {
     }
 
     /// Reads until the message with number `last` is answered for.
-    fn answers(&self, last: u32) -> Result<Answers, Refusal> {
+    fn answers(&self, last: u32, buffer: &mut [u8]) -> Result<Answers, Refusal> {
         let mut answers = Answers::default();
-        let mut buffer = Vec::with_capacity(READ_BYTES);
         while !answers.is_done {
-            buffer.clear();
-            self.socket.recv(&mut buffer, DONT_WAIT)?;
-            answers.read(&buffer, last);
+            let length = self.socket.recv(&mut &mut *buffer, DONT_WAIT)?;
+            answers.read(&buffer[..length], last);
         }
         Ok(answers)
     }

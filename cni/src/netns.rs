@@ -43,14 +43,15 @@ impl Netns {
     }
 
     /// Does `work`, which is short and starts nothing, inside the namespace on the calling thread. The thread is back when
-    /// this returns or panics; a process that can't get it back ends, for it would go on in a pod's network.
+    /// this returns or panics; a process that can't get it back ends, for it would go on in a pod's network. `home` is the
+    /// calling thread's own.
     ///
     /// A thread for it, as [`Self::run`] makes one, takes a tenth of a millisecond, and a whole one on a busy machine.
     ///
     /// # Errors
-    /// When the file is no network namespace (`EINVAL`), or `/proc` is not there.
-    pub(crate) fn visit<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        let home = Home(Self::current()?);
+    /// When the file is no network namespace (`EINVAL`).
+    pub(crate) fn visit<T>(&self, home: Self, work: impl FnOnce() -> T) -> io::Result<T> {
+        let home = Home(home);
         enter(&self.file)?;
         let result = work();
         drop(home);

@@ -146,10 +146,10 @@ pub(crate) fn first_change(pod: &Connection, made: &Attachment) -> Result<Option
     Ok(made.addresses.iter().zip(&made.gateways).find_map(change))
 }
 
-/// A socket in a pod's namespace.
-pub(crate) fn connect_inside(netns: &Netns, path: &Path) -> Result<Connection, NetworkError> {
+/// A socket in a pod's namespace, for a thread whose own is `home`.
+pub(crate) fn connect_inside(netns: &Netns, home: Netns, path: &Path) -> Result<Connection, NetworkError> {
     let opened = netns
-        .visit(Connection::open)
+        .visit(home, Connection::open)
         .map_err(|source| inaccessible(path, source))?;
     opened.map_err(NetworkError::Socket)
 }

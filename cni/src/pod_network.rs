@@ -397,8 +397,9 @@ pub fn check(
     if !found.complete {
         return Err(changed("the node has no route to it".to_owned()));
     }
-    let opened = Netns::open(netns).map_err(|source| observe::inaccessible(netns, source))?;
-    match observe::first_change(&observe::connect_inside(&opened, netns)?, &found)? {
+    let failed = |source| observe::inaccessible(netns, source);
+    let (opened, home) = (Netns::open(netns).map_err(failed)?, Netns::current().map_err(failed)?);
+    match observe::first_change(&observe::connect_inside(&opened, home, netns)?, &found)? {
         Some(what) => Err(changed(what)),
         None => Ok(found),
     }
