@@ -178,7 +178,8 @@ fn push_new(field: &str, mut mount: NewMount, around: &Surroundings<'_>, steps: 
         );
     }
     let mount = Rc::new(mount);
-    if around.in_user_namespace() && twin(&mount.kind).is_some() {
+    // All of them, not only those with a twin: newer kernels list mounts in the order in which they were made.
+    if around.in_user_namespace() {
         steps.push_early(field, InitStep::MakeMount(Rc::clone(&mount)));
     }
     steps.push(field, InitStep::Mount(mount));

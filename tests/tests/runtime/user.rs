@@ -209,6 +209,22 @@ fn a_namespace_of_the_host_is_joined_before_the_rights_are_given_up() {
 }
 
 #[test]
+fn its_mounts_are_listed_in_the_order_of_the_spec() {
+    require_root!();
+    with_bundle("user-order", |bundle| {
+        map(bundle, FIRST, 65536);
+        bundle.mount("tmpfs", "tmpfs", "/first", &[]);
+        bundle.mount("mqueue", "mqueue", "/second", &[]);
+        bundle.mount("tmpfs", "tmpfs", "/third", &[]);
+        let said = bundle.say("cut -d ' ' -f 5 /proc/self/mountinfo");
+        let wanted = bundle.config["mounts"].as_array().unwrap().iter();
+        let wanted: Vec<_> = wanted.map(|mount| mount["destination"].as_str().unwrap()).collect();
+        let listed: Vec<_> = said.lines().filter(|place| wanted.contains(place)).collect();
+        assert_eq!(listed, wanted);
+    });
+}
+
+#[test]
 fn limits_of_the_host_are_raised_from_outside() {
     require_root!();
     with_bundle("user-limits", |bundle| {
