@@ -12,6 +12,7 @@ use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
 use super::{Created, Manner, Running, SingleThreaded, Stdio, Who, kill};
 use crate::cgroup::Cgroup;
+use crate::field::scheduling;
 use crate::plan::{self, ProcessFacts};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
@@ -92,6 +93,13 @@ pub(super) fn create_exec(
             privileges,
         },
     )
+}
+
+/// The CPUs that an added process is to be born on, as bits.
+pub fn initial_cpus(process: &Process) -> Option<Vec<u64>> {
+    scheduling::affinity(process.exec_cpu_affinity().as_ref())
+        .ok()
+        .and_then(|[initial, _]| initial)
 }
 
 fn groups_may_be_set(process: BorrowedFd<'_>) -> bool {

@@ -32,7 +32,7 @@ pub use crate::sys::pty::{WindowSize, set_window_size, window_size};
 pub use crate::sys::thread::{SingleThreaded, ThreadsError};
 pub use create::{Created, create};
 pub use error::{CreateError, ExecError, StartError, StepError};
-pub use exec::{Target, exec};
+pub use exec::{Target, exec, initial_cpus};
 pub use exit::Exit;
 pub use features::features;
 pub use hook::{HookEnd, HookError};

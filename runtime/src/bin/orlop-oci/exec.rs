@@ -8,9 +8,9 @@ use std::path::{Component, PathBuf};
 use anyhow::{Context, Result, ensure};
 use lexopt::ValueExt;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
-use runtime::container::Manner;
 use runtime::container::config;
 use runtime::container::named::{ExecOrder, Named};
+use runtime::container::{Manner, initial_cpus};
 
 use crate::arguments::{Globals, Word, is_on, next, number, required_id};
 use crate::foreground::{Foreground, stdio};
@@ -117,6 +117,9 @@ impl Exec {
             ignore_paused: self.ignore_paused,
         };
         let mut running = named.exec(order)?;
+        if let Some(cpus) = initial_cpus(&process) {
+            globals.log.debug(&format!("affinity: {}", in_hex(&cpus)));
+        }
         // The creation of the container has warned of it.
         for sentence in &running.unenforced {
             globals.log.debug(sentence);
@@ -189,6 +192,12 @@ impl Exec {
     }
 }
 
+/// Bits as one number, the lowest word first.
+fn in_hex(words: &[u64]) -> String {
+    let digits: String = words.iter().rev().map(|word| format!("{word:016x}")).collect();
+    format!("0x{}", digits.trim_start_matches('0'))
+}
+
 /// Everything to the end of the line, without the `--` that may stand in between.
 fn rest(parser: &mut lexopt::Parser) -> Result<Vec<String>> {
     let mut words: Vec<OsString> = parser.raw_args()?.collect();
@@ -253,4 +262,15 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
 /// The name of an environment variable.
 fn name(variable: &str) -> &str {
     variable.split_once('=').map_or(variable, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_one_number() {
+        assert_eq!(in_hex(&[3]), "0x3");
+        assert_eq!(in_hex(&[1, 16]), "0x100000000000000001");
+    }
 }
