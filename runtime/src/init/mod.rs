@@ -21,7 +21,7 @@ use crate::report::{LEAVE, Report, START};
 use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::exit_now;
 use crate::sys::fd::{close_from, close_inherited, dup3_cloexec, duplicate_from, fixed};
-use crate::sys::schedule;
+use crate::sys::{schedule, signal};
 
 /// Number of the channel's descriptor once all others are closed, if the program inherits none but its streams.
 const CHANNEL: RawFd = 3;
@@ -86,7 +86,7 @@ impl Init<'_> {
             InitStep::AwaitMappings => process::await_mappings(self.channel),
             InitStep::BecomeNamespaceRoot { groups } => process::become_namespace_root(*groups),
             InitStep::BecomeUndumpable => nix::sys::prctl::set_dumpable(false),
-            InitStep::ResetSignals => crate::sys::signal::reset_signals(),
+            InitStep::ResetSignals => self.reset_signals(),
             InitStep::NewSession => nix::unistd::setsid().map(drop),
             InitStep::NewSessionKeyring => process::new_session_keyring(),
             InitStep::UseStreams(streams) => process::use_streams(streams),
@@ -153,6 +153,13 @@ impl Init<'_> {
             InitStep::WaitForStart { .. } => self.wait_for_start(),
             InitStep::Execute(program) => Err(process::execute(program)),
         }
+    }
+
+    /// One that may be left waiting at a gate ends when it is asked to: the first process of a pid namespace does not
+    /// without a handler. Exec takes that away.
+    fn reset_signals(&self) -> nix::Result<()> {
+        signal::reset_signals()?;
+        self.gate.map_or(Ok(()), |_| signal::end_when_asked())
     }
 
     fn root(&self) -> nix::Result<BorrowedFd<'_>> {

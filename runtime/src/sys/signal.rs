@@ -1,6 +1,8 @@
-//! What a new process must forget of its parent's signal handling.
+//! What a new process must forget of its parent's signal handling, and what it does about signals until its exec.
 
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+
+use super::clone::exit_now;
 
 /// `struct sigaction` as the kernel has it, with room for 64 signals; all zeros mean the default action.
 #[repr(C)]
@@ -24,4 +26,19 @@ pub(crate) fn reset_signals() -> nix::Result<()> {
         };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Has the signals that ask a process to end do so, in a process that the kernel would not end by them otherwise: the
+/// first of a pid namespace.
+pub(crate) fn end_when_asked() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: the handler makes one system call, which does not return.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+extern "C" fn end(signal: libc::c_int) {
+    exit_now(128 + signal)
 }

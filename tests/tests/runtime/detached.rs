@@ -455,6 +455,24 @@ fn a_pidfd_goes_to_who_asks_for_it() {
 }
 
 #[test]
+fn one_that_waits_ends_when_it_is_asked_to() {
+    require_root!();
+    with_each("ask-to-end", |bundle, runtime| {
+        if runtime == Runtime::Crun {
+            // The kernel keeps the signal from it, as from every first process without a handler.
+            return;
+        }
+        for signal in ["TERM", "INT", "HUP"] {
+            bundle.create("exec sleep 1000");
+            bundle.ok("kill", &["c1", signal]);
+            let has_ended = || bundle.state_of("c1")["status"] == "stopped";
+            eventually(PATIENCE, "it ends", has_ended);
+            bundle.ok("delete", &["c1"]);
+        }
+    });
+}
+
+#[test]
 fn an_exec_inherits_as_many_descriptors_as_asked_for() {
     require_root!();
     with_each("exec-fds", |bundle, _| {
