@@ -473,6 +473,17 @@ fn one_that_waits_ends_when_it_is_asked_to() {
 }
 
 #[test]
+fn one_that_is_about_to_end_can_be_deleted() {
+    require_root!();
+    with_bundle("last-moments", |bundle| {
+        bundle.create("touch /ran; sleep 0.02");
+        bundle.ok("start", &["c1"]);
+        eventually(PATIENCE, "it has done its work", || bundle.has("ran"));
+        bundle.ok("delete", &["c1"]);
+    });
+}
+
+#[test]
 fn an_exec_inherits_as_many_descriptors_as_asked_for() {
     require_root!();
     with_each("exec-fds", |bundle, _| {

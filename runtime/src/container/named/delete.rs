@@ -12,6 +12,9 @@ use crate::cgroup::systemd;
 use crate::container::hook::Moment;
 use crate::container::{SingleThreaded, kill};
 
+/// How long a container may take to end that somebody deletes who has seen the last that it does.
+const LAST_MOMENTS: u16 = 100;
+
 /// How long killed processes may take to go away.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
@@ -29,7 +32,7 @@ impl Store {
 impl Named {
     /// As [`Store::delete`].
     pub fn delete(&self, force: bool) -> Result<Vec<String>, VerbError> {
-        match self.status() {
+        match self.status_at_its_end(force) {
             Status::Stopped | Status::Created => {}
             Status::Creating | Status::Running | Status::Paused if force => {}
             status @ (Status::Creating | Status::Running | Status::Paused) => {
@@ -45,6 +48,18 @@ impl Named {
 }
 
 impl Named {
+    /// Its status; of one that runs and is not to be killed when it has had the time to end by itself.
+    fn status_at_its_end(&self, force: bool) -> Status {
+        let status = self.status();
+        if status != Status::Running || force {
+            return status;
+        }
+        if let Ok((_, pidfd)) = self.init() {
+            let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], LAST_MOMENTS);
+        }
+        self.status()
+    }
+
     /// Ends what is left of its processes; its record stays.
     pub fn end(&self) -> Result<(), VerbError> {
         if let Ok((_, pidfd)) = self.init() {
