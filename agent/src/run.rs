@@ -10,12 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::pod::DesiredPod;
-use agent_core::service::shelf::Shelf;
+use agent_core::service::shelf::{Named, Shelf};
 use agent_core::service::{AddressRange, ServicesStatus};
 use anyhow::{Context, bail};
 use cni::pod_network;
-use k8s_openapi::Metadata;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,7 +30,7 @@ use crate::service_env::Variables;
 use crate::services::node::{Cookies, facts as facts_of_node, uplinks};
 use crate::services::report::Reporter;
 use crate::services::{self, ServiceFacts, ServicesConfig};
-use crate::sources::wanted::{Key, Sourced, Wanted, key};
+use crate::sources::wanted::{Key, Sourced, Wanted};
 use crate::sources::{self, WantedReceiver};
 use crate::{pods, status};
 
@@ -257,14 +255,16 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
 }
 
 /// Makes a shelf hold what there is now; what is as it was stays the same allocation.
-fn follow<T: Clone + PartialEq + Metadata<Ty = ObjectMeta>>(shelf: &mut Shelf<T>, now: &BTreeMap<Key, Sourced<T>>) {
-    let names = shelf.iter().map(|object| key(object.metadata()));
+fn follow<T: PartialEq + Named>(shelf: &mut Shelf<T>, now: &BTreeMap<Key, Sourced<Arc<T>>>) {
+    let names = shelf
+        .iter()
+        .map(|object| (object.namespace().to_owned(), object.name().to_owned()));
     for (namespace, name) in names.filter(|name| !now.contains_key(name)).collect::<Vec<_>>() {
         shelf.remove(&namespace, &name);
     }
     for ((namespace, name), sourced) in now {
-        if shelf.get(namespace, name).is_none_or(|known| **known != sourced.object) {
-            shelf.put(Arc::new(sourced.object.clone()));
+        if shelf.get(namespace, name).is_none_or(|known| *known != sourced.object) {
+            shelf.put(Arc::clone(&sourced.object));
         }
     }
 }

@@ -18,10 +18,10 @@ use agent_core::service::ids::REST;
 use agent_core::service::image::{Image, Ledger, Problems, clients};
 use agent_core::service::metrics::{Scrape, changes, without_local};
 use agent_core::service::shelf::Shelf;
+use agent_core::service::slice::Slice;
 use agent_core::service::table::{Change, Entry, Frontend, NodeFacts, ServiceTable};
 use agent_core::service::{AddressRange, ReadyPod, ServiceName, ServicePort, ServiceStatus, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
@@ -55,8 +55,8 @@ pub struct ServiceFacts {
     /// All Services, as given; cluster addresses that they lack are allocated here. One that is the same allocation as
     /// before is not looked at again.
     pub services: Shelf<Service>,
-    /// All EndpointSlices, as given; the same holds for them.
-    pub slices: Shelf<EndpointSlice>,
+    /// All EndpointSlices; the same holds for them.
+    pub slices: Shelf<Slice>,
     /// All pods of this node that have an address.
     pub pods: Vec<ReadyPod>,
     /// All pods of this node that ports of the node lead to.

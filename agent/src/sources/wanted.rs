@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_core::manifest::Object;
+use agent_core::service::slice::Slice;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::manifests::{Directory, ManifestFile};
@@ -30,11 +31,11 @@ pub struct Wanted {
     /// Pods; the uid is in their metadata.
     pub pods: BTreeMap<Key, Sourced<Pod>>,
     /// Services.
-    pub services: BTreeMap<Key, Sourced<Service>>,
+    pub services: BTreeMap<Key, Sourced<Arc<Service>>>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<Key, Sourced<ConfigMap>>,
     /// EndpointSlices.
-    pub slices: BTreeMap<Key, Sourced<EndpointSlice>>,
+    pub slices: BTreeMap<Key, Sourced<Arc<Slice>>>,
     /// The files and what is wrong with them.
     pub files: Vec<ManifestView>,
 }
@@ -90,7 +91,7 @@ impl Wanted {
             Object::Service(service) => {
                 let mut service = service.as_ref().clone();
                 stamp(&mut service.metadata, created);
-                insert(&mut self.services, key(&service.metadata), service, path)
+                insert(&mut self.services, key(&service.metadata), Arc::new(service), path)
             }
             Object::ConfigMap(map) => {
                 let mut map = map.as_ref().clone();
@@ -98,9 +99,8 @@ impl Wanted {
                 insert(&mut self.config_maps, key(&map.metadata), map, path)
             }
             Object::EndpointSlice(slice) => {
-                let mut slice = slice.as_ref().clone();
-                stamp(&mut slice.metadata, created);
-                insert(&mut self.slices, key(&slice.metadata), slice, path)
+                let read = Arc::new(Slice::of(slice));
+                insert(&mut self.slices, key(&slice.metadata), read, path)
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_core::service::slice::Slice;
 use agent_core::service::{Counters, ReadyPod};
 use tests::NetworkNamespace;
 
@@ -287,7 +288,7 @@ fn slice(backend: &Backend, more: &str) -> String {
 fn slices(node: &mut Node<'_>, spec: &str, slices: &[String]) {
     let slices = slices
         .iter()
-        .map(|text| Arc::new(serde_json::from_str(text).unwrap()))
+        .map(|text| Arc::new(Slice::of(&serde_json::from_str(text).unwrap())))
         .collect();
     node.apply_with(&web(spec), &[], |facts| facts.slices = slices);
 }

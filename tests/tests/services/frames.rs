@@ -10,6 +10,7 @@ use agent_core::service::catalog::Objects;
 use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
 use agent_core::service::shelf::Shelf;
+use agent_core::service::slice::Slice;
 use agent_core::service::table::{NodeFacts, Scope, table};
 use agent_core::service::{AddressRange, Counters, ReadyPod};
 
@@ -74,7 +75,7 @@ impl Bench {
         for object in agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap() {
             match object {
                 Object::Service(service) => services.put(Arc::new(*service)),
-                Object::EndpointSlice(slice) => slices.put(Arc::new(*slice)),
+                Object::EndpointSlice(slice) => slices.put(Arc::new(Slice::of(&slice))),
                 Object::Pod(_) | Object::ConfigMap(_) => panic!("neither is needed"),
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agent::services::ServiceFacts;
+use agent_core::service::slice::Slice;
 use k8s_openapi::api::core::v1::Service;
 
 use super::node_of_test;
@@ -26,7 +27,8 @@ fn claim(facts: &mut ServiceFacts, name: &str, spec: &str, thief: &Backend) {
         "endpoints": [{"addresses": ["127.0.0.1"]}],
     });
     facts.services.put(Arc::new(service));
-    facts.slices.put(Arc::new(serde_json::from_value(slice).unwrap()));
+    let slice = Slice::of(&serde_json::from_value(slice).unwrap());
+    facts.slices.put(Arc::new(slice));
 }
 
 /// A Service that brings an address from outside, as an external one.

@@ -12,6 +12,7 @@ use agent::services::report::Reporter;
 use agent::services::{BindAddress, Query, ServiceFacts, ServicesConfig, run};
 use agent_core::manifest::Object;
 use agent_core::service::shelf::Shelf;
+use agent_core::service::slice::Slice;
 use agent_core::service::table::NodeFacts;
 use agent_core::service::topology::Place;
 use agent_core::service::{AddressRange, ContainerPort, Counters, Protocol, ReadyPod, ServiceName, ServicesStatus};
@@ -163,7 +164,7 @@ impl<'a> Node<'a> {
         for object in objects {
             match object {
                 Object::Service(service) => self.facts.services.put(Arc::new(*service)),
-                Object::EndpointSlice(slice) => self.facts.slices.put(Arc::new(*slice)),
+                Object::EndpointSlice(slice) => self.facts.slices.put(Arc::new(Slice::of(&slice))),
                 Object::Pod(_) | Object::ConfigMap(_) => panic!("a pod is given as a backend"),
             }
         }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use agent_core::service::Counters;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use agent_core::service::slice::Slice;
 use tests::{NetworkNamespace, Scratch};
 
 use super::client::Client;
@@ -132,21 +132,21 @@ pub(crate) fn web(protocol: &str, more: &str) -> String {
 pub(crate) const NODE_PORT: &str = "  type: NodePort\n";
 
 /// One endpoint each; those whose address is the pod's are on this node.
-fn slices(backends: &[&Backend]) -> Vec<Arc<EndpointSlice>> {
+fn slices(backends: &[&Backend]) -> Vec<Arc<Slice>> {
     let slice = |backend: &&Backend| {
         let (address, port) = (backend.address.ip(), backend.address.port());
         let is_here = ["10.244.0.2", "fd00:244::2"]
             .iter()
             .any(|own| own.parse() == Ok(address));
-        serde_json::from_value(serde_json::json!({
+        let object = serde_json::from_value(serde_json::json!({
             "metadata": {"name": backend.label, "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": if address.is_ipv6() { "IPv6" } else { "IPv4" },
             "ports": [{"port": port, "protocol": backend.protocol.to_string()}],
             "endpoints": [{"addresses": [address], "nodeName": if is_here { "here" } else { "there" }}],
-        }))
-        .unwrap()
+        }));
+        Arc::new(Slice::of(&object.unwrap()))
     };
-    backends.iter().map(slice).map(Arc::new).collect()
+    backends.iter().map(slice).collect()
 }
 
 #[track_caller]

@@ -13,7 +13,7 @@ use k8s_openapi::{
 use crate::{
     fault::Faults,
     pod::accept,
-    service::{AddressRange, endpoint, table::may_be_taken},
+    service::{AddressRange, slice, table::may_be_taken},
     syntax,
 };
 
@@ -167,8 +167,8 @@ fn address(path: &str, text: &str, faults: &mut Faults) {
 /// Checks an EndpointSlice, defaults applied.
 pub(super) fn endpoint_slice(slice: &EndpointSlice, faults: &mut Faults) {
     accept::check_metadata(&slice.metadata, syntax::subdomain, faults);
-    if endpoint::owner(slice).is_none() {
-        let path = format!("metadata.labels[{}]", endpoint::SERVICE_LABEL);
+    if slice::Slice::of(slice).owner().is_none() {
+        let path = format!("metadata.labels[{}]", slice::SERVICE_LABEL);
         faults.add(
             &path,
             "Required value: names the Service that the endpoints belong to".to_owned(),

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::endpoint::{self, Endpoint};
 use super::shelf::{Difference, Shelf};
+use super::slice::Slice;
 use super::topology::Place;
 use super::{Protocol, ReadyPod, ServiceName};
 
@@ -17,7 +17,7 @@ pub struct Objects<'a> {
     /// All Services.
     pub services: &'a Shelf<Service>,
     /// All slices.
-    pub slices: &'a Shelf<EndpointSlice>,
+    pub slices: &'a Shelf<Slice>,
     /// The node's pods.
     pub pods: &'a [ReadyPod],
 }
@@ -26,7 +26,7 @@ pub struct Objects<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     services: BTreeMap<ServiceName, Arc<Service>>,
-    slices: BTreeMap<ServiceName, Vec<Arc<EndpointSlice>>>,
+    slices: BTreeMap<ServiceName, Vec<Arc<Slice>>>,
     pods: BTreeMap<Arc<str>, Vec<ReadyPod>>,
     /// The Services with a selector, by one of the labels that they select.
     selecting: BTreeMap<Label, BTreeSet<ServiceName>>,
@@ -60,11 +60,11 @@ impl Catalog {
         }
         let mut names = services.clone();
         let Difference { gone, new } = before.slices.difference(now.slices);
-        for (name, slice) in in_order(gone, endpoint::owner) {
+        for (name, slice) in in_order(gone, Slice::owner) {
             self.remove_slice(&name, slice);
             names.insert(name);
         }
-        for (name, slice) in in_order(new, endpoint::owner) {
+        for (name, slice) in in_order(new, Slice::owner) {
             self.add_slice(&name, slice);
             names.insert(name);
         }
@@ -97,7 +97,7 @@ impl Catalog {
         place: &Place,
     ) -> Vec<Endpoint> {
         let slices = self.slices.get(name).into_iter().flatten();
-        let named = slices.flat_map(|slice| endpoint::in_slice(slice, port, protocol, place));
+        let named = slices.flat_map(|slice| slice.endpoints(port, protocol, place));
         let pods = self.pods.get(&name.namespace).into_iter().flatten();
         let selected = pods
             .filter(|pod| endpoint::selects(spec, pod))
@@ -126,7 +126,7 @@ impl Catalog {
         }
     }
 
-    fn remove_slice(&mut self, name: &ServiceName, slice: &Arc<EndpointSlice>) {
+    fn remove_slice(&mut self, name: &ServiceName, slice: &Arc<Slice>) {
         let Some(slices) = self.slices.get_mut(name) else {
             return;
         };
@@ -136,7 +136,7 @@ impl Catalog {
         }
     }
 
-    fn add_slice(&mut self, name: &ServiceName, slice: &Arc<EndpointSlice>) {
+    fn add_slice(&mut self, name: &ServiceName, slice: &Arc<Slice>) {
         match self.slices.get_mut(name) {
             Some(slices) => slices.push(Arc::clone(slice)),
             None => drop(self.slices.insert(name.clone(), vec![Arc::clone(slice)])),

@@ -1,16 +1,12 @@
-//! The endpoints of a Service port, read from an EndpointSlice or from a pod of this node that its selector matches.
+//! An endpoint of a Service port: one that a slice names, or a pod of this node that the Service's selector matches.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::{ServicePort as PortSpec, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::topology::Place;
-use super::{Protocol, ReadyPod, ServiceName};
-
-/// The label that says whose a slice is.
-pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+use super::{Protocol, ReadyPod};
 
 /// Something that may serve a Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,50 +25,6 @@ pub struct Endpoint {
     pub zones: Vec<String>,
     /// Nodes that it is meant for; empty without a hint.
     pub nodes: Vec<String>,
-}
-
-/// The Service that a slice belongs to.
-pub fn owner(slice: &EndpointSlice) -> Option<ServiceName> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
-    let namespace = slice.metadata.namespace.as_deref();
-    Some(ServiceName {
-        namespace: namespace.unwrap_or("default").into(),
-        name: name.as_str().into(),
-    })
-}
-
-/// The endpoints of a slice for one port.
-pub(super) fn in_slice(slice: &EndpointSlice, port: &PortSpec, protocol: Protocol, place: &Place) -> Vec<Endpoint> {
-    let is_meant = |candidate: &&EndpointPort| {
-        candidate.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
-            && Protocol::parse(candidate.protocol.as_deref()).is_ok_and(|own| own == protocol)
-    };
-    let number = slice.ports.iter().flatten().find(is_meant).and_then(|port| port.port);
-    let Some(number) = number.and_then(positive) else {
-        return Vec::new();
-    };
-    let is_v6 = slice.address_type == "IPv6";
-    let endpoints = slice.endpoints.iter().flatten();
-    endpoints
-        .filter_map(|endpoint| from_slice(endpoint, number, is_v6, place))
-        .collect()
-}
-
-/// Only the first address of an endpoint counts, as for kube-proxy.
-fn from_slice(endpoint: &SliceEndpoint, port: u16, is_v6: bool, place: &Place) -> Option<Endpoint> {
-    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-    let hints = endpoint.hints.clone().unwrap_or_default();
-    (address.is_ipv6() == is_v6).then(|| Endpoint {
-        address: SocketAddr::new(address, port),
-        ready,
-        serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
-        terminating: conditions.is_some_and(|conditions| conditions.terminating == Some(true)),
-        is_local: endpoint.node_name.as_ref() == Some(&place.node),
-        zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
-        nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),
-    })
 }
 
 /// A Service without a selector selects nothing; its endpoints are in slices that somebody else writes.

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 
 use super::catalog::{Objects, other_pods};
@@ -90,8 +89,6 @@ static PROGRAMMING_BOUNDS: [Duration; 80] = {
 };
 /// Most times that are kept for one update.
 const MOST_WAITING: usize = 4096;
-/// Written by whoever writes EndpointSlices: the time of the change that they follow from.
-const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Default for Measures {
     fn default() -> Self {
@@ -153,16 +150,12 @@ pub fn changes(before: Objects<'_>, now: Objects<'_>) -> Changes {
         .new
         .iter()
         .filter(|_| !is_first)
-        .filter_map(|slice| trigger(slice));
+        .filter_map(|slice| slice.trigger());
     Changes {
         services: services.gone.len().max(services.new.len()),
         endpoints: slices.gone.len().max(slices.new.len()) + gone.len().max(new.len()),
         triggers: triggers.collect(),
     }
-}
-
-fn trigger(slice: &EndpointSlice) -> Option<Timestamp> {
-    slice.metadata.annotations.as_ref()?.get(TRIGGER)?.parse().ok()
 }
 
 /// What is told at once.

@@ -25,6 +25,7 @@ pub mod image;
 pub mod maglev;
 pub mod metrics;
 pub mod shelf;
+pub mod slice;
 pub mod table;
 pub mod topology;
 

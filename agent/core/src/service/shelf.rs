@@ -6,12 +6,29 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use k8s_openapi::Metadata;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::Service;
 
 /// Boards that the objects are spread over, by a hash of their names: as many as there are objects on each when there are
 /// tens of thousands.
 const BOARDS: usize = 256;
+
+/// What has a namespace and a name of its own.
+pub trait Named {
+    /// The namespace; `default` where the object has none.
+    fn namespace(&self) -> &str;
+    /// The name.
+    fn name(&self) -> &str;
+}
+
+impl Named for Service {
+    fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+}
 
 /// The objects, each name once.
 pub struct Shelf<T> {
@@ -30,7 +47,7 @@ pub struct Difference<'a, T> {
     pub new: Vec<&'a Arc<T>>,
 }
 
-impl<T: Metadata<Ty = ObjectMeta>> Shelf<T> {
+impl<T: Named> Shelf<T> {
     /// Puts an object in, in the place of another one of its name.
     pub fn put(&mut self, object: Arc<T>) {
         let key = key(&*object);
@@ -115,14 +132,11 @@ impl<'a, T> Difference<'a, T> {
     }
 }
 
-/// Namespace and name; the namespace is `default` where the object has none.
-fn key<T: Metadata<Ty = ObjectMeta>>(object: &T) -> (&str, &str) {
-    let metadata = object.metadata();
-    let namespace = metadata.namespace.as_deref().unwrap_or("default");
-    (namespace, metadata.name.as_deref().unwrap_or_default())
+fn key<T: Named>(object: &T) -> (&str, &str) {
+    (object.namespace(), object.name())
 }
 
-fn place<T: Metadata<Ty = ObjectMeta>>(board: &[Arc<T>], key: (&str, &str)) -> Result<usize, usize> {
+fn place<T: Named>(board: &[Arc<T>], key: (&str, &str)) -> Result<usize, usize> {
     board.binary_search_by(|object| self::key(&**object).cmp(&key))
 }
 
@@ -161,7 +175,7 @@ impl<T> PartialEq for Shelf<T> {
     }
 }
 
-impl<T: Metadata<Ty = ObjectMeta>> FromIterator<Arc<T>> for Shelf<T> {
+impl<T: Named> FromIterator<Arc<T>> for Shelf<T> {
     fn from_iter<I: IntoIterator<Item = Arc<T>>>(objects: I) -> Self {
         let mut shelf = Self::default();
         objects.into_iter().for_each(|object| shelf.put(object));
@@ -173,7 +187,7 @@ impl<T: Metadata<Ty = ObjectMeta>> FromIterator<Arc<T>> for Shelf<T> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use proptest::prelude::*;
 
     use super::*;

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use agent_core::service::shelf::Shelf;
+use agent_core::service::slice::Slice;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
 /// Endpoints of each Service: 10.0.0.1 and on, port [`PORT`].
@@ -41,7 +41,7 @@ pub(super) fn service(number: u32) -> Arc<Service> {
 }
 
 /// The slices of so many Services with so many endpoints each, and the node port's.
-pub(super) fn slices(size: u32, endpoints: u8) -> Shelf<EndpointSlice> {
+pub(super) fn slices(size: u32, endpoints: u8) -> Shelf<Slice> {
     let outside = slice_of("outside", "UDP", 1);
     (0..size)
         .map(|number| slice(number, endpoints))
@@ -50,11 +50,11 @@ pub(super) fn slices(size: u32, endpoints: u8) -> Shelf<EndpointSlice> {
 }
 
 /// The slice of one Service.
-pub(super) fn slice(number: u32, endpoints: u8) -> Arc<EndpointSlice> {
+pub(super) fn slice(number: u32, endpoints: u8) -> Arc<Slice> {
     slice_of(&format!("s{number}"), "TCP", endpoints)
 }
 
-fn slice_of(service: &str, protocol: &str, endpoints: u8) -> Arc<EndpointSlice> {
+fn slice_of(service: &str, protocol: &str, endpoints: u8) -> Arc<Slice> {
     let endpoint =
         |last| json!({"addresses": [format!("10.0.0.{last}")], "nodeName": "here", "conditions": {"ready": true}});
     let endpoints: Vec<_> = (1..=endpoints).map(endpoint).collect();
@@ -62,5 +62,5 @@ fn slice_of(service: &str, protocol: &str, endpoints: u8) -> Arc<EndpointSlice> 
         "metadata": {"name": service, "namespace": "default", "labels": {"kubernetes.io/service-name": service}},
         "addressType": "IPv4", "ports": [{"port": PORT, "protocol": protocol}], "endpoints": endpoints,
     });
-    Arc::new(serde_json::from_value(slice).unwrap())
+    Arc::new(Slice::of(&serde_json::from_value(slice).unwrap()))
 }

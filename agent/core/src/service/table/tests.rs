@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use proptest::prelude::*;
 
+use super::super::slice::Slice;
 use super::super::{ContainerPort, Protocol, ReadyPod};
 use super::*;
 
@@ -208,7 +208,7 @@ fn bits(set: u8) -> impl Iterator<Item = u8> {
     (0..8).filter(move |bit| set & (1 << bit) != 0)
 }
 
-fn shaped(number: u8, shape: &Shape) -> (Arc<Service>, Arc<EndpointSlice>) {
+fn shaped(number: u8, shape: &Shape) -> (Arc<Service>, Arc<Slice>) {
     let mut made = service(|spec| {
         spec.external_ips = Some(bits(shape.claims).map(|bit| format!("203.0.113.{bit}")).collect());
         let port = |bit| PortSpec {
@@ -228,7 +228,10 @@ fn shaped(number: u8, shape: &Shape) -> (Arc<Service>, Arc<EndpointSlice>) {
         "addressType": "IPv4", "endpoints": endpoints,
         "ports": [{"name": "p0", "port": 8080}, {"name": "p1", "port": 8081}],
     });
-    (made.into(), Arc::new(serde_json::from_value(slice).unwrap()))
+    (
+        made.into(),
+        Arc::new(Slice::of(&serde_json::from_value(slice).unwrap())),
+    )
 }
 
 proptest! {
@@ -236,7 +239,7 @@ proptest! {
     #[test]
     fn a_table_that_follows_changes_is_the_table(turns in turns()) {
         let node = NodeFacts { external_ips: true, ..NodeFacts::default() };
-        let mut objects: BTreeMap<u8, (Arc<Service>, Arc<EndpointSlice>)> = BTreeMap::new();
+        let mut objects: BTreeMap<u8, (Arc<Service>, Arc<Slice>)> = BTreeMap::new();
         let (mut catalog, mut followed) = (Catalog::default(), ServiceTable::default());
         let (mut services, mut slices, mut pods) = (Shelf::default(), Shelf::default(), Vec::new());
         for (turn, ready) in turns {
