@@ -13,20 +13,8 @@ const PACKAGES: [&str; 4] = ["agent", "runtime", "cni", "tests"];
 
 /// The packages whose released programs need no shared library, and they: the shorter their start, the faster a container
 /// is there or attached, and nothing of the host's can change what they are.
-const STATIC: [(&str, Library, &[&str]); 2] = [
-    (RUNTIME, Library::Host, &["orlop-oci", "podshim"]),
-    ("cni", Library::Musl, &["orlop-cni"]),
-];
+const STATIC: [(&str, &[&str]); 2] = [(RUNTIME, &["orlop-oci", "podshim"]), ("cni", &["orlop-cni"])];
 const RUNTIME: &str = "runtime";
-
-/// The C library of a static program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Library {
-    /// The one that the compiler makes programs with.
-    Host,
-    /// musl, where the compiler has it: its programs start in half the time.
-    Musl,
-}
 /// Its compiler's flags, beside those of the user: a static program at an address of chance, with small relocations.
 const STATIC_FLAGS: &str = "-Ctarget-feature=+crt-static -Clink-arg=-Wl,-z,pack-relative-relocs";
 
@@ -60,10 +48,10 @@ pub(crate) fn binaries(profile: Profile) -> anyhow::Result<()> {
 /// Builds the programs of some packages.
 pub(crate) fn packages(profile: Profile, names: &[&str]) -> anyhow::Result<()> {
     let are_static: &[_] = if profile == Profile::Release { &STATIC } else { &[] };
-    for (package, library, programs) in are_static.iter().filter(|(package, ..)| names.contains(package)) {
-        static_programs(package, *library, &["--bins"], programs)?;
+    for (package, programs) in are_static.iter().filter(|(package, _)| names.contains(package)) {
+        static_programs(package, &["--bins"], programs)?;
     }
-    let is_left = |name: &&&str| are_static.iter().all(|(package, ..)| package != *name);
+    let is_left = |name: &&&str| are_static.iter().all(|(package, _)| package != *name);
     let mut names = names.iter().filter(is_left).peekable();
     if names.peek().is_none() {
         return Ok(());
@@ -80,13 +68,11 @@ pub(crate) fn packages(profile: Profile, names: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Builds the programs that are static, and puts them beside the others. Only with a target named do Cargo's flags spare
-/// the compiler's own plugins, which can't be static.
-fn static_programs(package: &str, library: Library, what: &[&str], programs: &[&str]) -> anyhow::Result<()> {
+/// the compiler's own plugins, which can't be static. The C library is musl where the compiler has it: its programs start in
+/// half the time.
+fn static_programs(package: &str, what: &[&str], programs: &[&str]) -> anyhow::Result<()> {
     let host = host()?;
-    let target = match library {
-        Library::Host => host,
-        Library::Musl => setup::musl::find_or_install(&host).unwrap_or(host),
-    };
+    let target = setup::musl::find_or_install(&host).unwrap_or(host);
     let mut cargo = workspace::cargo();
     cargo
         .args(["build", "--release", "--package", package, "--target", &target])
@@ -135,7 +121,7 @@ pub(crate) fn weakened() -> anyhow::Result<()> {
 
 /// Builds what only measurements use: the least that a container takes.
 pub(crate) fn floor() -> anyhow::Result<()> {
-    static_programs(RUNTIME, Library::Host, &["--features", FLOOR, "--bin", FLOOR], &[FLOOR])
+    static_programs(RUNTIME, &["--features", FLOOR, "--bin", FLOOR], &[FLOOR])
 }
 
 /// Where that is.

@@ -27,8 +27,9 @@ pub(crate) fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], passed: Borrowe
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
+    // The type of a length is the C library's.
     // SAFETY: computes a size; CMSG_SPACE of one int is 24 bytes, well below the 64 of `control`.
-    message.msg_controllen = unsafe { libc::CMSG_SPACE(PASSED_SIZE) } as usize;
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(PASSED_SIZE) } as _;
     // SAFETY: msg_control and msg_controllen describe `control`, so this is its start.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     // SAFETY: the header is non-null, inside `control` and aligned for it by the union.
@@ -36,7 +37,7 @@ pub(crate) fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], passed: Borrowe
     header.cmsg_level = libc::SOL_SOCKET;
     header.cmsg_type = libc::SCM_RIGHTS;
     // SAFETY: computes a size.
-    header.cmsg_len = unsafe { libc::CMSG_LEN(PASSED_SIZE) } as usize;
+    header.cmsg_len = unsafe { libc::CMSG_LEN(PASSED_SIZE) } as _;
     // SAFETY: points right behind the header, where `control` has room for one descriptor.
     let data = unsafe { libc::CMSG_DATA(header) };
     // SAFETY: as above; the write need not be aligned.

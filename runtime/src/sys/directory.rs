@@ -1,8 +1,10 @@
-//! Reading directories and links without allocating: getdents64(2), readlinkat(2).
+//! Directories and links, read without allocating: getdents64(2), readlinkat(2). Renaming as no library has it: renameat2(2).
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
+use nix::NixPath;
 use nix::errno::Errno;
 
 /// Room for some entries; the longest has 280 bytes.
@@ -79,6 +81,18 @@ pub(crate) fn readlinkat(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u
     } else {
         Err(Errno::ENAMETOOLONG)
     }
+}
+
+/// Lets two paths change places ([renameat2(2)](https://man7.org/linux/man-pages/man2/renameat2.2.html),
+/// `RENAME_EXCHANGE`). Not every C library has a function for it.
+pub(crate) fn exchange(one: &Path, other: &Path) -> nix::Result<()> {
+    let exchange = |one: &CStr, other: &CStr| {
+        let (here, one, other) = (libc::AT_FDCWD, one.as_ptr(), other.as_ptr());
+        // SAFETY: both paths are null-terminated strings that outlive the call.
+        let result = unsafe { libc::syscall(libc::SYS_renameat2, here, one, here, other, libc::RENAME_EXCHANGE) };
+        Errno::result(result).map(drop)
+    };
+    one.with_nix_path(|one| other.with_nix_path(|other| exchange(one, other)))??
 }
 
 /// Whether the working directory has a path from this process's root

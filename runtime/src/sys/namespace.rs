@@ -57,6 +57,9 @@ pub(crate) fn setdomainname(name: &std::ffi::CStr) -> nix::Result<()> {
 /// `IFF_UP` of linux/if.h, in the type that the request has.
 const IFF_UP: libc::c_short = 1;
 
+/// In the type that the C library's ioctl has for it.
+const SET_FLAGS: libc::Ioctl = libc::SIOCSIFFLAGS as libc::Ioctl;
+
 /// Brings the loopback device of this network namespace up
 /// ([netdevice(7)](https://man7.org/linux/man-pages/man7/netdevice.7.html)).
 pub(crate) fn bring_loopback_up() -> nix::Result<()> {
@@ -70,5 +73,5 @@ pub(crate) fn bring_loopback_up() -> nix::Result<()> {
     }
     request.ifr_ifru.ifru_flags = IFF_UP;
     // SAFETY: the request is an initialised ifreq, which is what this ioctl reads.
-    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }).map(drop)
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), SET_FLAGS, &raw const request) }).map(drop)
 }

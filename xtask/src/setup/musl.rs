@@ -1,4 +1,4 @@
-//! The standard library for musl, for a program that is started once for each pod: glibc asks the processor what it is
+//! The standard library for musl, for programs that are started with every container: glibc asks the processor what it is
 //! dozens of times before `main`, which a virtual machine makes dear.
 
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(crate) fn find_or_install(host: &str) -> Option<String> {
     if command::find("rustup").is_some() {
         announce(
             &format!("Rust's library for {target}"),
-            "a plugin that starts in half the time (40 MB)",
+            "programs that start in half the time (40 MB)",
         );
         if let Err(error) = command::run(Command::new("rustup").args(["target", "add", &target])) {
             eprintln!("setup: {error:#}");

@@ -37,6 +37,11 @@ use runtime::sys::seal::run_from_read_only_file;
 #[global_allocator]
 static ALLOCATOR: runtime::sys::allocator::OneProcessOnly = runtime::sys::allocator::OneProcessOnly::new();
 
+/// See `Cargo.toml`.
+#[cfg(all(target_env = "musl", not(debug_assertions)))]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     #[cfg(feature = "weaken")]
     if let Some(guard) = std::env::var_os("ORLOP_WEAKEN") {

@@ -7,13 +7,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::{Deserialize, Serialize};
 
 use super::error::{VerbError, file};
 use crate::proc::Stat;
 use crate::shim::cri::Stamp;
 use crate::shim::now;
+use crate::sys::directory::exchange;
 use crate::sys::pidfd::pidfd_open;
 
 /// The version of the file that this code writes, and the only one that it reads.
@@ -113,7 +113,7 @@ impl Init {
 /// Renames `new` to `old`, which may be there. Ext4 writes a file to disk before it replaces another one, for the sake of
 /// a crash that no record outlives; not when the two change places.
 fn take_place(new: &Path, old: &Path) -> io::Result<()> {
-    match renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE) {
+    match exchange(new, old) {
         Ok(()) => fs::remove_file(new),
         // There is none, or this filesystem can't.
         Err(Errno::ENOENT | Errno::EINVAL) => fs::rename(new, old),
