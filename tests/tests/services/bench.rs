@@ -59,6 +59,7 @@ fn measure(size: u32) {
     for (what, hook) in [("connect hook", "connect4"), ("close hook", "sock_release")] {
         figure(size, what, hooks::time(&node, hook, &last));
     }
+    figure(size, "connect hook with nothing to do", hooks::empty(&node));
     let mut clients = vec![
         Clients::new(
             "direct",

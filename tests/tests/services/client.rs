@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::server::{END, sctp_socket};
@@ -163,6 +163,7 @@ pub(crate) fn serve_if_asked() {
                 .map_or_else(String::new, |stream| stream.peer_addr().unwrap().to_string()),
             "held-tcp" => again_tcp(stream.as_ref()).unwrap_or_else(|error| format!("error {:?}", error.kind())),
             "connects" => connects(words[1].parse().unwrap(), words[2].parse().unwrap()),
+            "connect-pings" => connect_pings(words[1].parse().unwrap(), words[2].parse().unwrap()),
             "stop-burst" => burst.take().unwrap().stop(),
             _ => perform(&words).unwrap_or_else(|error| format!("error {:?}", error.kind())),
         };
@@ -279,6 +280,16 @@ fn connects(address: SocketAddr, count: usize) -> String {
     let each = start.elapsed().as_nanos() / count as u128;
     times.sort_unstable();
     format!("{} {} {each}", times[count / 2], times[count * 99 / 100])
+}
+
+/// Connects so many sockets of a protocol that no Service has: the hooks are called and find nothing to do.
+fn connect_pings(address: SocketAddr, count: usize) -> String {
+    for _ in 0..count {
+        let protocol = SockProtocol::Icmp;
+        let socket = socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), protocol).unwrap();
+        socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    }
+    "connected".into()
 }
 
 /// Sends so many datagrams of one flow and waits for no answer; how long that took, in nanoseconds. Between namespaces the

@@ -7,6 +7,7 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 
 use crate::node::Node;
+use crate::outside::shell;
 
 /// Whatever interrupts a program counts as the program's: so many short rounds, of which the middle one counts.
 const ROUNDS: usize = 40;
@@ -14,12 +15,23 @@ const CONNECTS: u32 = 100;
 
 /// Nanoseconds that the program of a hook takes for one of the connections to `target`.
 pub(super) fn time(node: &Node<'_>, hook: &str, target: &str) -> u64 {
+    measure(node, hook, &format!("connects {target} {CONNECTS}"))
+}
+
+/// Nanoseconds that the kernel counts for a program of connect(2) that looks at the protocol and has nothing to do: what it
+/// takes to read the clock twice, and to come and go.
+pub(super) fn empty(node: &Node<'_>) -> u64 {
+    shell(node.namespace(), "echo 0 0 > /proc/sys/net/ipv4/ping_group_range");
+    measure(node, "connect4", &format!("connect-pings 127.0.0.1:1 {CONNECTS}"))
+}
+
+fn measure(node: &Node<'_>, hook: &str, question: &str) -> u64 {
     let _stats = enable_stats(Stats::RunTime).unwrap();
     let mut client = node.client();
     let mut times: Vec<u64> = (0..ROUNDS)
         .map(|_| {
             let before = run(node, hook);
-            client.ask(&format!("connects {target} {CONNECTS}"));
+            client.ask(question);
             let after = run(node, hook);
             let time = u64::try_from((after.0 - before.0).as_nanos()).unwrap();
             time / (after.1 - before.1).max(1)
