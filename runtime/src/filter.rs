@@ -62,7 +62,9 @@ pub(crate) fn assemble(policies: &[Policy], foreign: u32) -> Option<Vec<Instruct
     let mut program = vec![load(ARCHITECTURE)];
     for policy in policies {
         let mut block = vec![load(NUMBER)];
-        block.extend(policy.tree(&policy.leaves()));
+        let mut backwards = Vec::new();
+        policy.tree(&policy.leaves(), &mut backwards);
+        block.extend(backwards.into_iter().rev());
         let over = u32::try_from(block.len()).ok()?;
         program.extend([jump_equal(policy.architecture, 1, 0), jump(over)]);
         program.extend(block);
@@ -98,22 +100,30 @@ impl Policy {
         last.map_or(libc::SECCOMP_RET_KILL_PROCESS, |(_, action)| *action)
     }
 
-    /// The number is in the accumulator. Every way through ends with an answer.
-    fn tree(&self, leaves: &[(u32, Leaf<'_>)]) -> Vec<Instruction> {
+    /// The number is in the accumulator. Every way through ends with an answer. Written from the end to the beginning: so
+    /// it is known how far a jump goes.
+    fn tree(&self, leaves: &[(u32, Leaf<'_>)], backwards: &mut Vec<Instruction>) {
         match leaves {
-            [] => vec![answer(self.unruled(0))],
-            [(_, leaf)] => leaf.assemble(),
+            [] => backwards.push(answer(self.unruled(0))),
+            [(_, Leaf::Answer(action))] => backwards.push(answer(*action)),
+            [(_, Leaf::Rules(rules, otherwise))] => {
+                backwards.push(answer(*otherwise));
+                backwards.extend(rules.iter().rev().flat_map(|rule| rule.assemble().into_iter().rev()));
+            }
             _ => {
                 let (low, high) = leaves.split_at(leaves.len() / 2);
                 let middle = high.first().map_or(0, |(start, _)| *start);
-                let (low, high) = (self.tree(low), self.tree(high));
-                let over = u32::try_from(low.len()).unwrap_or(u32::MAX);
+                self.tree(high, backwards);
+                let behind = backwards.len();
+                self.tree(low, backwards);
+                let over = backwards.len() - behind;
                 // A conditional jump reaches 255 instructions, an unconditional one all.
-                [jump_at_least(middle, 0, 1), jump(over)]
-                    .into_iter()
-                    .chain(low)
-                    .chain(high)
-                    .collect()
+                if let Ok(over) = u8::try_from(over) {
+                    backwards.push(jump_at_least(middle, over, 0));
+                } else {
+                    let over = u32::try_from(over).unwrap_or(u32::MAX);
+                    backwards.extend([jump(over), jump_at_least(middle, 0, 1)]);
+                }
             }
         }
     }
@@ -132,19 +142,6 @@ fn leaf(rules: &[Rule], otherwise: u32) -> Leaf<'_> {
         [] => Leaf::Answer(otherwise),
         [first, ..] if first.conditions.is_empty() => Leaf::Answer(first.action),
         _ => Leaf::Rules(rules, otherwise),
-    }
-}
-
-impl Leaf<'_> {
-    fn assemble(&self) -> Vec<Instruction> {
-        match self {
-            Self::Answer(action) => vec![answer(*action)],
-            Self::Rules(rules, otherwise) => rules
-                .iter()
-                .flat_map(Rule::assemble)
-                .chain([answer(*otherwise)])
-                .collect(),
-        }
     }
 }
 
