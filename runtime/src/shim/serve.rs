@@ -16,11 +16,14 @@ use super::output::{Progress, Scratch};
 use super::poller::{Poller, Source, Token};
 use super::{record, report};
 use crate::proto::{ContainerKey, Event, ServerFrame, Status, UnixNanos, Welcome};
+use crate::sys::memory::give_back;
 
 /// How many clients may be connected; a further one is closed at once.
 const CLIENT_LIMIT: usize = 16;
 /// How often a shim without living containers looks whether its pod's directory is still its own.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// How long nothing has to happen before a shim gives back the memory that waiting does not need.
+const REST: Duration = Duration::from_secs(1);
 /// How long to wait before an exit that could not be recorded is tried again.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,8 @@ pub(super) struct Shim {
     pub(super) scratch: Scratch,
     /// Set by a shutdown: the loop ends after this turn.
     pub(super) is_over: bool,
+    /// Nothing has happened for a while.
+    is_resting: bool,
     /// Set by SIGTERM: the loop ends as soon as nothing is alive.
     is_leaving: bool,
     listener: UnixListener,
@@ -58,7 +63,7 @@ impl Shim {
             containers: recorded(&dir),
         };
         let (clients, scratch) = (BTreeMap::new(), Scratch::new());
-        let (is_over, is_leaving) = (false, false);
+        let (is_over, is_resting, is_leaving) = (false, false, false);
         Ok(Self {
             dir,
             welcome,
@@ -67,6 +72,7 @@ impl Shim {
             clients,
             scratch,
             is_over,
+            is_resting,
             is_leaving,
             listener,
             signals,
@@ -82,8 +88,13 @@ impl Shim {
             } else {
                 self.timeout(Instant::now())
             };
+            if self.is_resting {
+                // Last of all: what is touched afterwards is there again.
+                give_back();
+            }
             let ready = self.poller.wait(timeout)?;
             let is_quiet = ready.is_empty();
+            self.is_resting = is_quiet && timeout != Some(Duration::ZERO);
             for token in ready {
                 may_have_ended |= self.dispatch(token);
             }
@@ -225,7 +236,7 @@ impl Shim {
         }
     }
 
-    /// When to look again though nothing has happened; never while all is well and something lives.
+    /// When to look again though nothing has happened; never while all is well and something lives and the shim rests.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let close = self
             .children
@@ -233,7 +244,8 @@ impl Shim {
             .map(|close_at| close_at.saturating_duration_since(now));
         let retry = self.children.any_unrecorded().then_some(RECORD_RETRY);
         let idle = (!self.children.any_alive()).then_some(IDLE_LOOK);
-        [close, retry, idle].into_iter().flatten().min()
+        let rest = (!self.is_resting).then_some(REST);
+        [close, retry, idle, rest].into_iter().flatten().min()
     }
 
     fn look_at_the_clock(&mut self, now: Instant) {

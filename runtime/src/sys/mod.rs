@@ -23,6 +23,7 @@ pub(crate) mod clone;
 pub(crate) mod directory;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod rlimit;
