@@ -218,11 +218,14 @@ impl Cgroup {
         if controllers.is_empty() {
             return Ok(());
         }
-        let (there, on) = (self.controllers()?, self.words("cgroup.subtree_control")?);
-        for controller in controllers
-            .iter()
-            .filter(|name| there.contains(**name) && !on.contains(**name))
-        {
+        let on = self.words("cgroup.subtree_control")?;
+        let mut off = controllers.iter().filter(|name| !on.contains(**name)).peekable();
+        // As a rule the container before has had them turned on.
+        if off.peek().is_none() {
+            return Ok(());
+        }
+        let there = self.controllers()?;
+        for controller in off.filter(|name| there.contains(**name)) {
             let _ = fs::write(self.path.join("cgroup.subtree_control"), format!("+{controller}"));
         }
         Ok(())

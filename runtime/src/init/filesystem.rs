@@ -111,7 +111,7 @@ fn readonly_copy(directory: &CStr) -> nix::Result<OwnedFd> {
     Ok(tree)
 }
 
-impl Init<'_> {
+impl<'a> Init<'a> {
     pub(super) fn open_host_null(&mut self) -> nix::Result<()> {
         let null = open(
             c"/dev/null",
@@ -226,18 +226,11 @@ impl Init<'_> {
         move_mount(bind.tree.give()?.as_fd(), target.as_fd())
     }
 
-    pub(super) fn make_device(&mut self, device: &Device) -> nix::Result<()> {
-        let (parents, name) = device.path.split().ok_or(Errno::EISDIR)?;
-        let directory = inside::make_directory(self.root()?, parents)?;
+    pub(super) fn make_device(&mut self, device: &'a Device) -> nix::Result<()> {
+        let (directory, name) = self.place(&device.path)?;
         let kind = SFlag::from_bits_truncate(device.kind);
         let number = makedev(device.major.into(), device.minor.into());
-        mknodat(
-            directory.as_fd(),
-            name,
-            kind,
-            Mode::from_bits_truncate(device.mode),
-            number,
-        )?;
+        mknodat(directory, name, kind, Mode::from_bits_truncate(device.mode), number)?;
         if (device.uid, device.gid) == (0, 0) {
             return Ok(());
         }
@@ -246,13 +239,24 @@ impl Init<'_> {
             nix::unistd::Gid::from_raw(device.gid),
         );
         let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-        nix::unistd::fchownat(directory.as_fd(), name, Some(uid), Some(gid), flags)
+        nix::unistd::fchownat(directory, name, Some(uid), Some(gid), flags)
     }
 
-    pub(super) fn make_symlink(&mut self, link: &ContainerPath, target: &CStr) -> nix::Result<()> {
-        let (parents, name) = link.split().ok_or(Errno::EISDIR)?;
-        let directory = inside::make_directory(self.root()?, parents)?;
-        symlinkat(target, directory.as_fd(), name)
+    pub(super) fn make_symlink(&mut self, link: &'a ContainerPath, target: &CStr) -> nix::Result<()> {
+        let (directory, name) = self.place(link)?;
+        symlinkat(target, directory, name)
+    }
+
+    /// The directory to make `path` in, which is made if it is missing, and its name there.
+    fn place(&mut self, path: &'a ContainerPath) -> nix::Result<(BorrowedFd<'_>, &'a CStr)> {
+        let (parents, name) = path.split().ok_or(Errno::EISDIR)?;
+        let parent = parents.last().map_or(c".", |parent| parent);
+        let directory = match self.made_in.take() {
+            Some((at, directory)) if at == parent => directory,
+            _ => inside::make_directory(self.root()?, parents)?,
+        };
+        let (_, directory) = self.made_in.insert((parent, directory));
+        Ok((OwnedFd::as_fd(directory), name))
     }
 
     /// A procfs that is mounted nowhere. In a user namespace that has no pid namespace of its own nobody can make one:

@@ -52,26 +52,22 @@ fn open_resolving(root: BorrowedFd<'_>, path: &CStr, flags: OFlag, resolve: Reso
 /// How a directory is opened to find, make or mount something in it.
 pub(super) const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// Opens the directory that the last of `prefixes` names, and makes what is missing on the way.
+/// Opens the directory that the last of `prefixes` names, and makes what is missing on the way. Looks from the end for what
+/// is there: as a rule no more than the last is missing.
 pub(crate) fn make_directory(root: BorrowedFd<'_>, prefixes: &[CString]) -> nix::Result<OwnedFd> {
-    let Some(whole) = prefixes.last() else {
-        return open(root, c".", DIRECTORY);
+    let mut there = prefixes.len();
+    let mut directory = loop {
+        let path = prefixes[..there].last().map_or(c".", |prefix| prefix);
+        match open(root, path, DIRECTORY) {
+            Err(Errno::ENOENT) if there > 0 => there -= 1,
+            result => break result?,
+        }
     };
-    match open(root, whole, DIRECTORY) {
-        Err(Errno::ENOENT) => {}
-        result => return result,
-    }
-    let mut directory = open(root, c".", DIRECTORY)?;
-    for prefix in prefixes {
-        directory = match open(root, prefix, DIRECTORY) {
-            Err(Errno::ENOENT) => {
-                exists_or(make_directory_in(directory.as_fd(), last_name(prefix)))?;
-                match open(root, prefix, DIRECTORY) {
-                    Err(Errno::ENOENT) => return dangling::make(root, whole, Last::Directory),
-                    result => result?,
-                }
-            }
-            result => result?,
+    for prefix in &prefixes[there..] {
+        exists_or(make_directory_in(directory.as_fd(), last_name(prefix)))?;
+        directory = match (open(root, prefix, DIRECTORY), prefixes.last()) {
+            (Err(Errno::ENOENT), Some(whole)) => return dangling::make(root, whole, Last::Directory),
+            (result, _) => result?,
         };
     }
     Ok(directory)

@@ -10,6 +10,7 @@ pub(crate) mod inside;
 mod process;
 mod terminal;
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -42,6 +43,8 @@ struct Init<'a> {
     proc: Option<OwnedFd>,
     /// The container's side of its terminal.
     terminal: Option<OwnedFd>,
+    /// Where the last node or link was made: the next goes there as a rule. Any other step may change what is there.
+    made_in: Option<(&'a CStr, OwnedFd)>,
     gate: Option<&'a Gate>,
     /// The gate's ends for starting and for reporting, once they are the only ones that are open.
     gate_ends: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
@@ -68,6 +71,7 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
         empty: None,
         proc: None,
         terminal: None,
+        made_in: None,
         gate: steps.iter().find_map(|planned| planned.step.gate()),
         gate_ends: None,
     };
@@ -80,8 +84,11 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
     }
 }
 
-impl Init<'_> {
-    fn perform(&mut self, step: &InitStep) -> nix::Result<()> {
+impl<'a> Init<'a> {
+    fn perform(&mut self, step: &'a InitStep) -> nix::Result<()> {
+        if !matches!(step, InitStep::MakeDevice(_) | InitStep::MakeSymlink { .. }) {
+            self.made_in = None;
+        }
         match step {
             InitStep::AwaitMappings => process::await_mappings(self.channel),
             InitStep::BecomeNamespaceRoot { groups } => process::become_namespace_root(*groups),
