@@ -84,6 +84,12 @@ impl InitPlan {
         kinds & libc::CLONE_NEWUSER != 0
     }
 
+    /// Whether the process waits for no word but the one to start, of all that are said while it is being made.
+    pub(crate) fn hears_nothing_else(&self) -> bool {
+        let waits = |planned: &Planned| matches!(planned.step, InitStep::WaitForHooks);
+        self.listener.is_none() && !self.steps.iter().any(waits)
+    }
+
     /// Who the process's user is outside of its new user namespace.
     pub(crate) fn owner_outside(&self) -> Option<u32> {
         let mappings = self.mappings.as_ref()?;

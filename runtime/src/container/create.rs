@@ -32,6 +32,8 @@ pub struct Created {
     pub unenforced: Vec<String>,
     /// Wakes the process; its end says that the exec succeeded.
     pub(super) channel: OwnedFd,
+    /// Its process was told beforehand.
+    pub(super) is_told: bool,
     /// What is left to do, for an error: action and field of each step, numbered from the first.
     pub(super) steps: Vec<(String, String)>,
     /// The step that waits for the start.
@@ -93,27 +95,27 @@ pub(super) fn create_with(
     let plan = plan::container(request.spec, facts)?;
     let confinement = Confinement::of(request.spec)?;
     let is_new = cgroup.as_ref().is_some_and(|cgroup| !cgroup.exists());
-    let result = confinement.apply(cgroup.as_ref()).and_then(|unenforced| {
+    let result = confinement.make(cgroup.as_ref()).and_then(|()| {
         let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
         let pid_namespace = pid_namespace.map_err(|error| host("open the pid namespace to join", error))?;
         let (pid_namespace, cgroup) = (pid_namespace.as_ref().map(AsFd::as_fd), cgroup.as_ref());
-        let mut created = launch(
+        launch(
             token,
             Launch {
                 plan,
                 streams,
                 cgroup,
+                confinement: Some(&confinement),
                 companion: None,
                 pid_namespace,
                 root: None,
                 who,
                 hooks,
+                starts_at_once: request.manner.starts_at_once,
                 gate,
                 privileges,
             },
-        )?;
-        created.unenforced.splice(0..0, unenforced);
-        Ok(created)
+        )
     });
     if let (Err(_), Some(cgroup), true) = (&result, &cgroup, is_new) {
         // The error that is returned says more than that its cgroup could not be removed either.
@@ -131,14 +133,16 @@ pub(super) fn lets_set_groups(file: &Path) -> bool {
 /// Makes the cgroup of a container that this code does not make itself, and returns a sentence for each thing that it
 /// can't enforce.
 pub(super) fn confine(spec: &Spec, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
-    Confinement::of(spec)?.apply(cgroup)
+    let confinement = Confinement::of(spec)?;
+    confinement.make(cgroup)?;
+    confinement.enforce(cgroup)
 }
 
 /// The controllers that count what a container uses, limited or not.
 const COUNTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// What a container's cgroup is to enforce.
-struct Confinement {
+pub(super) struct Confinement {
     limits: Limits,
     devices: DeviceRules,
 }
@@ -155,8 +159,15 @@ impl Confinement {
         })
     }
 
-    /// Makes the cgroup and returns a sentence for each thing that it can't enforce.
-    fn apply(&self, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
+    /// Makes the cgroup.
+    fn make(&self, cgroup: Option<&Cgroup>) -> Result<(), CreateError> {
+        let Some(cgroup) = cgroup else { return Ok(()) };
+        let controllers = self.limits.controllers().into_iter().chain(COUNTED);
+        Ok(cgroup.create(&controllers.collect::<Vec<_>>())?)
+    }
+
+    /// Sets its limits and returns a sentence for each thing that it can't enforce.
+    pub(super) fn enforce(&self, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
         let Some(cgroup) = cgroup else {
             let fields = self.limits.settings().iter().map(|limit| limit.field.as_str());
             let fields = fields.chain(["linux.resources.devices"]);
@@ -164,8 +175,6 @@ impl Confinement {
                 .map(|field| format!("{field}: there is no cgroup to enforce it"))
                 .collect());
         };
-        let controllers = self.limits.controllers().into_iter().chain(COUNTED);
-        cgroup.create(&controllers.collect::<Vec<_>>())?;
         if !Guard::DeniedDevices.is_out() {
             cgroup.allow_devices(&self.devices)?;
         }

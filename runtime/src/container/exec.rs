@@ -44,6 +44,10 @@ pub fn exec(
     stdio: Stdio,
     manner: Manner,
 ) -> Result<Running, ExecError> {
+    let manner = Manner {
+        starts_at_once: true,
+        ..manner
+    };
     Ok(create_exec(token, target, (process, None), stdio, manner)?.start()?)
 }
 
@@ -84,11 +88,13 @@ pub(super) fn create_exec(
             plan,
             streams,
             cgroup: cgroup.as_ref(),
+            confinement: None,
             companion: pid_of(target.pidfd).filter(|_| target.follows_init),
             pid_namespace,
             root: root_of(target.pidfd),
             who: target.who,
             hooks: None,
+            starts_at_once: manner.starts_at_once,
             gate: None,
             privileges,
         },

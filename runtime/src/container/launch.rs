@@ -9,6 +9,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket
 use nix::sys::stat::fstat;
 use nix::unistd::{Uid, fchown};
 
+use super::create::Confinement;
 use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
 use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener, net_device, own_cgroup};
@@ -31,6 +32,8 @@ pub(super) struct Launch<'a> {
     pub(super) streams: Option<[OwnedFd; 3]>,
     /// Where the process is born.
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// What that one is to enforce, if that is not done yet.
+    pub(super) confinement: Option<&'a Confinement>,
     /// A process in whose cgroup it is born if that one takes none: it is gone, or has controllers for cgroups below it.
     pub(super) companion: Option<u32>,
     /// An existing pid namespace that it is born in (its file, or a pidfd of a process in it).
@@ -39,6 +42,8 @@ pub(super) struct Launch<'a> {
     pub(super) root: Option<OwnedFd>,
     /// What to run when the process says that its hooks may run.
     pub(super) hooks: Option<&'a Hooks<'a>>,
+    /// Its start follows at once.
+    pub(super) starts_at_once: bool,
     /// Where it can be left behind.
     pub(super) gate: Option<Gate>,
     pub(super) privileges: Privileges,
@@ -53,10 +58,12 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         mut plan,
         streams,
         cgroup,
+        confinement,
         companion,
         pid_namespace,
         root,
         hooks,
+        starts_at_once,
         gate,
         privileges,
         who,
@@ -121,19 +128,35 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     }
     let child = child?;
     drop(theirs);
-    if let Err(error) = give_devices(token, &plan, &child) {
-        end(child.pidfd.as_fd());
-        return Err(error);
-    }
+    // All of this while it does its first steps.
+    let mut help = || {
+        give_devices(token, &plan, &child)?;
+        give_maps(&child, &ours, &mut plan, privileges)?;
+        if let Some(confinement) = confinement {
+            plan.unenforced.splice(0..0, confinement.enforce(cgroup)?);
+        }
+        let is_told = starts_at_once && plan.hears_nothing_else();
+        if is_told {
+            // To one that has just failed nothing can be said; what it has said is heard.
+            let _ = say(ours.as_fd(), START);
+        }
+        let steps = plan.steps.iter();
+        let steps = steps
+            .map(|planned| (planned.step.describe(), planned.field.clone()))
+            .collect();
+        Ok((is_told, steps))
+    };
+    let (is_told, steps) = match help() {
+        Ok(helped) => helped,
+        Err(error) => {
+            end(child.pidfd.as_fd());
+            return Err(error);
+        }
+    };
     let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
-    match set_up(&child, &ours, &mut plan, privileges, who.as_ref(), &mut run_hooks) {
+    match listen(&child, &ours, &plan, who.as_ref(), &mut run_hooks) {
         Ok(terminal) => {
             let Child { pid, pidfd } = child;
-            let steps = plan
-                .steps
-                .iter()
-                .map(|planned| (planned.step.describe(), planned.field.clone()))
-                .collect();
             let waits = |planned: &Planned| matches!(planned.step, InitStep::WaitForStart { .. });
             let waits_at = plan.steps.iter().position(waits).unwrap_or(0);
             Ok(Created {
@@ -143,6 +166,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
                 terminal,
                 unenforced: plan.unenforced,
                 channel: ours,
+                is_told,
                 steps,
             })
         }
@@ -228,15 +252,8 @@ fn put_gate(plan: &mut InitPlan, ours: Option<Gate>) {
     }
 }
 
-/// Listens until the child is ready. Returns the master of its terminal, if it has made one.
-fn set_up(
-    child: &Child,
-    channel: &OwnedFd,
-    plan: &mut InitPlan,
-    privileges: Privileges,
-    who: Option<&Who<'_>>,
-    run_hooks: &mut dyn FnMut(&Child) -> Result<(), HookError>,
-) -> Result<Option<OwnedFd>, CreateError> {
+/// Writes what only a process outside can: who its users are, and what it may not set itself.
+fn give_maps(child: &Child, channel: &OwnedFd, plan: &mut InitPlan, privileges: Privileges) -> Result<(), CreateError> {
     if let Some(value) = plan.oom_score_adj {
         plan.unenforced.extend(set_oom_score_adj(child.pid, value)?);
     }
@@ -248,6 +265,17 @@ fn set_up(
         send(channel.as_raw_fd(), &[MAPPED], MsgFlags::MSG_NOSIGNAL)
             .map_err(|errno| host("go on with the container", errno))?;
     }
+    Ok(())
+}
+
+/// Listens until the child is ready. Returns the master of its terminal, if it has made one.
+fn listen(
+    child: &Child,
+    channel: &OwnedFd,
+    plan: &InitPlan,
+    who: Option<&Who<'_>>,
+    run_hooks: &mut dyn FnMut(&Child) -> Result<(), HookError>,
+) -> Result<Option<OwnedFd>, CreateError> {
     let mut terminal = None;
     loop {
         let (report, mut passed) = receive(channel.as_fd()).map_err(|error| host("hear from the container", error))?;
@@ -280,7 +308,12 @@ pub(super) fn receive(channel: BorrowedFd<'_>) -> io::Result<(Option<Report>, Ve
     let (mut bytes, mut passed) = ([0; LENGTH], Vec::new());
     let length = loop {
         match socket::receive(channel, &mut bytes, &mut passed, true) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // It has ended with a word unheard, which the kernel says once, before what it has said itself.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset
+                ) => {}
             result => break result?,
         }
     };

@@ -70,6 +70,9 @@ pub struct Manner {
     pub preserved_fds: u32,
     /// It stays in its caller's session keyring.
     pub keeps_keyring: bool,
+    /// Its start follows its creation at once, with nothing to do between: it may run before the creation returns. One
+    /// with hooks, or whose system calls somebody decides about, waits all the same.
+    pub starts_at_once: bool,
     /// Its root is moved over the host's instead of pivoted to: for hosts that run from their initial ramfs.
     pub no_pivot: bool,
 }

@@ -43,13 +43,15 @@ impl Created {
     }
 
     fn wake(&self) -> Result<(), StartError> {
-        say(self.channel.as_fd(), START).map_err(|errno| {
-            if errno == Errno::EPIPE {
-                StartError::Died
-            } else {
-                StartError::Wake(errno.into())
-            }
-        })?;
+        if !self.is_told {
+            say(self.channel.as_fd(), START).map_err(|errno| {
+                if errno == Errno::EPIPE {
+                    StartError::Died
+                } else {
+                    StartError::Wake(errno.into())
+                }
+            })?;
+        }
         match receive(self.channel.as_fd()).map_err(StartError::Wake)? {
             // Exec closed the other end. So did the process's end, if something killed it just now: that exit is as
             // good as one of the user's program.

@@ -50,18 +50,21 @@ fn inside(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
 
 fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) -> Result<Exit> {
     let cgroup = own_cgroup()?;
-    let null = || File::options().read(true).write(true).open("/dev/null");
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let request = CreateRequest {
         spec,
         bundle,
         rootfs: Rootfs::Directory(root.to_owned()),
         cgroup: Some(cgroup.clone()),
         stdio: Stdio::Streams {
-            stdin: null()?.into(),
-            stdout: null()?.into(),
-            stderr: null()?.into(),
+            stdin: null.try_clone()?.into(),
+            stdout: null.try_clone()?.into(),
+            stderr: null.into(),
         },
-        manner: Manner::default(),
+        manner: Manner {
+            starts_at_once: true,
+            ..Manner::default()
+        },
     };
     let running = create(token, request)?.start()?;
     let exit = Exit::wait(running.pidfd.as_fd())?;

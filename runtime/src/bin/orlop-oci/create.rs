@@ -26,7 +26,7 @@ impl Create {
     }
 
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
-        self.making.make(globals, true)?.leave()?;
+        self.making.make(globals, true, false)?.leave()?;
         Ok(0)
     }
 }

@@ -40,8 +40,8 @@ impl Making {
         Ok(())
     }
 
-    /// Makes the container. `detached`: nobody stands in for it afterwards.
-    pub(crate) fn make(&self, globals: &Globals, detached: bool) -> Result<Fresh> {
+    /// Makes the container. `detached`: nobody stands in for it afterwards; `starts`: its start follows.
+    pub(crate) fn make(&self, globals: &Globals, detached: bool, starts: bool) -> Result<Fresh> {
         self.streams.check()?;
         let mut bundle = Bundle::read(&self.bundle, self.config.as_deref())?;
         globals.warn(&bundle.passed_over);
@@ -51,6 +51,7 @@ impl Making {
         let manner = Manner {
             dies_with_parent: false,
             finds_program_late: false,
+            starts_at_once: false,
             preserved_fds: self.streams.all_preserved(),
             keeps_keyring: self.keeps_keyring,
             no_pivot: self.no_pivot,
@@ -61,6 +62,7 @@ impl Making {
             is_rootless: globals.rootless,
             stdio: stdio(is_terminal, detached)?,
             manner,
+            starts,
         };
         let mut fresh = globals.store().create(bundle, order)?;
         globals.warn(fresh.unenforced());

@@ -59,11 +59,11 @@ impl Run {
 
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
         if self.detach {
-            self.making.make(globals, true)?.start()?;
+            self.making.make(globals, true, true)?.start()?;
             return Ok(0);
         }
         let foreground = Foreground::take(!self.no_subreaper)?;
-        let (running, named) = self.making.make(globals, false)?.start()?;
+        let (running, named) = self.making.make(globals, false, true)?.start()?;
         let exit = foreground.wait(running);
         self.end(globals, &named);
         Ok(exit?.shell_code())

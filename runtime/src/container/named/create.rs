@@ -18,6 +18,7 @@ use crate::cgroup::systemd::Entered;
 use crate::cgroup::{Cgroup, CgroupError, Limits};
 use crate::container::config;
 use crate::container::create::create_with;
+use crate::container::hook;
 use crate::container::{CreateRequest, Created, FieldError, Manner, Rootfs, Running, SingleThreaded, Stdio};
 use crate::report::START;
 use crate::step::Gate;
@@ -35,6 +36,8 @@ pub struct CreateOrder<'a> {
     pub stdio: Stdio,
     /// What the caller wants besides.
     pub manner: Manner,
+    /// Its start follows, by who makes it: nobody else is to find it waiting.
+    pub starts: bool,
 }
 
 /// A container that has just been made and waits. Dropping it puts everything away again.
@@ -105,7 +108,7 @@ impl Store {
         if order.is_rootless {
             fresh.named.do_without_cgroup();
         }
-        let made = fresh.make(&token, &bundle.text, rootfs, &order.cgroup, order.stdio, order.manner);
+        let made = fresh.make(&token, &bundle.text, rootfs, order);
         if made.is_err() && had_cgroup {
             // It is somebody else's, with what is in it.
             fresh.named.record.cgroup = None;
@@ -120,30 +123,32 @@ impl Fresh {
         token: &SingleThreaded,
         config: &[u8],
         rootfs: PathBuf,
-        place: &Place,
-        stdio: Stdio,
-        manner: Manner,
+        order: CreateOrder<'_>,
     ) -> Result<(), VerbError> {
         let named = &mut self.named;
         named.write_config(config)?;
-        let scope = named.enter_scope(place, &self.spec)?;
+        let scope = named.enter_scope(&order.cgroup, &self.spec)?;
         // Before the process is there: whoever finds the creator dead must know which cgroup to empty.
         named.write()?;
-        let gate = named.make_gate()?;
+        // Hooks may ask what it is doing: it waits.
+        let is_held = order.starts && !hook::has_any(&self.spec);
+        let gate = if is_held { None } else { Some(named.make_gate()?) };
         let hooks = named.hooks(&self.spec);
         let request = CreateRequest {
             spec: &self.spec,
             bundle: &named.record.bundle,
             rootfs: Rootfs::Directory(rootfs),
             cgroup: named.record.cgroup.clone(),
-            stdio,
-            manner,
+            stdio: order.stdio,
+            manner: order.manner,
         };
-        let created = create_with(token, request, Some(&hooks), Some(gate))?;
+        let created = create_with(token, request, Some(&hooks), gate)?;
         drop(scope);
         let init = Init::of(created.pid).map_err(|error| VerbError::Kernel("look at the new process", error))?;
         named.record.init = Some(init);
-        named.record.steps = created.pending().collect();
+        if !is_held {
+            named.record.steps = created.pending().collect();
+        }
         self.created = Some(created);
         self.named.write()
     }
@@ -181,15 +186,18 @@ impl Fresh {
     /// Starts it.
     pub fn start(mut self) -> Result<(Running, Named), VerbError> {
         let token = SingleThreaded::prove()?;
-        let (init, pidfd) = self.named.init()?;
-        let target = self.named.target(&pidfd, &self.spec);
-        self.named.hooks(&self.spec).in_container(&token, target, init.pid)?;
+        let pid = self.pid();
+        if hook::has_any(&self.spec) {
+            let (_, pidfd) = self.named.init()?;
+            let target = self.named.target(&pidfd, &self.spec);
+            self.named.hooks(&self.spec).in_container(&token, target, pid)?;
+        }
         let Some(created) = self.created.take() else {
             return Err(VerbError::NotRunning);
         };
         match created.start() {
             Ok(running) => {
-                if let Err(error) = self.named.after_start(&token, &self.spec, init.pid) {
+                if let Err(error) = self.named.after_start(&token, &self.spec, pid) {
                     self.put_away();
                     return Err(error);
                 }
