@@ -12,11 +12,12 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{chdir, fchdir, mkdir, pivot_root};
 
 use crate::cgroup::Cgroup;
-use crate::container::{Exit, SingleThreaded};
+use crate::container::{Created, Exit, SingleThreaded};
 use crate::prepare::c_path;
 use crate::sys::clone::clone3;
 use crate::sys::exec::{StringArray, execve};
 use crate::sys::namespace::{bring_loopback_up, sethostname};
+use crate::sys::stopwatch::{self, Lap, lap};
 
 const NAMESPACES: libc::c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
@@ -38,6 +39,28 @@ const DEVICES: [(&CStr, u64); 6] = [
     (c"dev/urandom", 9),
     (c"dev/tty", 0),
 ];
+
+/// Begins to note when what is done while a container is made.
+pub fn start_stopwatch() -> io::Result<()> {
+    Ok(stopwatch::start()?)
+}
+
+/// Its program has ended.
+pub fn ended() {
+    lap(Lap::ENDED);
+}
+
+/// What was done since [`start_stopwatch`], in its order, until its cgroup was removed just now, each with its nanoseconds. The
+/// child's steps are those of `steps`.
+pub fn laps(steps: &[String]) -> Vec<(String, u64)> {
+    lap(Lap::REMOVED);
+    stopwatch::laps(steps)
+}
+
+/// What the child does, step by step.
+pub fn steps(created: &Created) -> Vec<String> {
+    created.steps.iter().map(|(action, _)| action.clone()).collect()
+}
 
 /// Runs `program` of the filesystem `root` in the new cgroup `cgroup` to its end, and removes the cgroup.
 pub fn run(token: &SingleThreaded, root: &Path, cgroup: &Path, program: &CStr) -> io::Result<Exit> {

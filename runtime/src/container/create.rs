@@ -16,6 +16,7 @@ use crate::plan::{self, Facts, FieldError, ProcessFacts};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
 use crate::step::Gate;
+use crate::sys::stopwatch::{Lap, lap};
 
 /// A container whose process has done all of its set-up and waits for [`Created::start`].
 ///
@@ -35,7 +36,7 @@ pub struct Created {
     /// Its process was told beforehand.
     pub(super) is_told: bool,
     /// What is left to do, for an error: action and field of each step, numbered from the first.
-    pub(super) steps: Vec<(String, String)>,
+    pub(crate) steps: Vec<(String, String)>,
     /// The step that waits for the start.
     pub(super) waits_at: usize,
 }
@@ -65,6 +66,7 @@ pub(super) fn create_with(
     hooks: Option<&Hooks<'_>>,
     gate: Option<Gate>,
 ) -> Result<Created, CreateError> {
+    lap(Lap::BEGUN);
     let (streams, terminal) = streams(request.stdio)?;
     let privileges = Privileges::look();
     let has_user_namespace = plan::has_namespace(request.spec, LinuxNamespaceType::User);
@@ -93,9 +95,11 @@ pub(super) fn create_with(
         },
     };
     let plan = plan::container(request.spec, facts)?;
+    lap(Lap::PLANNED);
     let confinement = Confinement::of(request.spec)?;
     let is_new = cgroup.as_ref().is_some_and(|cgroup| !cgroup.exists());
     let result = confinement.make(cgroup.as_ref()).and_then(|()| {
+        lap(Lap::CONFINED);
         let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
         let pid_namespace = pid_namespace.map_err(|error| host("open the pid namespace to join", error))?;
         let (pid_namespace, cgroup) = (pid_namespace.as_ref().map(AsFd::as_fd), cgroup.as_ref());

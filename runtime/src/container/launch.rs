@@ -24,6 +24,7 @@ use crate::sys::fd::duplicate_from;
 use crate::sys::namespace::set_children_pid_namespace;
 use crate::sys::schedule::{affinity, set_affinity};
 use crate::sys::socket;
+use crate::sys::stopwatch::{Lap, lap};
 use crate::{init, mapping};
 
 /// Everything that a process is made from.
@@ -104,6 +105,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     };
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| host("make a channel to the container's process", errno))?;
+    lap(Lap::PREPARED);
     let run = || init::run(&plan.steps, theirs.as_fd(), ours.as_fd());
     let before = plan.affinity.as_deref().map(move_to_cpus).transpose()?;
     let born_in = |cgroup: Option<BorrowedFd<'_>>| {
@@ -144,6 +146,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         let steps = steps
             .map(|planned| (planned.step.describe(), planned.field.clone()))
             .collect();
+        lap(Lap::HELPED);
         Ok((is_told, steps))
     };
     let (is_told, steps) = match help() {
@@ -280,7 +283,10 @@ fn listen(
     loop {
         let (report, mut passed) = receive(channel.as_fd()).map_err(|error| host("hear from the container", error))?;
         match report {
-            Some(Report::Ready) => return Ok(terminal),
+            Some(Report::Ready) => {
+                lap(Lap::READY);
+                return Ok(terminal);
+            }
             Some(Report::Terminal) => terminal = passed.pop(),
             Some(Report::Hooks) => {
                 run_hooks(child)?;

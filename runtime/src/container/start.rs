@@ -8,6 +8,7 @@ use super::create::Created;
 use super::error::{StartError, StepError};
 use super::launch::{end, receive, say};
 use crate::report::{LEAVE, Report, START};
+use crate::sys::stopwatch::{Lap, lap};
 
 /// A container's process that runs the user's program.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ impl Created {
             end(self.pidfd.as_fd());
             return Err(error);
         }
+        lap(Lap::STARTED);
         Ok(Running {
             pid: self.pid,
             pidfd: self.pidfd,

@@ -22,6 +22,7 @@ use crate::report::{LEAVE, Report, START};
 use crate::step::{Gate, InitStep, Planned};
 use crate::sys::clone::exit_now;
 use crate::sys::fd::{close_from, close_inherited, dup3_cloexec, duplicate_from, fixed};
+use crate::sys::stopwatch::{Lap, lap};
 use crate::sys::{schedule, signal};
 
 /// Number of the channel's descriptor once all others are closed, if the program inherits none but its streams.
@@ -59,6 +60,7 @@ struct Mask {
 /// Performs `steps`. `channel` leads to the parent; `parents_end` is the other end of it, which is not ours to keep
 /// open: its last copy closed is how a child learns that its parent has gone.
 pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: BorrowedFd<'_>) {
+    lap(Lap::BORN);
     close_inherited(parents_end);
     umask(Mode::empty());
     if Guard::QuietChild.is_out() {
@@ -81,6 +83,7 @@ pub(crate) fn run(steps: &[Planned], channel: BorrowedFd<'_>, parents_end: Borro
             let _ = send(init.channel, Report::Failed { step, errno });
             exit_now(FAILED);
         }
+        lap(Lap::step(u32::try_from(index).unwrap_or(u32::MAX)));
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) mod rlimit;
 pub(crate) mod schedule;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
+pub(crate) mod stopwatch;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 

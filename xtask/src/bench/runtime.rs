@@ -56,6 +56,7 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
     }
     rows.push(beside_the_floor(&mut us)?);
     rows.push(inside()?);
+    rows.extend(laps()?);
     let size = std::fs::metadata(&ours)
         .with_context(|| format!("look at {}", ours.display()))?
         .len();
@@ -242,11 +243,34 @@ fn beside_the_floor(us: &mut Runner) -> anyhow::Result<Row> {
     rows.into_iter().next().context("the floor does not run here")
 }
 
-/// From the call of `create` to the end of `/bin/true`, in one process.
-fn inside() -> anyhow::Result<Row> {
+/// What the program of the floor says with an option, in one process.
+fn floor(option: &str) -> anyhow::Result<String> {
     let bundle = workspace::target_dir().join("xtask/bundles/plain");
     let mut floor = command::as_root(build::floor_path());
-    let text = command::output(floor.arg("--inside").arg(&bundle).arg(INSIDE_ROUNDS))?;
+    command::output(floor.arg(option).arg(&bundle).arg(INSIDE_ROUNDS))
+}
+
+/// Where each microsecond of that goes: the host's part, and the container's process step by step. Where the two take
+/// their turns, what is waited for is in the time of who waits.
+fn laps() -> anyhow::Result<Vec<Row>> {
+    let text = floor("--laps")?;
+    let rows = text.lines().map(|line| {
+        let (spent, what) = line.trim().split_once(' ').context("read what the floor says")?;
+        Ok(Row {
+            area: "runtime",
+            case: format!("of it: {what}"),
+            ours: spent.parse().context("read a time of the floor's")?,
+            peer: None,
+            unit: "us",
+            goal: None,
+        })
+    });
+    rows.collect()
+}
+
+/// From the call of `create` to the end of `/bin/true`, in one process.
+fn inside() -> anyhow::Result<Row> {
+    let text = floor("--inside")?;
     let mut figures = text.split_whitespace().map(str::parse::<f64>);
     let mut next = || {
         figures

@@ -2,6 +2,7 @@
 //! what this crate's own verbs take. For `cargo xtask bench runtime`.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use runtime::cgroup::{self, Cgroup};
 use runtime::container::{CreateRequest, Exit, Manner, Rootfs, SingleThreaded, Stdio, config, create};
 use runtime::floor;
 
-const USAGE: &str = "usage: floor ROOTFS | floor --inside BUNDLE ROUNDS";
+const USAGE: &str = "usage: floor ROOTFS | floor --inside BUNDLE ROUNDS | floor --laps BUNDLE ROUNDS";
 
 fn main() -> Result<ExitCode> {
     let token = SingleThreaded::prove()?;
@@ -26,6 +27,10 @@ fn main() -> Result<ExitCode> {
             let rounds = rounds.parse().context("the number of rounds")?;
             inside(&token, Path::new(bundle), rounds).map(|()| ExitCode::SUCCESS)
         }
+        ["--laps", bundle, rounds] => {
+            let rounds = rounds.parse().context("the number of rounds")?;
+            laps(&token, Path::new(bundle), rounds).map(|()| ExitCode::SUCCESS)
+        }
         _ => bail!(USAGE),
     }
 }
@@ -36,19 +41,41 @@ fn once(token: &SingleThreaded, root: &Path) -> Result<Exit> {
 
 /// Prints two numbers of nanoseconds: the medians of our own verbs and of the floor, taken in turn.
 fn inside(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
-    let text = fs::read(bundle.join("config.json")).context("read the configuration")?;
-    let spec: Spec = config::read(&text).context("parse the configuration")?;
+    let spec = spec(bundle)?;
     let root = bundle.join("rootfs");
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(timed(|| container(token, &spec, bundle, &root))?);
+        ours.push(timed(|| Ok(container(token, &spec, bundle, &root)?.0))?);
         floors.push(timed(|| once(token, &root))?);
     }
     println!("{} {}", median(ours).as_nanos(), median(floors).as_nanos());
     Ok(())
 }
 
-fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) -> Result<Exit> {
+/// Prints what takes how many microseconds, in the order in which it is done: medians.
+fn laps(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
+    let spec = spec(bundle)?;
+    let mut order = Vec::new();
+    let mut times: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    for _ in 0..rounds {
+        floor::start_stopwatch().context("start the stopwatch")?;
+        let (_, steps) = container(token, &spec, bundle, &bundle.join("rootfs"))?;
+        for (name, nanoseconds) in floor::laps(&steps) {
+            if !times.contains_key(&name) {
+                order.push(name.clone());
+            }
+            times.entry(name).or_default().push(Duration::from_nanos(nanoseconds));
+        }
+    }
+    for name in order {
+        let spent = median(times.remove(&name).unwrap_or_default());
+        println!("{:8.1} {name}", spent.as_secs_f64() * 1e6);
+    }
+    Ok(())
+}
+
+/// Also what its process did.
+fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) -> Result<(Exit, Vec<String>)> {
     let cgroup = own_cgroup()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let request = CreateRequest {
@@ -66,10 +93,18 @@ fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) ->
             ..Manner::default()
         },
     };
-    let running = create(token, request)?.start()?;
+    let created = create(token, request)?;
+    let steps = floor::steps(&created);
+    let running = created.start()?;
     let exit = Exit::wait(running.pidfd.as_fd())?;
+    floor::ended();
     Cgroup::at(cgroup).remove()?;
-    Ok(exit)
+    Ok((exit, steps))
+}
+
+fn spec(bundle: &Path) -> Result<Spec> {
+    let text = fs::read(bundle.join("config.json")).context("read the configuration")?;
+    config::read(&text).context("parse the configuration")
 }
 
 fn own_cgroup() -> Result<PathBuf> {
