@@ -2,7 +2,7 @@
 //! whole of it is tested without root. [`crate::prepare`] opens what the steps name.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -238,12 +238,14 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     }
     namespaces.steps(&mut steps);
     host_names(spec, &namespaces, &mut steps)?;
-    steps.push("linux.namespaces", InitStep::MakeMountsPrivate);
+    if namespaces.has_own_mounts() {
+        steps.push("linux.namespaces", InitStep::MakeMountsPrivate);
+    }
     if linux.masked_paths().as_ref().is_some_and(|paths| !paths.is_empty()) {
         steps.push("linux.maskedPaths", InitStep::OpenHostNull);
     }
     steps.leave_host();
-    let change = rootfs::Change::of(spec, process_facts.manner);
+    let change = rootfs::Change::of(spec, process_facts.manner, &namespaces);
     let rootfs = match &facts.rootfs {
         Rootfs::Directory(directory) => Some(directory.clone()),
         Rootfs::Overlay { .. } => None,
@@ -283,12 +285,12 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     Ok(plan)
 }
 
-/// Plans one more process of a running container. `init` is for the child to enter the container by; the parent sets
-/// the pid namespace.
+/// Plans one more process of a running container. `init` is for the child to enter the container by, and `root` is
+/// where that has its root; the parent sets the pid namespace.
 pub(crate) fn exec(
     spec: &Spec,
     process: &Process,
-    init: std::os::fd::OwnedFd,
+    (init, root): (OwnedFd, Option<OwnedFd>),
     facts: ProcessFacts,
 ) -> Result<InitPlan, FieldError> {
     let linux = required(spec.linux().as_ref(), "linux")?;
@@ -299,15 +301,14 @@ pub(crate) fn exec(
     if labels::has_any(process) {
         steps.push("process", InitStep::OpenProc);
     }
-    steps.push(
-        "linux.namespaces",
-        InitStep::JoinContainer {
-            process: init,
-            namespaces: namespaces.to_enter(),
-        },
-    );
+    join_container(init, &namespaces, &mut steps);
     enter_user_namespace(&namespaces, facts.groups, &mut steps);
-    steps.push("linux.namespaces", InitStep::OpenRoot);
+    if namespaces.has_own_mounts() {
+        steps.push("linux.namespaces", InitStep::OpenRoot);
+    } else {
+        let root = root.ok_or_else(|| FieldError::new("root", "the container's process has ended"))?;
+        steps.push("root", InitStep::EnterRoot(root));
+    }
     terminal(process, facts.terminal, &mut steps)?;
     let [initial, last] = scheduling::affinity(process.exec_cpu_affinity().as_ref())?;
     let mut plan = finish(process, facts, linux, last, steps)?;
@@ -338,14 +339,7 @@ pub(crate) fn hook(
         let process = init.try_clone_to_owned();
         let process = process.map_err(|error| FieldError::new("hooks", format!("duplicate a pidfd: {error}")))?;
         door = door_of(&process, &namespaces)?;
-        let to_enter = namespaces.to_enter();
-        steps.push(
-            "linux.namespaces",
-            InitStep::JoinContainer {
-                process,
-                namespaces: to_enter,
-            },
-        );
+        join_container(process, &namespaces, &mut steps);
         enter_user_namespace(&namespaces, Groups::Kept, &mut steps);
     }
     steps.push("hooks", InitStep::CloseDescriptors { preserved: 0 });
@@ -381,28 +375,36 @@ pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     list.iter().any(|namespace| namespace.typ() == kind)
 }
 
+/// Whether nobody but the container of `spec` sees its mounts.
+pub(crate) fn has_own_mounts(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref());
+    Namespaces::of(namespaces.unwrap_or_default()).is_ok_and(|namespaces| namespaces.has_own_mounts())
+}
+
 pub(crate) fn groups(may_be_set: bool) -> Groups {
     if may_be_set { Groups::Set } else { Groups::Kept }
 }
 
-/// What is entered before a process can be made in the container of `init`: its user and pid namespaces, both at once;
-/// only who is in the user namespace may enter the pid namespace that belongs to it.
-fn door_of(init: &std::os::fd::OwnedFd, namespaces: &Namespaces) -> Result<Vec<NamespaceFile>, FieldError> {
-    if !namespaces.has(libc::CLONE_NEWUSER) {
+/// What is entered before a process can be made in the container of `init`.
+fn door_of(init: &OwnedFd, namespaces: &Namespaces) -> Result<Vec<NamespaceFile>, FieldError> {
+    let kind = namespaces.entered_by_maker();
+    if kind == 0 {
         return Ok(Vec::new());
     }
-    let pid = if namespaces.has(libc::CLONE_NEWPID) {
-        libc::CLONE_NEWPID
-    } else {
-        0
-    };
     let file = init.try_clone();
     let file = file.map_err(|error| FieldError::new("linux.namespaces", error.to_string()))?;
     Ok(vec![NamespaceFile {
         path: "of the container's process".into(),
-        kind: libc::CLONE_NEWUSER | pid,
+        kind,
         file: Some(file),
     }])
+}
+
+fn join_container(process: OwnedFd, namespaces: &Namespaces, steps: &mut Steps) {
+    let namespaces = namespaces.to_enter();
+    if namespaces != 0 {
+        steps.push("linux.namespaces", InitStep::JoinContainer { process, namespaces });
+    }
 }
 
 /// In a user namespace this process has every right, but it is still the user outside that made it.

@@ -1,6 +1,8 @@
 //! What the files of /proc say of processes (proc(5)): pure readers of their text.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What is of interest in `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +52,37 @@ pub(crate) fn maps_every_id(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// How many of the mounts in a list as `/proc/PID/mountinfo` (proc_pid_mountinfo(5)) are on `directory`.
+pub(crate) fn mounts_on(list: &[u8], directory: &Path) -> usize {
+    let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescaped);
+    let is_there = |line: &&[u8]| place(line).is_some_and(|place| place == directory.as_os_str().as_bytes());
+    list.split(|byte| *byte == b'\n').filter(is_there).count()
+}
+
+/// Without the octal numbers that stand for spaces, ends of lines and backslashes.
+fn unescaped(mut text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    while let Some((byte, rest)) = text.split_first() {
+        let digits = rest.get(..3).filter(|_| *byte == b'\\');
+        let number = digits.and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        plain.push(number.unwrap_or(*byte));
+        text = if number.is_some() { &rest[3..] } else { rest };
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_are_counted_by_their_directory() {
+        let list = b"22 1 0:20 / /b/root rw shared:1 - ext4 x rw\n23 22 0:21 /r /b/root rw - tmpfs t rw\n\
+            24 1 0:22 / /a\\040b\\134c rw - proc p rw\n25 1 0:22 / /b/root/proc rw - proc p rw\nshort\n";
+        for (directory, count) in [("/b/root", 2), ("/a b\\c", 1), ("/b", 0), ("/b/root/proc", 1)] {
+            assert_eq!(mounts_on(list, Path::new(directory)), count, "{directory}");
+        }
+    }
 
     #[test]
     fn a_command_with_brackets_and_spaces_does_not_confuse() {
@@ -76,6 +106,7 @@ mod tests {
             let text = String::from_utf8_lossy(bytes);
             let _ = (Stat::parse(&text), pid_of_pidfd(&text));
             let _ = (cgroup_path(&text), maps_every_id(&text));
+            let _ = mounts_on(bytes, Path::new("/a b"));
         });
     }
 }

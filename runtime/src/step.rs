@@ -82,8 +82,12 @@ pub(crate) enum InitStep {
     PivotRoot,
     /// The same for hosts whose own root can't be pivoted away from: mount it over the host's root (`--no-pivot`).
     MoveRoot,
+    /// The same in a mount namespace with others in it, who keep theirs: for this process alone (chroot(2)).
+    ChangeRoot,
     /// Take the root as it is, after joining a container.
     OpenRoot,
+    /// Take the root that a container's process has, whose mount namespace has another.
+    EnterRoot(OwnedFd),
     Mount(Rc<NewMount>),
     Bind(BindMount),
     MakeDevice(Device),
@@ -394,7 +398,9 @@ impl InitStep {
             Self::WaitForHooks => "wait for the hooks before the change of root".into(),
             Self::PivotRoot => "pivot to the root filesystem".into(),
             Self::MoveRoot => "move the root filesystem over the host's root".into(),
+            Self::ChangeRoot => "change to the root filesystem".into(),
             Self::OpenRoot => "open the container's root".into(),
+            Self::EnterRoot(_) => "change to the container's root".into(),
             Self::Mount(mount) => format!("mount {} on {}", mount.kind.to_string_lossy(), mount.target),
             Self::Bind(bind) => format!("bind {} on {}", bind.tree.source.display(), bind.target),
             Self::MakeDevice(device) => format!("make the device {}", device.path),

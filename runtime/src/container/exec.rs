@@ -73,7 +73,12 @@ pub(super) fn create_exec(
         .pidfd
         .try_clone_to_owned()
         .map_err(|error| host("duplicate the container's pidfd", error))?;
-    let mut plan = plan::exec(target.spec, process, init, facts)?;
+    let root = if plan::has_own_mounts(target.spec) {
+        None
+    } else {
+        root_of(target.pidfd)
+    };
+    let mut plan = plan::exec(target.spec, process, (init, root), facts)?;
     if let Some(arguments) = called {
         plan.call_with(arguments)?;
     }

@@ -16,19 +16,13 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Reads the list. A mount namespace of its own is what makes a container.
+    /// Reads the list.
     pub(crate) fn of(list: &[LinuxNamespace]) -> Result<Self, FieldError> {
         let mut namespaces = Self::default();
         for (index, namespace) in list.iter().enumerate() {
             let field = format!("linux.namespaces[{index}]");
             let kind = clone_flag(namespace.typ());
             let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
-            if path.is_some() && kind == libc::CLONE_NEWNS {
-                return Err(FieldError::new(
-                    format!("{field}.path"),
-                    "joining a mount namespace is refused: the container's root would become that of everybody in it",
-                ));
-            }
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 return Err(FieldError::new(
                     format!("{field}.path"),
@@ -39,13 +33,18 @@ impl Namespaces {
                 return Err(FieldError::new(field, "the namespace is listed twice"));
             }
         }
-        if !namespaces.has(libc::CLONE_NEWNS) {
+        if namespaces.has(libc::CLONE_NEWUSER) && !namespaces.has(libc::CLONE_NEWNS) {
             return Err(FieldError::new(
                 "linux.namespaces",
-                "a container without a mount namespace is refused: its mounts would be made on the host and stay there",
+                "a container with a user namespace needs a mount namespace: nobody in it may mount anything in the host's",
             ));
         }
         Ok(namespaces)
+    }
+
+    /// Whether nobody but the container is in its mount namespace.
+    pub(crate) fn has_own_mounts(&self) -> bool {
+        self.is_new(libc::CLONE_NEWNS)
     }
 
     /// Whether the container has a namespace of `kind` (`CLONE_NEW*`) apart from the host's.
@@ -58,12 +57,23 @@ impl Namespaces {
         self.listed.get(&kind).is_some_and(Option::is_none)
     }
 
-    /// Every listed kind, as flags of setns(2) with a pidfd. Not the pid namespace, which is for the next child of who
-    /// enters it, and not the user namespace: who makes the process has entered both.
+    /// Every listed kind that an added process enters itself, as flags of setns(2) with a pidfd.
     pub(crate) fn to_enter(&self) -> libc::c_int {
-        let entered = [libc::CLONE_NEWPID, libc::CLONE_NEWUSER];
-        let kinds = self.listed.keys().filter(|kind| !entered.contains(kind));
-        kinds.fold(0, |flags, kind| flags | kind)
+        let kinds = self.listed.keys().fold(0, |flags, kind| flags | kind);
+        // A pid namespace is for the next child of who enters it.
+        kinds & !self.entered_by_maker() & !libc::CLONE_NEWPID
+    }
+
+    /// What is entered before a process can be added to a container with a user namespace, all at once and as who this
+    /// process is: only who is in the user namespace may enter the pid namespace that belongs to it, and nobody in it may
+    /// enter one that was joined by its path and belongs to somebody else.
+    pub(crate) fn entered_by_maker(&self) -> libc::c_int {
+        if !self.has(libc::CLONE_NEWUSER) {
+            return 0;
+        }
+        let joined = self.joined().fold(0, |flags, (kind, _)| flags | kind);
+        let pid = self.listed.keys().find(|kind| **kind == libc::CLONE_NEWPID);
+        libc::CLONE_NEWUSER | pid.copied().unwrap_or(0) | joined
     }
 
     /// Flags for clone3(2). Not the cgroup namespace: clone3 would root it at the parent's cgroup. Nor the time

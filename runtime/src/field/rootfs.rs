@@ -8,6 +8,7 @@ use oci_spec::runtime::{Root, Spec};
 
 use crate::container::{Manner, Rootfs, hook};
 use crate::container_path::ContainerPath;
+use crate::field::namespaces::Namespaces;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::privileges::Privileges;
 use crate::step::{InitStep, MadeOverlay, OverlayMount, RootMount};
@@ -56,34 +57,42 @@ pub(crate) struct Change {
     /// Hooks of the spec run when everything is mounted and the host's root is still there.
     has_hooks_before: bool,
     no_pivot: bool,
+    /// Others see the mounts too, and keep the root that they have.
+    is_shared: bool,
 }
 
 impl Change {
-    pub(crate) fn of(spec: &Spec, manner: Manner) -> Self {
+    pub(crate) fn of(spec: &Spec, manner: Manner, namespaces: &Namespaces) -> Self {
         let hooks = spec.hooks().as_ref();
         Self {
             has_hooks_before: hooks.is_some_and(|hooks| hook::before_root(hooks).next().is_some()),
             no_pivot: manner.no_pivot,
+            is_shared: !namespaces.has_own_mounts(),
         }
+    }
+
+    /// Whether the root is mounted on its own directory and becomes the root last of all.
+    fn is_late(self) -> bool {
+        self.has_hooks_before || self.is_shared
     }
 
     /// What is left to do when everything is mounted.
     pub(crate) fn after_hooks(self, steps: &mut Steps) {
         if self.has_hooks_before {
             steps.push("hooks", InitStep::WaitForHooks);
+        }
+        if self.is_late() {
             self.change(steps);
         }
     }
 
     fn change(self, steps: &mut Steps) {
-        steps.push(
-            "root",
-            if self.no_pivot {
-                InitStep::MoveRoot
-            } else {
-                InitStep::PivotRoot
-            },
-        );
+        let step = match self {
+            Self { is_shared: true, .. } => InitStep::ChangeRoot,
+            Self { no_pivot: true, .. } => InitStep::MoveRoot,
+            Self { no_pivot: false, .. } => InitStep::PivotRoot,
+        };
+        steps.push("root", step);
     }
 }
 
@@ -116,7 +125,7 @@ pub(crate) fn plan(
             }
             RootMount::Directory {
                 tree,
-                in_place: change.has_hooks_before,
+                in_place: change.is_late(),
             }
         }
         Rootfs::Overlay {
@@ -129,15 +138,31 @@ pub(crate) fn plan(
             upper,
             work,
             target: c_string(field, target.as_os_str())?,
-            in_place: change.has_hooks_before,
+            in_place: change.is_late(),
             made: MadeOverlay::Planned,
         }),
     };
     steps.push("root", InitStep::MountRoot(root));
-    if change.has_hooks_before {
-        steps.push("root", InitStep::OpenNewRoot);
-    } else {
+    if !change.is_late() {
         change.change(steps);
+        return Ok(());
+    }
+    steps.push("root", InitStep::OpenNewRoot);
+    if change.is_shared {
+        // What is mounted below it is not to reach whoever the host shares its mounts with.
+        let attributes = Attributes {
+            propagation: propagation.during_setup,
+            ..Attributes::default()
+        };
+        let (path, recursive) = (ContainerPath::new("root", Path::new("/"))?, true);
+        steps.push(
+            "linux.rootfsPropagation",
+            InitStep::SetMountAttributes {
+                path,
+                attributes,
+                recursive,
+            },
+        );
     }
     Ok(())
 }

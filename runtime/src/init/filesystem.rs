@@ -163,6 +163,17 @@ impl<'a> Init<'a> {
     }
 
     /// The working directory is the new root.
+    pub(super) fn change_root(&mut self) -> nix::Result<()> {
+        chroot(c".")?;
+        self.open_root()
+    }
+
+    pub(super) fn enter_root(&mut self, root: &OwnedFd) -> nix::Result<()> {
+        fchdir(root)?;
+        self.change_root()
+    }
+
+    /// The working directory is the new root.
     pub(super) fn open_new_root(&mut self) -> nix::Result<()> {
         self.root = Some(open(c".", DIRECTORY, Mode::empty())?);
         Ok(())

@@ -525,7 +525,7 @@ fn an_added_process_enters_the_container_and_mounts_nothing() {
     let process = spec.process().as_ref().unwrap();
     let facts = facts_of_exec();
     let init = std::fs::File::open("/dev/null").unwrap().into();
-    let plan = exec(&spec, process, init, facts).unwrap();
+    let plan = exec(&spec, process, (init, None), facts).unwrap();
     assert_eq!(plan.namespaces, 0, "it makes no namespace");
     let steps = described(&plan);
     assert!(position(&plan, "join the container's namespaces") < position(&plan, "open the container's root"));

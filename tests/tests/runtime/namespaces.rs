@@ -1,7 +1,9 @@
 //! `linux.namespaces`, hostname, sysctl.
 
 use std::fs;
-use std::process::Command;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tests::{NetworkNamespace, require_root};
@@ -177,4 +179,62 @@ fn network_devices_move_in_with_their_addresses() {
             assert!(!outside.contains("nd0:"), "{outside}");
         });
     });
+}
+
+#[test]
+fn without_a_mount_namespace_it_is_in_the_hosts_and_its_mounts_go_with_it() {
+    require_root!();
+    with_bundle("host-mounts", |bundle| {
+        let list = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "mount");
+        let ours = fs::read_link("/proc/self/ns/mnt").unwrap();
+        in_a_root_of_its_own(bundle, &ours);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let rootfs = bundle.rootfs();
+        assert!(!mounts.contains(rootfs.to_str().unwrap()), "{mounts}");
+
+        bundle.set("/process/args", json!(["/not/there"]));
+        assert_ne!(bundle.run_as_it_is().code, Some(0));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(rootfs.to_str().unwrap()), "{mounts}");
+    });
+}
+
+#[test]
+fn a_mount_namespace_is_joined_by_its_path_and_who_is_in_it_keeps_its_root() {
+    require_root!();
+    with_bundle("join-mounts", |bundle| {
+        let other = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut other = other.unwrap();
+        other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let path = format!("/proc/{}/ns/mnt", other.id());
+        let theirs = fs::read_link(&path).unwrap();
+        let list = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "mount");
+        list.push(json!({ "type": "mount", "path": path }));
+        in_a_root_of_its_own(bundle, &theirs);
+        let root = fs::read_link(format!("/proc/{}/root", other.id())).unwrap();
+        assert_eq!(root.to_str(), Some("/"));
+        drop(other.stdin.take());
+        assert!(other.wait().unwrap().success());
+    });
+}
+
+/// Makes a container that is in the mount namespace `link` and has the bundle's root all the same, a process that is
+/// added to it too; then deletes it.
+fn in_a_root_of_its_own(bundle: &mut Bundle<'_>, link: &Path) {
+    bundle.set("/linux/maskedPaths", json!(["/proc/keys"]));
+    bundle.create("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    let pid = bundle.state_of("c1")["pid"].to_string();
+    assert_eq!(fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap(), link);
+    assert_eq!(fs::read_link(format!("/proc/{pid}/root")).unwrap(), bundle.rootfs());
+    bundle.ok("start", &["c1"]);
+    let script = "pwd; cat /proc/keys | wc -c; : > /made; cat /proc/self/mountinfo | grep -c ' /dev/pts '";
+    assert_eq!(bundle.ok("exec", &["c1", "sh", "-c", script]), "/\n0\n1\n");
+    assert!(bundle.rootfs().join("made").exists());
+    bundle.ok("delete", &["-f", "c1"]);
 }

@@ -58,7 +58,11 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
             "linux.timeOffsets: needs a new time namespace",
         ),
         ("/linux/namespaces/-", namespace("pid"), "linux.namespaces[6]"),
-        ("/linux/namespaces", json!([{ "type": "pid" }]), "linux.namespaces"),
+        (
+            "/linux/namespaces",
+            json!([{ "type": "pid" }, { "type": "user" }]),
+            "linux.namespaces",
+        ),
         (
             "/linux/namespaces/1/path",
             json!("relative"),

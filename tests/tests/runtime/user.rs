@@ -209,6 +209,26 @@ fn a_namespace_of_the_host_is_joined_before_the_rights_are_given_up() {
 }
 
 #[test]
+fn a_process_is_added_where_a_namespace_is_the_hosts() {
+    require_root!();
+    let network = NetworkNamespace::new();
+    let prepare = |bundle: &mut Bundle<'_>| {
+        map(bundle, FIRST, 65536);
+        bundle.set(
+            "/linux/namespaces/1",
+            json!({ "type": "network", "path": network.path() }),
+        );
+    };
+    with_running("user-exec-net", prepare, |bundle, container| {
+        let script = "readlink /proc/self/ns/net; readlink /proc/self/ns/user; echo $$ > /dev/null; id -u";
+        let added = exec(bundle, &["c1", "sh", "-c", script]);
+        let user = fs::read_link(format!("/proc/{}/ns/user", container.pid())).unwrap();
+        let expected = format!("net:[{}]\n{}\n0\n", network.inode(), user.display());
+        assert_eq!(added.out, expected, "{added:?}");
+    });
+}
+
+#[test]
 fn its_mounts_are_listed_in_the_order_of_the_spec() {
     require_root!();
     with_bundle("user-order", |bundle| {

@@ -12,7 +12,7 @@ use super::error::{VerbError, file};
 use super::{Named, Status};
 use crate::criu::service::{CriuError, Service};
 use crate::criu::{self, Common, Dump, Tolerance};
-use crate::plan::has_namespace;
+use crate::plan::{FieldError, has_namespace, has_own_mounts};
 
 /// What a checkpoint is to be like.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +50,10 @@ impl Named {
             }
         }
         let spec = self.spec()?;
+        if !has_own_mounts(&spec) {
+            let reason = "a checkpoint needs a mount namespace that the container has to itself";
+            return Err(FieldError::new("linux.namespaces", reason).into());
+        }
         let (init, _pidfd) = self.init()?;
         let images = directory(&order.images)?;
         let work = order.work.as_deref().map(directory).transpose()?;

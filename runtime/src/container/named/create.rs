@@ -128,6 +128,7 @@ impl Fresh {
         let named = &mut self.named;
         named.write_config(config)?;
         let scope = named.enter_scope(&order.cgroup, &self.spec)?;
+        named.record.count_mounts(&self.spec)?;
         // Before the process is there: whoever finds the creator dead must know which cgroup to empty.
         named.write()?;
         // Hooks may ask what it is doing: it waits.

@@ -17,6 +17,7 @@ mod ps;
 mod record;
 mod restore;
 mod resume;
+mod shown_root;
 mod start;
 mod state;
 mod status;

@@ -37,6 +37,10 @@ pub struct Record {
     /// The systemd unit that the cgroup is, if systemd has made it.
     #[serde(default)]
     pub unit: Option<String>,
+    /// How many mounts there were on its root filesystem's directory before its own, which is seen by others too; none
+    /// where nobody else sees it.
+    #[serde(default)]
+    pub(super) mounts_before: Option<usize>,
     /// Its first process; none before that is ready.
     pub init: Option<Init>,
     /// What the process has still to do when it is started, for an error: action and field by the number of the step.
@@ -63,6 +67,7 @@ impl Record {
             created: stamp_of_now(),
             cgroup,
             unit: None,
+            mounts_before: None,
             init: None,
             steps: BTreeMap::new(),
         }

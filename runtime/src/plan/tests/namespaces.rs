@@ -64,6 +64,11 @@ fn with_a_user_namespace_existing_ones_are_entered_by_the_maker() {
     assert!(!steps.join("\n").contains("join the namespace"));
 }
 
+/// A descriptor in the place of a container's process or root.
+fn init() -> OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
+}
+
 #[test]
 fn labels_are_written_through_a_procfs_that_was_there_before_the_containers() {
     let plan = plan_with("/process/apparmorProfile", json!("x")).unwrap();
@@ -73,13 +78,12 @@ fn labels_are_written_through_a_procfs_that_was_there_before_the_containers() {
     let mut process = spec.process().clone().unwrap();
     process.set_apparmor_profile(Some("x".into()));
     let mut facts = facts_of_exec();
-    let init = || std::fs::File::open("/dev/null").unwrap().into();
     assert_eq!(
-        exec(&spec, &process, init(), facts).unwrap_err().field,
+        exec(&spec, &process, (init(), None), facts).unwrap_err().field,
         "process.apparmorProfile"
     );
     facts.modules.apparmor = true;
-    let plan = exec(&spec, &process, init(), facts).unwrap();
+    let plan = exec(&spec, &process, (init(), None), facts).unwrap();
     let open = position(&plan, "open a procfs apart from the container's");
     assert!(open < position(&plan, "join the container's namespaces"));
 }
@@ -108,8 +112,7 @@ fn the_affinity_is_for_added_processes() {
     let plan = plan_of(spec.clone(), Terminal::None).unwrap();
     assert!(!described(&plan).join("\n").contains("affinity"));
     let spec: Spec = serde_json::from_value(spec).unwrap();
-    let init = std::fs::File::open("/dev/null").unwrap().into();
-    let plan = exec(&spec, spec.process().as_ref().unwrap(), init, facts_of_exec()).unwrap();
+    let plan = exec(&spec, spec.process().as_ref().unwrap(), (init(), None), facts_of_exec()).unwrap();
     assert_eq!(plan.affinity, Some(vec![1]));
     position(&plan, "set the CPU affinity");
 }
@@ -154,4 +157,58 @@ fn the_hosts_view_of_a_cgroup_is_read_only_in_a_user_namespace() {
         });
         assert_eq!(bind.unwrap().tree.attributes.set & libc::MOUNT_ATTR_RDONLY, expected);
     }
+}
+
+#[test]
+fn where_others_see_the_mounts_the_root_is_changed_for_the_container_alone() {
+    for mount in [None, Some(json!({ "type": "mount", "path": "/mnt" }))] {
+        let mut spec = base();
+        let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "mount");
+        list.extend(mount);
+        let plan = plan_of(spec, Terminal::None).unwrap();
+        assert_eq!(plan.namespaces & libc::CLONE_NEWNS, 0);
+        let words = described(&plan).join("\n");
+        assert!(!words.contains("mounts private") && !words.contains("pivot"), "{words}");
+        let change = position(&plan, "change to the root filesystem");
+        assert!(position(&plan, "open the root filesystem") < position(&plan, "mount proc on /proc"));
+        assert!(position(&plan, "mount proc on /proc") < change);
+        assert!(change < position(&plan, "change to the directory /"));
+    }
+    let mut spec = in_user_namespace();
+    let list = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    list.retain(|namespace| namespace["type"] != "mount");
+    assert_eq!(plan_of(spec, Terminal::None).unwrap_err().field, "linux.namespaces");
+}
+
+#[test]
+fn an_added_process_has_the_root_of_the_container_where_the_namespace_has_another() {
+    let mut spec = base();
+    spec["linux"]["namespaces"] = json!([]);
+    let spec: Spec = serde_json::from_value(spec).unwrap();
+    let process = spec.process().as_ref().unwrap();
+    let plan = exec(&spec, process, (init(), Some(init())), facts_of_exec()).unwrap();
+    position(&plan, "change to the container's root");
+    assert!(!described(&plan).join("\n").contains("join"));
+    let error = exec(&spec, process, (init(), None), facts_of_exec()).unwrap_err();
+    assert_eq!(error.field, "root");
+}
+
+#[test]
+fn a_namespace_of_somebody_else_is_entered_again_before_the_rights_are_given_up() {
+    let mut spec = in_user_namespace();
+    spec["linux"]["namespaces"][3]["path"] = json!("/net");
+    let spec: Spec = serde_json::from_value(spec).unwrap();
+    let plan = exec(&spec, spec.process().as_ref().unwrap(), (init(), None), facts_of_exec()).unwrap();
+    let [door] = plan.door.as_slice() else {
+        panic!("{:?}", plan.door)
+    };
+    assert_eq!(door.kind, libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET);
+    let entered = plan.steps.iter().find_map(|planned| {
+        let InitStep::JoinContainer { namespaces, .. } = &planned.step else {
+            return None;
+        };
+        Some(*namespaces)
+    });
+    assert_eq!(entered, Some(libc::CLONE_NEWNS | libc::CLONE_NEWUTS));
 }

@@ -63,7 +63,7 @@ fn random_processes_are_added_or_refused() {
             };
             let facts = process_facts(terminal, privileges);
             let init = File::open("/dev/null").unwrap().into();
-            if let Ok(plan) = exec(&spec, &process, init, facts) {
+            if let Ok(plan) = exec(&spec, &process, (init, None), facts) {
                 planned += 1;
                 assert!(matches!(plan.steps.last().unwrap().step, InitStep::Execute(_)));
             }
