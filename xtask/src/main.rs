@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod newest;
 mod setup;
+mod tables;
 mod test;
 mod tidy;
 mod vm;

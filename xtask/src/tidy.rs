@@ -1,11 +1,11 @@
 //! The house's own rules that no lint knows: how files open, how long they are, where `unsafe` may live.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::{command, workspace};
+use crate::{command, tables, workspace};
 
 const LINES_LIMIT: usize = 600;
 /// The homes of `unsafe`.
@@ -14,18 +14,26 @@ const UNSAFE_HOMES: [&str; 2] = ["runtime/src/sys", "ebpf/"];
 const EMPTY_NAMES: [&str; 5] = ["common.rs", "helpers.rs", "misc.rs", "types.rs", "utils.rs"];
 const SKIPS: [&str; 2] = ["#[ignore", "todo!("];
 
-/// Checks every Rust file that git knows; all complaints at once.
+/// Where the guards are, and the table of their attacks.
+const GUARDS: [&str; 2] = ["runtime/src/guard.rs", "runtime/FEATURES.md"];
+
+/// Checks every Rust file and every table that git knows; all complaints at once.
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut complaints = String::new();
-    for path in rust_files()? {
-        let full = workspace::root().join(&path);
-        let Ok(text) = std::fs::read_to_string(&full) else {
-            continue;
-        };
-        for complaint in complaints_about(&path, &text) {
-            writeln!(complaints, "  {}: {complaint}", path.display()).context("a string can be written to")?;
-        }
+    let mut complain = |path: &str, list: Vec<String>| {
+        list.iter()
+            .try_for_each(|complaint| writeln!(complaints, "  {path}: {complaint}"))
+            .context("a string can be written to")
+    };
+    let files = texts("*.rs")?;
+    for (path, text) in &files {
+        complain(path, complaints_about(Path::new(path), text))?;
     }
+    for (path, table) in texts("*FEATURES.md")? {
+        complain(&path, tables::complaints_about(&table, &files))?;
+    }
+    let [guards, table] = GUARDS.map(|path| std::fs::read_to_string(workspace::root().join(path)));
+    complain(GUARDS[1], tables::guards_without_row(&guards?, &table?))?;
     if complaints.is_empty() {
         Ok(())
     } else {
@@ -33,10 +41,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
 }
 
-fn rust_files() -> anyhow::Result<Vec<PathBuf>> {
+/// The files that git knows by this pattern and that are there, with their text.
+fn texts(pattern: &str) -> anyhow::Result<Vec<(String, String)>> {
     let mut git = std::process::Command::new("git");
-    let listing = command::output(git.args(["ls-files", "*.rs"]).current_dir(workspace::root()))?;
-    Ok(listing.lines().map(PathBuf::from).collect())
+    let listing = command::output(git.args(["ls-files", pattern]).current_dir(workspace::root()))?;
+    let text = |path: &str| std::fs::read_to_string(workspace::root().join(path)).ok();
+    Ok(listing
+        .lines()
+        .filter_map(|path| Some((path.to_owned(), text(path)?)))
+        .collect())
 }
 
 fn complaints_about(path: &Path, text: &str) -> Vec<String> {

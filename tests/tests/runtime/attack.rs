@@ -57,6 +57,12 @@ fn tries(bundle: &Bundle<'_>) -> u32 {
     if bundle.without.is_some() { 500 } else { 50 }
 }
 
+/// How many swaps an attack on a terminal is to see at least (`ORLOP_SWAPS`).
+fn wanted_swaps() -> u64 {
+    let wanted = std::env::var("ORLOP_SWAPS").ok();
+    wanted.map_or(0, |wanted| wanted.parse().expect("ORLOP_SWAPS is a number"))
+}
+
 /// A directory of the host that a bundle does not name, and whether anything has been put into it.
 fn outside(bundle: &Bundle<'_>) -> PathBuf {
     let outside = bundle.scratch.input().join("outside");
@@ -316,15 +322,19 @@ fn the_console_is_a_file_that_was_put_in_the_terminals_place() {
         bundle.set("/mounts/1", dev);
         bundle.set("/process/terminal", json!(true));
         let (place, other) = (bundle.dir().join("dev/pts"), bundle.dir().join("dev/other"));
-        let is_over = AtomicBool::new(false);
+        let (swaps, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let enough = if bundle.without.is_some() { 0 } else { wanted_swaps() };
         let mut outcome = Outcome::Held;
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
                     let _ = renameat2(AT_FDCWD, &place, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE);
+                    swaps.fetch_add(1, Ordering::Relaxed);
                 }
             });
-            for _ in 0..tries(bundle) {
+            let mut tried = 0;
+            while tried < tries(bundle) || swaps.load(Ordering::Relaxed) < enough {
+                tried += 1;
                 let finished = bundle.run("if test -c /dev/console; then echo terminal; else cat /dev/console; fi");
                 if finished.out.contains("bait") {
                     outcome = Outcome::Broken;
@@ -332,6 +342,7 @@ fn the_console_is_a_file_that_was_put_in_the_terminals_place() {
                 }
             }
             is_over.store(true, Ordering::Relaxed);
+            eprintln!("{tried} containers, {} swaps", swaps.load(Ordering::Relaxed));
         });
         outcome
     });
