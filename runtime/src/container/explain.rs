@@ -164,6 +164,14 @@ impl List {
     }
 
     fn make(&mut self, plan: &InitPlan) {
+        for namespace in &plan.door {
+            let step = format!("have it made in the namespace {}", namespace.path.display());
+            self.push(Doer::Runtime, "linux.namespaces", step);
+        }
+        if let Some(path) = &plan.pid_namespace {
+            let step = format!("have it born in the pid namespace {}", path.display());
+            self.push(Doer::Runtime, "linux.namespaces", step);
+        }
         let kinds = NAMES.iter().filter(|(flag, _)| plan.namespaces & flag != 0);
         let names: Vec<_> = kinds.map(|(_, name)| *name).collect();
         let step = match names.as_slice() {
@@ -171,6 +179,9 @@ impl List {
             names => format!("clone a process in new namespaces: {}", names.join(", ")),
         };
         self.push(Doer::Runtime, "linux.namespaces", step);
+        if plan.mappings.is_some() {
+            self.push(Doer::Runtime, "linux.uidMappings", "map the ids of its user namespace");
+        }
         for device in &plan.net_devices {
             let step = format!("move the network device {} to it as {}", device.outside, device.inside);
             self.push(Doer::Runtime, "linux.netDevices", step);
