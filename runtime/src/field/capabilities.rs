@@ -25,7 +25,12 @@ impl Granted {
             let asked = mask(set.as_ref());
             if asked & !within != 0 {
                 let lost = names(asked & !within);
-                unenforced.push(format!("process.capabilities.{name}: {lost} left out: {reason}"));
+                let sentence = match name {
+                    // As runc has it.
+                    "ambient" => format!("can't raise ambient capability {lost}"),
+                    _ => format!("{lost} left out"),
+                };
+                unenforced.push(format!("process.capabilities.{name}: {sentence}: {reason}"));
             }
             asked & within
         };
