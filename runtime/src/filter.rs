@@ -82,10 +82,11 @@ impl Policy {
             .filter(|(start, _)| !self.rules.contains_key(start))
             .map(|(start, action)| (*start, Leaf::Answer(*action)))
             .collect();
-        for (number, rules) in &self.rules {
+        let mut rules = self.rules.iter().peekable();
+        while let Some((number, alternatives)) = rules.next() {
             let behind = number + 1;
-            leaves.push((*number, leaf(rules, self.unruled(*number))));
-            if !self.rules.contains_key(&behind) {
+            leaves.push((*number, self.leaf(*number, alternatives)));
+            if rules.peek().is_none_or(|(next, _)| **next != behind) {
                 leaves.push((behind, Leaf::Answer(self.unruled(behind))));
             }
         }
@@ -93,6 +94,14 @@ impl Policy {
         leaves.dedup_by_key(|(start, _)| *start);
         leaves.dedup_by(|next, before| next.1 == before.1);
         leaves
+    }
+
+    fn leaf<'a>(&self, number: u32, rules: &'a [Rule]) -> Leaf<'a> {
+        match rules {
+            [] => Leaf::Answer(self.unruled(number)),
+            [first, ..] if first.conditions.is_empty() => Leaf::Answer(first.action),
+            _ => Leaf::Rules(rules, self.unruled(number)),
+        }
     }
 
     fn unruled(&self, number: u32) -> u32 {
@@ -135,14 +144,6 @@ enum Leaf<'a> {
     Answer(u32),
     /// The rules, and the answer if none of them matches.
     Rules(&'a [Rule], u32),
-}
-
-fn leaf(rules: &[Rule], otherwise: u32) -> Leaf<'_> {
-    match rules {
-        [] => Leaf::Answer(otherwise),
-        [first, ..] if first.conditions.is_empty() => Leaf::Answer(first.action),
-        _ => Leaf::Rules(rules, otherwise),
-    }
 }
 
 impl Rule {

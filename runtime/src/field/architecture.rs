@@ -67,18 +67,17 @@ pub(crate) fn of(listed: &[Arch]) -> Vec<Architecture> {
 /// Where numbers are; the second range is that of the calls that only arm has.
 const RANGES: [(u32, u32); 2] = [(0, 0x3ff), (0xf_0000, 0xf_00ff)];
 
-/// Finds the numbers of an architecture by their names, which the compiler sorts: a profile has hundreds, and their
-/// comparison with one name after the other would be most of what a container takes to be planned.
+/// The numbers of an architecture by their names. A profile has hundreds: their comparison with one name after the other
+/// would be most of what a container takes to be planned.
 macro_rules! calls {
     ($architecture:ident, $calls:ty) => {
         mod $architecture {
-            use super::{RANGES, is_before};
+            use super::{Entry, RANGES, find, key, sorted};
 
-            static BY_NAME: [u32; <$calls>::count()] = sorted();
+            static CALLS: [Entry; <$calls>::count()] = sorted(all());
 
             pub(super) fn number(name: &str) -> Option<u32> {
-                let found = BY_NAME.binary_search_by(|number| self::name(*number).cmp(name));
-                found.ok().and_then(|index| BY_NAME.get(index)).copied()
+                find(&CALLS, name, self::name)
             }
 
             const fn name(number: u32) -> &'static str {
@@ -88,43 +87,22 @@ macro_rules! calls {
                 }
             }
 
-            /// By insertion at distances that become shorter.
-            const fn sorted() -> [u32; <$calls>::count()] {
-                let mut numbers = all();
-                let mut distance = numbers.len() / 2;
-                while distance > 0 {
-                    let mut next = distance;
-                    while next < numbers.len() {
-                        let number = numbers[next];
-                        let mut at = next;
-                        while at >= distance && is_before(name(number), name(numbers[at - distance])) {
-                            numbers[at] = numbers[at - distance];
-                            at -= distance;
-                        }
-                        numbers[at] = number;
-                        next += 1;
-                    }
-                    distance /= 2;
-                }
-                numbers
-            }
-
-            const fn all() -> [u32; <$calls>::count()] {
-                let mut numbers = [0; <$calls>::count()];
+            const fn all() -> [Entry; <$calls>::count()] {
+                let mut calls = [(0, 0); <$calls>::count()];
                 let (mut range, mut length) = (0, 0);
                 while range < RANGES.len() {
                     let (mut number, last) = RANGES[range];
                     while number <= last {
                         if <$calls>::new(number as usize).is_some() {
-                            numbers[length] = number;
+                            calls[length] = (key(name(number)), number);
                             length += 1;
                         }
                         number += 1;
                     }
                     range += 1;
                 }
-                assert!(length == numbers.len());
-                numbers
+                assert!(length == calls.len());
+                calls
             }
         }
     };
@@ -136,17 +114,46 @@ calls!(x86, syscalls::x86::Sysno);
 #[cfg(target_arch = "aarch64")]
 calls!(arm, syscalls::arm::Sysno);
 
-/// As `<` of the bytes, which a constant can't have.
-const fn is_before(one: &str, other: &str) -> bool {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    let mut at = 0;
-    while at < one.len() && at < other.len() {
-        if one[at] != other[at] {
-            return one[at] < other[at];
-        }
+/// The key of a name, and its number. Sorted by the keys.
+type Entry = (u64, u32);
+
+/// The first eight bytes of a name: few have them in common, and no address is stored that would have to be relocated.
+const fn key(name: &str) -> u64 {
+    let name = name.as_bytes();
+    let (mut key, mut at) = (0, 0);
+    while at < 8 {
+        let byte = if at < name.len() { name[at] } else { 0 };
+        key = key << 8 | byte as u64;
         at += 1;
     }
-    one.len() < other.len()
+    key
+}
+
+fn find(calls: &[Entry], wanted: &str, name: fn(u32) -> &'static str) -> Option<u32> {
+    let wanted_key = key(wanted);
+    let first = calls.partition_point(|(key, _)| *key < wanted_key);
+    let alike = calls.iter().skip(first).take_while(|(key, _)| *key == wanted_key);
+    alike.map(|(_, number)| *number).find(|number| name(*number) == wanted)
+}
+
+/// By insertion at distances that become shorter: the compiler does it.
+const fn sorted<const LENGTH: usize>(mut calls: [Entry; LENGTH]) -> [Entry; LENGTH] {
+    let mut distance = LENGTH / 2;
+    while distance > 0 {
+        let mut next = distance;
+        while next < LENGTH {
+            let call = calls[next];
+            let mut at = next;
+            while at >= distance && call.0 < calls[at - distance].0 {
+                calls[at] = calls[at - distance];
+                at -= distance;
+            }
+            calls[at] = call;
+            next += 1;
+        }
+        distance /= 2;
+    }
+    calls
 }
 
 /// `__X32_SYSCALL_BIT` of asm/unistd.h.
@@ -195,9 +202,19 @@ const OWN_OF_X32: [&str; 36] = [
 ];
 
 #[cfg(target_arch = "x86_64")]
+static CALLS_OF_X32: [Entry; OWN_OF_X32.len()] = {
+    let (mut calls, mut index) = ([(0, 0); OWN_OF_X32.len()], 0u32);
+    while (index as usize) < calls.len() {
+        calls[index as usize] = (key(OWN_OF_X32[index as usize]), index);
+        index += 1;
+    }
+    sorted(calls)
+};
+
+#[cfg(target_arch = "x86_64")]
 fn x32(name: &str) -> Option<u32> {
-    let own = (512..).zip(OWN_OF_X32).find(|(_, own)| *own == name);
-    let number = own.map_or_else(|| native::number(name), |(number, _)| Some(number));
+    let own = find(&CALLS_OF_X32, name, |index| OWN_OF_X32[index as usize]);
+    let number = own.map_or_else(|| native::number(name), |index| Some(512 + index));
     number.map(|number| X32 | number)
 }
 
