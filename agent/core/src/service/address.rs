@@ -103,10 +103,10 @@ impl Desk {
         service: impl Fn(&ServiceName) -> Option<&'a Service>,
     ) -> BTreeSet<ServiceName> {
         let spec = |name: &ServiceName| service(name)?.spec.as_ref().filter(|spec| has_cluster_address(spec));
-        let mut customers: BTreeMap<ServiceName, Customer<'a>> = BTreeMap::new();
-        for name in changed {
-            customers.insert(name.clone(), self.leave(name, spec(name)));
-        }
+        let changed = changed
+            .into_iter()
+            .map(|name| (name.clone(), self.leave(name, spec(name))));
+        let mut customers: BTreeMap<ServiceName, Customer<'a>> = changed.collect();
         // What one gives back is what another may have been waiting for.
         if customers.values().any(|customer| !customer.addresses.is_empty()) {
             for name in self.assignment.problems.keys().cloned().collect::<Vec<_>>() {

@@ -1,7 +1,7 @@
 //! Who owns what in the maps: the id of each Service port and the run of slots of each frontend. After a restart both are
 //! read back from the kernel's maps, so that nothing that works moves.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::ServicePort;
@@ -14,7 +14,7 @@ pub const REST: Duration = Duration::from_secs(1);
 /// the kernel under the old one is over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
-    ports: BTreeMap<ServicePort, u32>,
+    ports: HashMap<ServicePort, u32>,
     taken: BTreeSet<u32>,
     last: u32,
     end: u32,
@@ -70,7 +70,7 @@ impl Ids {
     }
 
     /// The ids by port.
-    pub fn ports(&self) -> &BTreeMap<ServicePort, u32> {
+    pub fn ports(&self) -> &HashMap<ServicePort, u32> {
         &self.ports
     }
 }

@@ -3,7 +3,7 @@
 //! A frontend whose backends have not changed keeps its region and its id; any other gets a region that nobody reads
 //! yet. So an image never asks for a slot to be rewritten that a program may be reading.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ mod plan;
 
 use super::ids::{Ids, Regions};
 use super::table::{Entry, Frontend, NodeFacts, Scope};
-use super::{AddressRange, Protocol, ReadyPod, ServiceName, ServicePort};
+use super::{AddressRange, Protocol, ReadyPod, ServiceName, ServicePort, bulk};
 use plan::{Draft, Plan, companions};
 
 /// The content of all maps.
@@ -186,7 +186,7 @@ impl Ledger {
     }
 
     /// Ids by Service port, for reading the counters.
-    pub fn ids(&self) -> &BTreeMap<ServicePort, u32> {
+    pub fn ids(&self) -> &HashMap<ServicePort, u32> {
         self.ids.ports()
     }
 
@@ -197,22 +197,20 @@ impl Ledger {
         others: Room,
         now: Duration,
     ) -> (Image, Problems) {
-        for (frontend, entry) in frontends {
-            // A port that gets none is told so when its frontend is placed.
-            self.ids.of(&entry.owner, have.id(frontend));
-        }
+        // A port that gets none is told so when its frontend is placed.
+        let id = |(frontend, entry): (&Frontend, &&Entry)| self.ids.of(&entry.owner, have.id(frontend));
+        let ids: Vec<Option<u32>> = frontends.iter().map(id).collect();
         let (max4, max6) = self.max_frontends;
         let mut draft = Draft {
             have,
-            ids: &self.ids,
             v4: Plan::new(&have.v4, &mut self.v4, max4.saturating_sub(others.frontends.0), now),
             v6: Plan::new(&have.v6, &mut self.v6, max6.saturating_sub(others.frontends.1), now),
             others,
             want: Image::default(),
         };
         let mut problems = Problems::new();
-        for (frontend, entry) in frontends {
-            if let Err(problem) = draft.place(frontend, entry) {
+        for ((frontend, entry), id) in frontends.iter().zip(ids) {
+            if let Err(problem) = draft.place(frontend, entry, id) {
                 let problems = problems.entry(entry.owner.service.clone()).or_default();
                 problems.insert(format!("{}: {problem}", frontend.address));
             }
@@ -302,7 +300,7 @@ fn replace_set<T: Ord>(all: &mut BTreeSet<T>, part: &BTreeSet<T>, want: BTreeSet
     for element in part {
         all.remove(element);
     }
-    all.extend(want);
+    bulk::unite(all, want);
 }
 
 /// Lets the maps know whose connections come from which address: the node's own, and those of its pods.
@@ -376,8 +374,8 @@ impl<K: Ord + Copy, S: Clone> Half<K, S> {
         for base in part.regions.keys() {
             self.regions.remove(base);
         }
-        self.services.extend(want.services);
-        self.regions.extend(want.regions);
+        bulk::insert(&mut self.services, want.services);
+        bulk::insert(&mut self.regions, want.regions);
     }
 }
 

@@ -4,6 +4,7 @@
 //! hold to that). Everything is a pure function; `agent::hands::maps` performs the steps. What happens to a connection is
 //! decided in the kernel by `ebpf_common::lookup`, not here.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 
 pub mod address;
+mod bulk;
 pub mod catalog;
 pub mod diff;
 pub mod endpoint;
@@ -30,7 +32,7 @@ pub mod table;
 pub mod topology;
 
 /// Namespace and name of a Service, or of a pod with ports of the node. A copy is cheap: every map of Services has one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceName {
     /// Namespace.
     pub namespace: Arc<str>,
@@ -46,6 +48,32 @@ impl ServiceName {
             namespace: namespace.unwrap_or("default").into(),
             name: service.metadata.name.as_deref().unwrap_or_default().into(),
         }
+    }
+}
+
+impl ServiceName {
+    /// Lets two of one namespace have the same allocation of it, so that they are compared faster.
+    fn share_namespace(&mut self, other: &Self) {
+        if self.namespace == other.namespace {
+            self.namespace = Arc::clone(&other.namespace);
+        }
+    }
+}
+
+impl Ord for ServiceName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let namespaces = if Arc::ptr_eq(&self.namespace, &other.namespace) {
+            Ordering::Equal
+        } else {
+            self.namespace.cmp(&other.namespace)
+        };
+        namespaces.then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl PartialOrd for ServiceName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

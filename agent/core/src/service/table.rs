@@ -8,7 +8,7 @@ use super::address::Assignment;
 use super::catalog::{Catalog, Objects};
 use super::shelf::Shelf;
 use super::topology::Place;
-use super::{ServiceName, ServiceStatus};
+use super::{ServiceName, ServiceStatus, bulk};
 use reader::{Reader, Reading};
 
 mod found;
@@ -43,7 +43,7 @@ pub struct ServiceTable {
     /// Every Service, those without an address too.
     pub services: BTreeMap<ServiceName, Arc<ServiceStatus>>,
     /// The frontends of each Service.
-    owned: BTreeMap<ServiceName, Vec<Frontend>>,
+    owned: BTreeMap<ServiceName, Box<[Frontend]>>,
     /// The Services that claim an address of each other, both ways.
     rivals: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
 }
@@ -108,15 +108,16 @@ impl ServiceTable {
     }
 
     /// Takes out Services and, as far as that goes, their rivals.
-    fn take_out(&mut self, names: BTreeSet<ServiceName>, change: &mut Change) {
-        let mut waiting: Vec<ServiceName> = names.into_iter().collect();
-        while let Some(name) = waiting.pop() {
-            if change.names.contains(&name) {
-                continue;
+    fn take_out(&mut self, mut names: BTreeSet<ServiceName>, change: &mut Change) {
+        while !names.is_empty() {
+            let mut rivals = BTreeSet::new();
+            for name in &names {
+                rivals.extend(self.rivals.remove(name).into_iter().flatten());
+                change.before.extend(self.forget(name));
             }
-            waiting.extend(self.rivals.remove(&name).into_iter().flatten());
-            change.before.extend(self.forget(&name));
-            change.names.insert(name);
+            bulk::unite(&mut change.names, names);
+            rivals.retain(|rival| !change.names.contains(rival));
+            names = rivals;
         }
     }
 
@@ -139,6 +140,7 @@ impl ServiceTable {
         node: &NodeFacts,
     ) -> BTreeSet<ServiceName> {
         let mut outsiders = BTreeSet::new();
+        let (mut owned, mut services) = (Vec::new(), Vec::new());
         for name in names {
             let Some(service) = catalog.service(name) else {
                 continue;
@@ -154,9 +156,11 @@ impl ServiceTable {
                 self.rivals.entry(rival.clone()).or_default().insert(name.clone());
                 self.rivals.entry(name.clone()).or_default().insert(rival);
             }
-            self.owned.insert(name.clone(), reading.owned);
-            self.services.insert(name.clone(), Arc::new(reading.status));
+            owned.push((name.clone(), reading.owned.into()));
+            services.push((name.clone(), Arc::new(reading.status)));
         }
+        bulk::insert(&mut self.owned, owned);
+        bulk::insert(&mut self.services, services);
         outsiders
     }
 }

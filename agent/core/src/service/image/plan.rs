@@ -9,7 +9,7 @@ use ebpf_common::maps::{
     Frontend4, Frontend6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, Member, Region, Service, Slot4, Slot6, Traits,
 };
 
-use super::super::ids::{Ids, Regions};
+use super::super::ids::Regions;
 use super::super::maglev;
 use super::super::table::{Entry, Frontend, Rules};
 use super::{Half, Image, Key, Range, Room, key};
@@ -17,7 +17,6 @@ use super::{Half, Image, Key, Range, Room, key};
 /// An image while it is planned.
 pub(super) struct Draft<'a> {
     pub(super) have: &'a Image,
-    pub(super) ids: &'a Ids,
     pub(super) v4: Plan<'a, Frontend4, Slot4>,
     pub(super) v6: Plan<'a, Frontend6, Slot6>,
     /// What is in use by frontends that stay as they are.
@@ -26,8 +25,7 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    pub(super) fn place(&mut self, frontend: &Frontend, entry: &Entry) -> Result<(), String> {
-        let id = self.ids.ports().get(&entry.owner).copied();
+    pub(super) fn place(&mut self, frontend: &Frontend, entry: &Entry, id: Option<u32>) -> Result<(), String> {
         let placed = match id {
             None => Err(format!("all {MAX_IDS} Service ports are taken")),
             Some(id) => self.place_with(id, frontend, entry),

@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn read(mut self, frontends: &mut BTreeMap<Frontend, Entry>) -> Reading {
-        let mut ports = Vec::new();
+        let mut ports = Vec::with_capacity(self.spec.ports.as_ref().map_or(0, Vec::len));
         let is_name_only = self.spec.type_.as_deref() == Some("ExternalName");
         for port in self.spec.ports.iter().flatten().filter(|_| !is_name_only) {
             match self.port(port, frontends) {
