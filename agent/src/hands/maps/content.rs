@@ -9,14 +9,16 @@ use agent_core::service::Counters;
 use agent_core::service::diff::MapStep;
 use agent_core::service::flows;
 use agent_core::service::image::{Half, Image, Range};
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::{Ebpf, Pod};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use ebpf_common::flow::{Entry, Role, Tuple};
 use ebpf_common::maps::{
-    Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, Member, RangeKey, Service, Slot4,
-    Slot6, UDP,
+    Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, MAX_SLOTS4, MAX_SLOTS6, Member,
+    RangeKey, Service, Slot4, Slot6, UDP,
 };
+
+use ebpf_kernel::MappedArray;
 
 use super::MapsError;
 
@@ -24,8 +26,8 @@ use super::MapsError;
 pub(super) struct Content {
     pub(super) svc4: HashMap<MapData, [u8; 8], [u8; 32]>,
     pub(super) svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
-    pub(super) slots4: Array<MapData, [u8; 8]>,
-    pub(super) slots6: Array<MapData, [u8; 24]>,
+    pub(super) slots4: MappedArray<8>,
+    pub(super) slots6: MappedArray<24>,
     counters: PerCpuArray<MapData, [u8; 48]>,
     pub(super) members: HashMap<MapData, [u8; 28], u32>,
     pub(super) ranges: LpmTrie<MapData, [u8; 20], u32>,
@@ -47,8 +49,8 @@ impl Content {
             fds: Descriptors::of(programs)?,
             svc4: take(programs, "svc4")?,
             svc6: take(programs, "svc6")?,
-            slots4: take(programs, "slots4")?,
-            slots6: take(programs, "slots6")?,
+            slots4: mapped(programs, "slots4", MAX_SLOTS4)?,
+            slots6: mapped(programs, "slots6", MAX_SLOTS6)?,
             counters: take(programs, "counters")?,
             members: take(programs, "members")?,
             ranges: take(programs, "ranges")?,
@@ -60,8 +62,8 @@ impl Content {
     }
 
     pub(super) fn dump(&self) -> Result<Image, MapsError> {
-        let services4 = entries(&self.svc4, "svc4", Frontend4::from_bytes)?;
-        let services6 = entries(&self.svc6, "svc6", Frontend6::from_bytes)?;
+        let services4 = entries(&self.fds.svc4, "svc4", Frontend4::from_bytes)?;
+        let services6 = entries(&self.fds.svc6, "svc6", Frontend6::from_bytes)?;
         let ids = services4.values().chain(services6.values()).map(|service| service.id);
         let counters = ids.filter(|id| *id != 0).collect();
         let members = keys(self.members.keys(), "members", Member::from_bytes)?;
@@ -75,8 +77,8 @@ impl Content {
         };
         let clients = self.clients.iter().map(client).collect::<Result<_, _>>();
         Ok(Image {
-            v4: half(services4, &self.slots4, "slots4", Slot4::from_bytes)?,
-            v6: half(services6, &self.slots6, "slots6", Slot6::from_bytes)?,
+            v4: half(services4, &self.slots4, Slot4::from_bytes),
+            v6: half(services6, &self.slots6, Slot6::from_bytes),
             counters,
             members,
             ranges,
@@ -94,8 +96,6 @@ impl Content {
 
     fn perform_run(&mut self, run: &[MapStep]) -> Result<(), MapsError> {
         match run.first() {
-            Some(MapStep::Write4 { .. }) => write_run(&self.fds.slots4, "slots4", run.iter().flat_map(slots4)),
-            Some(MapStep::Write6 { .. }) => write_run(&self.fds.slots6, "slots6", run.iter().flat_map(slots6)),
             Some(MapStep::Publish4(..)) => write_run(&self.fds.svc4, "svc4", run.iter().filter_map(published4)),
             Some(MapStep::Publish6(..)) => write_run(&self.fds.svc6, "svc6", run.iter().filter_map(published6)),
             Some(MapStep::AddMember(_)) => write_run(&self.fds.members, "members", run.iter().filter_map(member)),
@@ -106,6 +106,8 @@ impl Content {
 
     fn perform_one(&mut self, step: &MapStep) -> Result<(), MapsError> {
         match step {
+            MapStep::Write4 { base, slots } => store(&self.slots4, "slots4", *base, slots, Slot4::to_bytes),
+            MapStep::Write6 { base, slots } => store(&self.slots6, "slots6", *base, slots, Slot6::to_bytes),
             MapStep::Withdraw4(key) => absent_is_fine(self.svc4.remove(&key.to_bytes()), "svc4"),
             MapStep::Withdraw6(key) => absent_is_fine(self.svc6.remove(&key.to_bytes()), "svc6"),
             // The next owner begins from zero.
@@ -122,12 +124,7 @@ impl Content {
                 .map_err(failed("write to", "clients")),
             MapStep::DropClient(cookie) => absent_is_fine(self.clients.remove(cookie), "clients"),
             // Steps of these kinds are written together.
-            MapStep::Write4 { .. }
-            | MapStep::Write6 { .. }
-            | MapStep::Publish4(..)
-            | MapStep::Publish6(..)
-            | MapStep::AddMember(_)
-            | MapStep::AddCounters(_) => Ok(()),
+            MapStep::Publish4(..) | MapStep::Publish6(..) | MapStep::AddMember(_) | MapStep::AddCounters(_) => Ok(()),
         }
     }
 
@@ -233,8 +230,6 @@ fn take<M: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static s
 struct Descriptors {
     svc4: OwnedFd,
     svc6: OwnedFd,
-    slots4: OwnedFd,
-    slots6: OwnedFd,
     members: OwnedFd,
     flows: OwnedFd,
     counters: OwnedFd,
@@ -245,13 +240,17 @@ impl Descriptors {
         Ok(Self {
             svc4: descriptor(programs, "svc4")?,
             svc6: descriptor(programs, "svc6")?,
-            slots4: descriptor(programs, "slots4")?,
-            slots6: descriptor(programs, "slots6")?,
             members: descriptor(programs, "members")?,
             flows: descriptor(programs, "flows")?,
             counters: descriptor(programs, "counters")?,
         })
     }
+}
+
+fn mapped<const N: usize>(programs: &Ebpf, name: &'static str, elements: u32) -> Result<MappedArray<N>, MapsError> {
+    let map = descriptor(programs, name)?;
+    let mapped = MappedArray::open(map.as_fd(), elements);
+    mapped.map_err(|source| failed("map into memory", name)(MapError::IoError(source)))
 }
 
 fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
@@ -272,25 +271,22 @@ fn write_run<const KEY: usize, const VALUE: usize>(
     written.map_err(|source| failed("write to", name)(MapError::IoError(source)))
 }
 
-fn slots4(step: &MapStep) -> Vec<([u8; 4], [u8; 8])> {
-    let MapStep::Write4 { base, slots } = step else {
-        return Vec::new();
+/// Writes a region, which no program reads until a frontend is published that leads there.
+fn store<S: Copy, const N: usize>(
+    map: &MappedArray<N>,
+    name: &'static str,
+    base: u32,
+    slots: &[S],
+    bytes: impl Fn(S) -> [u8; N],
+) -> Result<(), MapsError> {
+    if map.write(base, slots.iter().map(|slot| bytes(*slot))) {
+        return Ok(());
+    }
+    let source = MapError::OutOfBounds {
+        index: base,
+        max_entries: u32::try_from(map.len()).unwrap_or(u32::MAX),
     };
-    numbered(*base, slots, Slot4::to_bytes)
-}
-
-fn slots6(step: &MapStep) -> Vec<([u8; 4], [u8; 24])> {
-    let MapStep::Write6 { base, slots } = step else {
-        return Vec::new();
-    };
-    numbered(*base, slots, Slot6::to_bytes)
-}
-
-fn numbered<S: Copy, const N: usize>(base: u32, slots: &[S], bytes: impl Fn(S) -> [u8; N]) -> Vec<([u8; 4], [u8; N])> {
-    let numbered = (base..).zip(slots);
-    numbered
-        .map(|(index, slot)| (index.to_ne_bytes(), bytes(*slot)))
-        .collect()
+    Err(failed("write to", name)(source))
 }
 
 fn published4(step: &MapStep) -> Option<([u8; 8], [u8; 32])> {
@@ -321,37 +317,35 @@ fn counter(step: &MapStep) -> Option<[u8; 4]> {
     Some(id.to_ne_bytes())
 }
 
-fn entries<K: Pod, Key: Ord>(
-    map: &HashMap<MapData, K, [u8; 32]>,
+fn entries<const KEY: usize, Key: Ord>(
+    map: &OwnedFd,
     name: &'static str,
-    key: impl Fn(K) -> Key,
+    key: impl Fn([u8; KEY]) -> Key,
 ) -> Result<BTreeMap<Key, Service>, MapsError> {
-    let entry = |entry: Result<(K, [u8; 32]), MapError>| {
-        let (bytes, service) = entry.map_err(failed("list", name))?;
-        Ok((key(bytes), Service::from_bytes(service)))
-    };
-    map.iter().map(entry).collect()
+    let all = ebpf_kernel::read_elements::<KEY, 32>(map.as_fd());
+    let all = all.map_err(|source| failed("list", name)(MapError::IoError(source)))?;
+    let read = |(bytes, service)| (key(bytes), Service::from_bytes(service));
+    Ok(all.into_iter().map(read).collect())
 }
 
 /// Reads the regions of the frontends. A region that reaches beyond the map is left out; its frontend is written anew.
-fn half<K, V: Pod, S>(
+fn half<K, S, const N: usize>(
     services: BTreeMap<K, Service>,
-    slots: &Array<MapData, V>,
-    name: &'static str,
-    slot: impl Fn(V) -> S,
-) -> Result<Half<K, S>, MapsError> {
+    slots: &MappedArray<N>,
+    slot: impl Fn([u8; N]) -> S,
+) -> Half<K, S> {
     let mut regions = BTreeMap::new();
-    for service in services.values() {
-        let (base, count) = (service.region.base(), u32::from(service.region.count()));
-        let fits = base.checked_add(count).is_some_and(|end| end <= slots.len());
-        if count == 0 || !fits || regions.contains_key(&base) {
+    for region in services.values().map(|service| service.region) {
+        if region.count() == 0 || regions.contains_key(&region.base()) {
             continue;
         }
-        let read = |index| slots.get(&index, 0).map(&slot).map_err(failed("read", name));
-        let run: Vec<S> = (base..base + count).map(read).collect::<Result<_, _>>()?;
-        regions.insert(base, run);
+        let indices = region.base()..region.base() + u32::from(region.count());
+        let run: Option<Vec<S>> = indices.map(|index| slots.read(index).map(&slot)).collect();
+        if let Some(run) = run {
+            regions.insert(region.base(), run);
+        }
     }
-    Ok(Half { services, regions })
+    Half { services, regions }
 }
 
 fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), MapsError> {

@@ -152,8 +152,7 @@ macro_rules! world {
             }
 
             fn slot(&self, index: u32) -> Option<$slot> {
-                let value = self.content.$slots.get(&index, 0).ok()?;
-                Some(<$slot>::from_bytes(value))
+                self.content.$slots.read(index).map(<$slot>::from_bytes)
             }
 
             fn caller(&self) -> Caller {

@@ -21,6 +21,9 @@ const USUAL: &str = "/sys/fs/bpf";
 /// Source of a mount that is ours, by which it is known again when it is to be removed.
 const SOURCE: &str = "orlop";
 
+/// See bpf(2): a map with this flag can be mapped into memory.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
 /// What a map has to look like to be used again.
 pub(super) struct MapShape {
     pub(super) name: &'static str,
@@ -28,6 +31,17 @@ pub(super) struct MapShape {
     key: u32,
     value: u32,
     entries: u32,
+    /// Whether the agent has it in its own memory.
+    is_mapped: bool,
+}
+
+impl MapShape {
+    const fn mapped(self) -> Self {
+        Self {
+            is_mapped: true,
+            ..self
+        }
+    }
 }
 
 const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries: u32) -> MapShape {
@@ -37,6 +51,7 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
         key,
         value,
         entries,
+        is_mapped: false,
     }
 }
 
@@ -44,8 +59,8 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
 pub(super) const MAPS: [MapShape; 14] = [
     shape("svc4", MapType::Hash, 8, 32, MAX_FRONTENDS4),
     shape("svc6", MapType::Hash, 20, 32, MAX_FRONTENDS6),
-    shape("slots4", MapType::Array, 4, 8, MAX_SLOTS4),
-    shape("slots6", MapType::Array, 4, 24, MAX_SLOTS6),
+    shape("slots4", MapType::Array, 4, 8, MAX_SLOTS4).mapped(),
+    shape("slots6", MapType::Array, 4, 24, MAX_SLOTS6).mapped(),
     shape("streams", MapType::Array, 4, 48, MAX_STREAMS),
     shape("sockets", MapType::SkStorage, 4, 40, 0),
     shape("replies", MapType::LruHash, 32, 20, MAX_REPLIES),
@@ -144,7 +159,10 @@ impl MapShape {
             return false;
         };
         let kind = info.map_type().is_ok_and(|kind| kind == self.kind);
-        kind && (info.key_size(), info.value_size(), info.max_entries()) == (self.key, self.value, self.entries)
+        let can_be_mapped = info.map_flags() & BPF_F_MMAPABLE != 0;
+        let mapped = can_be_mapped || !self.is_mapped;
+        kind && mapped
+            && (info.key_size(), info.value_size(), info.max_entries()) == (self.key, self.value, self.entries)
     }
 }
 
