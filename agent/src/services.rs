@@ -172,8 +172,7 @@ fn publish(status: &watch::Sender<ServicesStatus>, news: News, took: Duration) {
         status.in_kernel = true;
         status.problem = None;
         if news.is_whole {
-            status.services.clear();
-            status.faces += 1;
+            status.clear();
         }
         for (name, service) in news.services {
             status.tell(name, service);

@@ -5,7 +5,7 @@
 //! decided in the kernel by `ebpf_common::lookup`, not here.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -189,6 +189,8 @@ pub struct ServicesStatus {
     pub faces: u64,
     /// Services by name.
     pub services: BTreeMap<ServiceName, Arc<ServiceStatus>>,
+    /// Those of them whose endpoints load balancers ask for: few, where there may be tens of thousands.
+    pub checked: BTreeSet<ServiceName>,
     /// What became of pods' ports of the node, by their owners.
     pub host_ports: Arc<BTreeMap<ServiceName, host_port::PublishedStatus>>,
 }
@@ -209,11 +211,23 @@ pub struct ServiceStatus {
 }
 
 impl ServicesStatus {
+    /// Forgets all Services, before each is told anew.
+    pub fn clear(&mut self) {
+        self.services.clear();
+        self.checked.clear();
+        self.faces += 1;
+    }
+
     /// Takes over what is said of a Service by now; nothing of one that is gone.
     pub fn tell(&mut self, name: ServiceName, service: Option<Arc<ServiceStatus>>) {
         let faces = [self.services.get(&name), service.as_ref()].map(|status| status.map(|status| status.face()));
         if faces[0] != faces[1] {
             self.faces += 1;
+        }
+        if service.as_ref().is_some_and(|service| service.health_check.is_some()) {
+            self.checked.insert(name.clone());
+        } else {
+            self.checked.remove(&name);
         }
         match service {
             Some(service) => drop(self.services.insert(name, service)),
@@ -338,5 +352,34 @@ impl FromStr for AddressRange {
 impl fmt::Display for AddressRange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.address, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_that_are_checked_are_known_by_name() {
+        let name = |name: &str| ServiceName {
+            namespace: "default".into(),
+            name: name.into(),
+        };
+        let checked = ServiceStatus {
+            health_check: Some(health::HealthCheck {
+                port: 30_000,
+                local_endpoints: [1, 0],
+            }),
+            ..ServiceStatus::default()
+        };
+        let mut status = ServicesStatus::default();
+        status.tell(name("a"), Some(Arc::default()));
+        status.tell(name("b"), Some(Arc::new(checked.clone())));
+        assert_eq!(status.checked, [name("b")].into());
+        status.tell(name("a"), Some(Arc::new(checked)));
+        status.tell(name("b"), Some(Arc::default()));
+        assert_eq!(status.checked, [name("a")].into());
+        status.tell(name("a"), None);
+        assert_eq!(status.checked, BTreeSet::new());
     }
 }

@@ -50,10 +50,10 @@ fn node_ports(facts: &Option<Arc<ServiceFacts>>) -> &[IpAddr] {
 
 /// Every address of the node that takes part in NodePorts and is of one of the Service's families.
 fn places(status: &ServicesStatus, addresses: &[IpAddr]) -> BTreeSet<Place> {
-    let checks = status
-        .services
-        .iter()
-        .filter_map(|(name, status)| Some((name, status, status.health_check?)));
+    let checks = status.checked.iter().filter_map(|name| {
+        let status = status.services.get(name)?;
+        Some((name, status, status.health_check?))
+    });
     let listeners = checks.flat_map(|(name, status, check)| {
         let same = |address: &&IpAddr| status.addresses.iter().any(|own| own.is_ipv6() == address.is_ipv6());
         let here = addresses.iter().filter(same);
