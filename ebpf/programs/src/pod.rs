@@ -1,10 +1,12 @@
 //! One packet from a pod: whether it may go on, and which way.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_fib_lookup as Lookup};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect_peer};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect_peer, bpf_skb_load_bytes};
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
 use ebpf_common::pods::{Count, HOST_MAC};
 
@@ -16,8 +18,10 @@ const ETH_P_IPV6: u16 = 0x86dd;
 /// How long an answer of the kernel's tables is gone by. A pod that is removed is no longer sent to after this time, and its
 /// address is given to nobody for far longer.
 const HELD_NANOSECONDS: u64 = 10_000_000;
-/// Pairs of pods that talk at one time; with more, those that talk least ask the tables again.
-const WAYS_MAX: u32 = 4096;
+/// Bits of a place among the kernel's answers.
+const PLACE_BITS: u32 = 10;
+/// [`HOST_MAC`].
+const HOST: Mac = halves(HOST_MAC);
 /// `BPF_FIB_LKUP_RET_SUCCESS`, `BPF_FIB_LKUP_RET_FWD_DISABLED`.
 const FOUND: i64 = 0;
 const FORWARDING_IS_OFF: i64 = 5;
@@ -25,16 +29,24 @@ const FORWARDING_IS_OFF: i64 = 5;
 #[map(name = "pod_counts")]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Count::ALL.len() as u32, 0);
 
-/// The kernel's answers about packets from pod to pod: to ask takes two thirds of a packet's time here.
+/// The kernel's answers about packets from pod to pod: to ask takes two thirds of a packet's time here. Each processor has
+/// its own, where one packet at a time is looked at, so that nothing is locked or counted. Pairs whose places are the same
+/// ask in turns.
 #[map(name = "pod_ways")]
-static WAYS: LruHashMap<Pair, Way> = LruHashMap::with_max_entries(WAYS_MAX, 0);
+static WAYS: PerCpuArray<Way> = PerCpuArray::with_max_entries(1 << PLACE_BITS, 0);
+
+/// As it lies in a packet. Halves of words, for all that is looked at here begins at an even byte: a processor that gets
+/// single ones takes a packet apart for longer than it decides.
+type Mac = [u16; 3];
 
 /// Which packets.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Pair {
     /// The link they come in by.
     link: u32,
+    /// The family of both addresses.
+    family: u32,
     /// Their source; an IPv4 address is the first word.
     from: [u32; 4],
     /// Their destination.
@@ -43,44 +55,44 @@ struct Pair {
 
 /// Where to, and who may send so.
 #[repr(C)]
-#[derive(Clone, Copy)]
 struct Way {
+    /// Whose way.
+    pair: Pair,
     /// Nanoseconds since the boot, until which this holds.
     until: u64,
     /// The link of the pod they are for.
     link: u32,
     /// The hardware address of the pod they are from.
-    source: [u8; 6],
+    source: Mac,
     /// The hardware address of the pod they are for.
-    to: [u8; 6],
+    to: Mac,
 }
 
 /// Ethernet and IPv4 without options, as bytes are on the wire.
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
+#[repr(C)]
 struct HeadV4 {
-    target: [u8; 6],
-    source: [u8; 6],
+    target: Mac,
+    source: Mac,
     kind: u16,
-    unread: [u8; 8],
+    unread: [u16; 4],
     life: u8,
     protocol: u8,
     sum: u16,
-    from: u32,
-    to: u32,
+    from: [u16; 2],
+    to: [u16; 2],
 }
 
 /// Ethernet and IPv6.
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
+#[repr(C)]
 struct HeadV6 {
-    target: [u8; 6],
-    source: [u8; 6],
+    target: Mac,
+    source: Mac,
     kind: u16,
-    unread: [u8; 7],
+    unread: [u16; 3],
+    next: u8,
     life: u8,
-    from: [u32; 4],
-    to: [u32; 4],
+    from: [u16; 8],
+    to: [u16; 8],
 }
 
 /// Sees what a pod sends, on the way in by the host's end of its link.
@@ -96,31 +108,46 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
     let kind = unsafe { (*packet.skb.skb).protocol } as u16;
     match u16::from_be(kind) {
         ETH_P_IP => {
-            let head: HeadV4 = packet.load(0).map_err(i64::from)?;
+            let mut head = MaybeUninit::<HeadV4>::uninit();
+            let head = read(packet, &mut head)?;
             let pair = Pair {
                 link: link_of(packet),
-                from: [head.from, 0, 0, 0],
-                to: [head.to, 0, 0, 0],
+                family: AF_INET.into(),
+                from: [word(&head.from, 0), 0, 0, 0],
+                to: [word(&head.to, 0), 0, 0, 0],
             };
-            Ok(match decide(packet, AF_INET, &pair, head.source, head.life) {
-                Decision::Cross(way) => cross(packet, &older_v4(head, &way), way.link),
-                Decision::Action(action) => action,
+            Ok(match way(packet, &pair, head.source, head.life) {
+                Ok(way) => {
+                    // A hop less is a word less by 0x100; the checksum is the more by it, with the carry at the other end.
+                    let (sum, carries) = u16::from_be(head.sum).overflowing_add(0x100);
+                    head.sum = sum.wrapping_add(u16::from(carries)).to_be();
+                    head.life -= 1;
+                    (head.target, head.source) = (way.to, HOST);
+                    cross(packet, head, way.link)
+                }
+                Err(action) => action,
             })
         }
         ETH_P_IPV6 => {
-            let head: HeadV6 = packet.load(0).map_err(i64::from)?;
+            let mut head = MaybeUninit::<HeadV6>::uninit();
+            let head = read(packet, &mut head)?;
             let pair = Pair {
                 link: link_of(packet),
-                from: head.from,
-                to: head.to,
+                family: AF_INET6.into(),
+                from: core::array::from_fn(|place| word(&head.from, place)),
+                to: core::array::from_fn(|place| word(&head.to, place)),
             };
             // Questions of the link itself come from nowhere yet; the stack answers or drops them.
             if pair.from == [0; 4] {
                 return Ok(TC_ACT_OK as i32);
             }
-            Ok(match decide(packet, AF_INET6, &pair, head.source, head.life) {
-                Decision::Cross(way) => cross(packet, &older_v6(&head, &way), way.link),
-                Decision::Action(action) => action,
+            Ok(match way(packet, &pair, head.source, head.life) {
+                Ok(way) => {
+                    head.life -= 1;
+                    (head.target, head.source) = (way.to, HOST);
+                    cross(packet, head, way.link)
+                }
+                Err(action) => action,
             })
         }
         ETH_P_ARP => Ok(TC_ACT_OK as i32),
@@ -128,71 +155,61 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
     }
 }
 
-/// What becomes of a packet.
-enum Decision {
-    /// It goes to another pod at once.
-    Cross(Way),
-    /// It goes up the stack, or is dropped.
-    Action(i32),
+/// The first bytes of a packet, where they stay: a value that is handed on is copied at each hand.
+#[inline(always)]
+fn read<'a, Head>(packet: &TcContext, head: &'a mut MaybeUninit<Head>) -> Result<&'a mut Head, i64> {
+    let length = size_of::<Head>() as u32;
+    // SAFETY: the context is this call's own, and the kernel writes `length` bytes to `head`, or zeroes and an error.
+    let answer = unsafe { bpf_skb_load_bytes(packet.as_ptr(), 0, head.as_mut_ptr().cast(), length) };
+    match answer as i64 {
+        // SAFETY: the kernel has written all of it, and numbers have any bits.
+        0 => Ok(unsafe { head.assume_init_mut() }),
+        error => Err(error),
+    }
 }
 
+/// The way to another pod; without one the packet goes up the stack or is dropped, which the error says.
 #[inline(always)]
-fn decide(packet: &TcContext, family: u8, pair: &Pair, source: [u8; 6], life: u8) -> Decision {
+fn way(packet: &TcContext, pair: &Pair, source: Mac, life: u8) -> Result<&'static Way, i32> {
+    let up = TC_ACT_OK as i32;
+    let held = WAYS.get_ptr_mut(place(pair)).ok_or(up)?;
+    // SAFETY: a lookup returned the pointer, an array's elements stay, and of this copy of them this program alone reads
+    // and writes on this CPU, one packet after the other.
+    let held = unsafe { &mut *held };
     // SAFETY: the helper takes nothing and answers a number.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    // SAFETY: an entry that another packet replaces meanwhile is still one of the map's own.
-    if let Some(way) = unsafe { WAYS.get(pair) }
-        && now < way.until
-        && way.source == source
-        && life > 1
-    {
-        return Decision::Cross(*way);
+    if now < held.until && held.pair == *pair && held.source == source && life > 1 {
+        return Ok(held);
     }
-    let mut back = question(family, pair.link, [0; 4], pair.from);
+    let mut back = question(pair, [0; 4], pair.from);
     match look_up(packet, &mut back) {
-        FOUND if back.ifindex != pair.link => return Decision::Action(drop_as(Count::Source)),
-        FOUND if back.dmac != source => return Decision::Action(drop_as(Count::Mac)),
+        FOUND if back.ifindex != pair.link => return Err(drop_as(Count::Source)),
+        FOUND if halves(back.dmac) != source => return Err(drop_as(Count::Mac)),
         FOUND => {}
-        FORWARDING_IS_OFF => return Decision::Action(TC_ACT_OK as i32),
-        _ => return Decision::Action(drop_as(Count::Source)),
+        FORWARDING_IS_OFF => return Err(up),
+        _ => return Err(drop_as(Count::Source)),
     }
-    let mut way = question(family, pair.link, pair.from, pair.to);
-    if look_up(packet, &mut way) != FOUND || way.smac != HOST_MAC || way.ifindex == pair.link || life <= 1 {
-        return Decision::Action(TC_ACT_OK as i32);
+    let mut way = question(pair, pair.from, pair.to);
+    if look_up(packet, &mut way) != FOUND || halves(way.smac) != HOST || way.ifindex == pair.link || life <= 1 {
+        return Err(up);
     }
-    let way = Way {
+    *held = Way {
+        pair: *pair,
         until: now + HELD_NANOSECONDS,
         link: way.ifindex,
         source,
-        to: way.dmac,
+        to: halves(way.dmac),
     };
-    // Without a place for it the next packet asks again.
-    let _ = WAYS.insert(pair, way, 0);
-    Decision::Cross(way)
+    Ok(held)
 }
 
-/// The packet's head as the other pod's link would have made it: one hop older, between that link's hardware addresses.
+/// Where what is known about a pair stands, if anything is.
 #[inline(always)]
-fn older_v4(head: HeadV4, way: &Way) -> HeadV4 {
-    // A hop less is a word less by 0x100; the checksum is the more by it, with the carry at the other end.
-    let (sum, carries) = u16::from_be(head.sum).overflowing_add(0x100);
-    HeadV4 {
-        target: way.to,
-        source: HOST_MAC,
-        life: head.life.wrapping_sub(1),
-        sum: sum.wrapping_add(u16::from(carries)).to_be(),
-        ..head
-    }
-}
-
-#[inline(always)]
-fn older_v6(head: &HeadV6, way: &Way) -> HeadV6 {
-    HeadV6 {
-        target: way.to,
-        source: HOST_MAC,
-        life: head.life.wrapping_sub(1),
-        ..*head
-    }
+fn place(pair: &Pair) -> u32 {
+    /// Odd, with bits all over; what differs below differs above after it.
+    const SPREAD: u32 = 0x9e37_79b1;
+    let words = pair.from.iter().chain(&pair.to);
+    words.fold(pair.link, |sum, word| (sum ^ word).wrapping_mul(SPREAD)) >> (u32::BITS - PLACE_BITS)
 }
 
 #[inline(always)]
@@ -205,6 +222,21 @@ fn cross<Head>(packet: &TcContext, head: &Head, link: u32) -> i32 {
     i64::from(unsafe { bpf_redirect_peer(link, 0) }) as i32
 }
 
+/// One of the words that halves make, in the order of memory.
+#[inline(always)]
+fn word(halves: &[u16], place: usize) -> u32 {
+    u32::from(halves[2 * place]) | u32::from(halves[2 * place + 1]) << 16
+}
+
+#[inline(always)]
+const fn halves([a, b, c, d, e, f]: [u8; 6]) -> Mac {
+    [
+        u16::from_ne_bytes([a, b]),
+        u16::from_ne_bytes([c, d]),
+        u16::from_ne_bytes([e, f]),
+    ]
+}
+
 #[inline(always)]
 fn link_of(packet: &TcContext) -> u32 {
     // SAFETY: the kernel passes a valid `__sk_buff`, and the field is read-only.
@@ -212,11 +244,11 @@ fn link_of(packet: &TcContext) -> u32 {
 }
 
 #[inline(always)]
-fn question(family: u8, link: u32, from: [u32; 4], to: [u32; 4]) -> Lookup {
+fn question(pair: &Pair, from: [u32; 4], to: [u32; 4]) -> Lookup {
     // SAFETY: all fields are numbers, for which zero is a value.
     let mut lookup: Lookup = unsafe { core::mem::zeroed() };
-    lookup.family = family;
-    lookup.ifindex = link;
+    lookup.family = pair.family as u8;
+    lookup.ifindex = pair.link;
     lookup.__bindgen_anon_3.ipv6_src = from;
     lookup.__bindgen_anon_4.ipv6_dst = to;
     lookup
