@@ -28,6 +28,9 @@ pub struct ServiceFlags {
     /// Honour spec.externalIPs of Services, which lets whoever writes them take any address
     #[arg(long)]
     pub service_external_ips: bool,
+    /// Answer clients outside on cluster addresses that are routed to this node, too
+    #[arg(long)]
+    pub service_cluster_ips_outside: bool,
     /// Link that leads to clients outside of the node; by default those of the default routes
     #[arg(long = "uplink", value_name = "NAME")]
     pub uplinks: Vec<String>,
@@ -111,6 +114,7 @@ pub(crate) fn facts(node: &Node) -> NodeFacts {
         node_port_addresses: chosen(&flags.node_port_addresses, primary, &present),
         addresses: sorted(present),
         external_ips: flags.service_external_ips,
+        cluster_ips_outside: flags.service_cluster_ips_outside,
         // Nobody takes a node away from itself.
         leaving: false,
         own: cookie.ok().map(|cookie| (cookie, primary.clone())),

@@ -43,6 +43,7 @@ struct Bench {
     have: Image,
     ledger: Ledger,
     ids: Vec<u32>,
+    cluster_ips_outside: bool,
 }
 
 impl Bench {
@@ -57,6 +58,7 @@ impl Bench {
             maps,
             have,
             ids: Vec::new(),
+            cluster_ips_outside: false,
         };
         bench.set(manifests);
         bench
@@ -67,6 +69,7 @@ impl Bench {
         let mut facts = NodeFacts {
             node_port_addresses: vec![ip("203.0.113.1"), ip("2001:db8:71::1")],
             external_ips: true,
+            cluster_ips_outside: self.cluster_ips_outside,
             own: Some((1, vec![ip("203.0.113.1"), ip("2001:db8:71::1")])),
             ..NodeFacts::default()
         };

@@ -315,6 +315,7 @@ fn facts(namespace: &NetworkNamespace) -> NodeFacts {
         addresses: node_port_addresses.clone(),
         node_port_addresses,
         external_ips: true,
+        cluster_ips_outside: false,
         leaving: false,
         own: Some((cookie(namespace), addresses.to_vec())),
     }

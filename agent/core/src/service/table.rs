@@ -29,6 +29,8 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Whether `spec.externalIPs` are honoured.
     pub external_ips: bool,
+    /// Whether clients outside may ask cluster addresses that are routed here.
+    pub cluster_ips_outside: bool,
     /// Whether it is about to leave its cluster: deleted, or marked by an autoscaler.
     pub leaving: bool,
     /// Cookie of the node's own network namespace and the addresses its packets come from.

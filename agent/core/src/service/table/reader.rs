@@ -225,7 +225,11 @@ impl<'a> Reader<'a> {
         let port = found.owner.port;
         for address in self.cluster_ips.clone() {
             let entry = self.entry(found, Kind::ClusterIp, found.inside(address), address);
-            self.insert(frontends, SocketAddr::new(address, port), Scope::Inside, entry);
+            let frontend = SocketAddr::new(address, port);
+            if self.node.cluster_ips_outside {
+                self.insert(frontends, frontend, Scope::Outside, entry.clone());
+            }
+            self.insert(frontends, frontend, Scope::Inside, entry);
         }
         if let Some(node_port) = node_port {
             for (address, node_only) in self.node_port_addresses() {
