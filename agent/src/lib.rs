@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod events;
 pub mod hands;
+mod host_ports;
 pub mod image;
 pub mod node;
 pub mod observe;

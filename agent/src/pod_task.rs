@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::pod::{
-    Backoffs, ContainerName, DesiredPod, FailureKind, Goal, ObservedPod, PodStep, PodUid, Signalled, StepFailure, Time,
-    event, plan, status,
+    Backoffs, ContainerName, DesiredPod, FailureKind, Goal, ObservedPod, PodStep, PodUid, Refusal, Signalled,
+    StepFailure, Time, event, plan, status,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus};
 use tokio::sync::watch;
@@ -401,11 +401,15 @@ enum Acted {
     Waiting,
 }
 
-fn accept(record: &Record, node: &Node) -> Result<DesiredPod, String> {
-    DesiredPod::accept(&record.pod, record.goal(), &node.facts, Backoffs::default()).map_err(|errors| {
+/// The pod that a record asks for, or what is wrong with it.
+pub(crate) fn accept(record: &Record, node: &Node) -> Result<DesiredPod, String> {
+    let accepted = DesiredPod::accept(&record.pod, record.goal(), &node.facts, Backoffs::default());
+    let mut pod = accepted.map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         format!("{}: {}", record.origin.display(), errors.join("; "))
-    })
+    })?;
+    pod.refusal = record.port_taken.clone().map(Refusal::NodePorts);
+    Ok(pod)
 }
 
 /// The pod as a client sees it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent_core::pod::PodUid;
+use agent_core::pod::host_port::{self, Admission, Holder, HostPort};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
 
@@ -24,6 +25,10 @@ const GRACE: u64 = 30_000;
 struct Task {
     record: watch::Sender<Record>,
     key: Key,
+    /// `namespace/name`
+    name: String,
+    /// Ports of the node that it has, or had until its pod ended.
+    ports: Vec<HostPort>,
 }
 
 /// Runs the set until the agent ends. Pods of earlier agents are adopted at once, and end only after the first full list
@@ -87,10 +92,34 @@ impl Set {
             }
         }
         for (key, sourced) in &wanted.pods {
-            if !self.tasks.values().any(|task| task.key == *key) {
-                self.start(new_record(sourced));
+            if self.tasks.values().any(|task| task.key == *key) {
+                continue;
             }
+            let mut record = new_record(sourced);
+            match self.admit(&record) {
+                Admission::Admitted => {}
+                Admission::Waits => continue,
+                Admission::Refused(port) => record.port_taken = Some(port),
+            }
+            self.start(record);
         }
+    }
+
+    /// Whether a pod may have its ports of the node beside the pods that are there, and have not ended.
+    fn admit(&self, record: &Record) -> Admission {
+        let shown = self.node.board.now();
+        let has_ended = |uid: &PodUid| {
+            let status = shown.get(uid).and_then(|view| view.pod.status.as_ref());
+            let phase = status.and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        let holders = self.tasks.iter().filter(|(uid, _)| !has_ended(uid));
+        let holders = holders.map(|(_, task)| Holder {
+            name: &task.name,
+            ports: &task.ports,
+            is_going: task.record.borrow().stop.is_some(),
+        });
+        host_port::admit(&ports(record, &self.node), holders)
     }
 
     /// Nothing is removed before the first full list: what is wanted may have outlived its record. No pod is started
@@ -121,8 +150,17 @@ impl Set {
             return;
         };
         let key = key(&record.pod.metadata);
+        let (namespace, name) = &key;
+        let name = format!("{namespace}/{name}");
+        let ports = ports(&record, &self.node);
         let (sender, receiver) = watch::channel(record);
-        self.tasks.insert(uid.clone(), Task { record: sender, key });
+        let task = Task {
+            record: sender,
+            key,
+            name,
+            ports,
+        };
+        self.tasks.insert(uid.clone(), task);
         let work = pod_task::run(Arc::clone(&self.node), uid.clone(), receiver, self.facts.clone());
         let ended = self.ended.clone();
         tokio::spawn(async move {
@@ -149,6 +187,12 @@ impl Set {
             self.node.events.forget(&Subject::Pod(uid.as_str().into()));
         }
     }
+}
+
+/// The ports of the node that a pod has; none if it is refused.
+fn ports(record: &Record, node: &Node) -> Vec<HostPort> {
+    let pod = pod_task::accept(record, node).ok().filter(|pod| pod.refusal.is_none());
+    pod.map(|pod| host_port::asked(&pod)).unwrap_or_default()
 }
 
 /// Labels and annotations may change while a pod runs.
@@ -190,6 +234,7 @@ fn new_record(sourced: &Sourced<Pod>) -> Record {
         pod: sourced.object.clone(),
         origin: sourced.file.clone(),
         accepted_at: node::now().unix_nanos(),
+        port_taken: None,
         stop: None,
     }
 }

@@ -25,6 +25,9 @@ pub struct Record {
     pub origin: PathBuf,
     /// When the node took it on, in nanoseconds since the epoch.
     pub accepted_at: u64,
+    /// The port of the node that another pod had when this one came, if the node refused it for that.
+    #[serde(default)]
+    pub port_taken: Option<String>,
     /// Set once it shall go; that can't be undone.
     pub stop: Option<Stop>,
 }

@@ -32,7 +32,7 @@ use crate::services::report::Reporter;
 use crate::services::{self, ServiceFacts, ServicesConfig};
 use crate::sources::wanted::{Key, Sourced, Wanted};
 use crate::sources::{self, WantedReceiver};
-use crate::{pods, status};
+use crate::{host_ports, pods, status};
 
 /// Threads that poll tasks; what blocks runs on others.
 const WORKERS: usize = 2;
@@ -42,6 +42,8 @@ const BLOCKING: usize = 64;
 const ADOPTION: Duration = Duration::from_secs(30);
 /// How long a lock may be held by what is left of an agent that was killed.
 pub(crate) const LOCK: Duration = Duration::from_secs(3);
+/// Between looks at the node's addresses, which nobody tells of: kube-proxy's time.
+const LOOK: Duration = Duration::from_secs(30);
 /// Between tries to make the node ready for pods.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let reporter = Arc::new(Reporter::new(facts.clone(), services.clone(), queries.clone()));
     let flags = &node.config.services;
     tokio::spawn(reporter.run(flags.healthz_bind_address, flags.metrics_bind_address));
+    tokio::spawn(host_ports::tell(Arc::clone(&node), services.clone()));
     tokio::spawn(services::run(services_config(&node), facts, publish_services, asked));
     tokio::spawn(pods::run(
         Arc::clone(&node),
@@ -234,7 +237,7 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
                 let now = ServiceFacts {
                     services: services.clone(),
                     slices: slices.clone(),
-                    published: Vec::new(),
+                    published: host_ports::published(&shown),
                     pods: status::ready_pods(&shown, |pod| pod_network_of(&node, pod, &mut cookies)),
                     node: facts_of_node(&node),
                 };
@@ -248,6 +251,7 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK) => {}
             }
         }
     });

@@ -76,14 +76,25 @@ pub fn ready_pods(pods: &Pods, mut network: impl FnMut(&DesiredPod) -> Option<(u
         .collect()
 }
 
+/// The addresses of a pod that has not ended: an ended one keeps them in its status, but nobody listens there.
+pub(crate) fn live_addresses(view: &PodView) -> Option<Vec<IpAddr>> {
+    let status = view.pod.status.as_ref()?;
+    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    Some(addresses(status)).filter(|addresses| !addresses.is_empty() && !has_ended)
+}
+
+/// The protocol of a manifest as Services know it.
+pub(crate) fn balanced(protocol: Protocol) -> ServiceProtocol {
+    match protocol {
+        Protocol::Tcp => ServiceProtocol::Tcp,
+        Protocol::Udp => ServiceProtocol::Udp,
+        Protocol::Sctp => ServiceProtocol::Sctp,
+    }
+}
+
 fn ready_pod(view: &PodView, network: Option<(u64, PathBuf)>) -> Option<ReadyPod> {
     let status = view.pod.status.as_ref()?;
-    let phase = status.phase.as_deref().unwrap_or_default();
-    let addresses = addresses(status);
-    // A pod that has ended keeps its address in its status, but nobody listens there.
-    if addresses.is_empty() || matches!(phase, "Succeeded" | "Failed") {
-        return None;
-    }
+    let addresses = live_addresses(view)?;
     let (namespace_cookie, netns) = network.unzip();
     let is_leaving = view.pod.metadata.deletion_timestamp.is_some();
     Some(ReadyPod {
@@ -118,16 +129,11 @@ pub fn is_ready(status: &PodStatus) -> bool {
 }
 
 fn ports(pod: &DesiredPod) -> Vec<ContainerPort> {
-    let protocol = |protocol| match protocol {
-        Protocol::Tcp => ServiceProtocol::Tcp,
-        Protocol::Udp => ServiceProtocol::Udp,
-        Protocol::Sctp => ServiceProtocol::Sctp,
-    };
     let all = pod.containers.iter().flat_map(|container| &container.ports);
     all.map(|port| ContainerPort {
         name: port.name.clone(),
         number: port.number,
-        protocol: protocol(port.protocol),
+        protocol: balanced(port.protocol),
     })
     .collect()
 }

@@ -3,6 +3,8 @@
 
 #[path = "pods/node.rs"]
 mod node;
+#[path = "pods/ports.rs"]
+mod ports;
 
 use std::io::Write;
 use std::process::Stdio;

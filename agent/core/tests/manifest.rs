@@ -213,8 +213,8 @@ fn what_is_wrong_is_told_with_its_place() {
             "a.yaml:7:3: spec.volumes: not honoured yet: leave the field out",
         ),
         (
-            with("      name: http", "      hostPort: 80"),
-            "a.yaml:13:7: spec.containers[0].ports[0].hostPort: not honoured yet: leave the field out",
+            with("      name: http", "      hostPort: eighty"),
+            "a.yaml:13:17: spec.containers[0].ports[0].hostPort: must be a whole number, not the text \"eighty\"",
         ),
         (
             with("    image: busybox:1.36", "    image: 5"),
@@ -243,6 +243,25 @@ fn what_is_wrong_is_told_with_its_place() {
         (
             with("containerPort: 80", "containerPort: 65536"),
             "a.yaml:12:22: spec.containers[0].ports[0].containerPort: Invalid value: 65536: must be between 1 and 65535, inclusive",
+        ),
+        (
+            with("      name: http", "      hostPort: 65536"),
+            "a.yaml:13:17: spec.containers[0].ports[0].hostPort: Invalid value: 65536: must be between 1 and 65535, inclusive",
+        ),
+        (
+            with("      name: http", "      hostPort: 80\n      hostIP: here"),
+            "a.yaml:14:15: spec.containers[0].ports[0].hostIP: Invalid value: \"here\": must be a valid IP address",
+        ),
+        (
+            with(
+                "      name: http",
+                "      hostPort: 80\n    - {containerPort: 81, hostPort: 80}",
+            ),
+            "a.yaml:14:37: spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\"",
+        ),
+        (
+            with("spec:", "spec:\n  hostNetwork: true").replace("name: http", "hostPort: 81"),
+            "a.yaml:13:22: spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when",
         ),
         (
             with("name: http", "name: HTTP"),

@@ -188,6 +188,31 @@ impl<'a> Node<'a> {
     }
 
     #[track_caller]
+    pub(crate) fn wait_phase(&self, name: &str, phase: &str) -> Value {
+        eventually(PATIENCE, &format!("pod {name} is {phase}"), || {
+            let pod = self.pod(name);
+            if pod["status"]["phase"] == phase {
+                Ok(pod)
+            } else {
+                Err(format!("{}\n{}", pod["status"], self.tail()))
+            }
+        })
+    }
+
+    /// What a process of the node hears at `http://ADDRESS/`, or why it hears nothing.
+    pub(crate) fn http(&self, address: &str) -> Result<String, String> {
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec busybox wget -q -O - "http://$1/""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(self.scratch.cgroup()).arg(address);
+        let output = self.network.run(|| command.output()).unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        } else {
+            Err(stderr(&output))
+        }
+    }
+
+    #[track_caller]
     pub(crate) fn wait_gone(&self, name: &str) {
         eventually(PATIENCE, &format!("pod {name} is gone"), || {
             let pod = self.pod(name);

@@ -180,8 +180,14 @@ const MAP_REF: Fields = Fields {
 };
 
 const CONTAINER_PORT: Fields = Fields {
-    honoured: &[("name", Text), ("containerPort", Integer), ("protocol", Text)],
-    later: &["hostPort", "hostIP"],
+    honoured: &[
+        ("name", Text),
+        ("containerPort", Integer),
+        ("protocol", Text),
+        ("hostPort", Integer),
+        ("hostIP", Text),
+    ],
+    later: NONE,
 };
 
 const RESOURCES: Fields = Fields {

@@ -210,7 +210,7 @@ pub(super) fn endpoint_slice(slice: &EndpointSlice, faults: &mut Faults) {
             Some(number) => drop(faults.port(&format!("{path}.port"), number)),
             None => faults.required(&format!("{path}.port")),
         }
-        accept::container::protocol(&path, port.protocol.as_deref(), faults);
+        accept::ports::protocol(&path, port.protocol.as_deref(), faults);
     }
 }
 
@@ -277,7 +277,7 @@ fn ports(ports: &[ServicePort], kind: Type, faults: &mut Faults) {
             None => {}
         }
         faults.port(&format!("{path}.port"), port.port);
-        let protocol = accept::container::protocol(&path, port.protocol.as_deref(), faults);
+        let protocol = accept::ports::protocol(&path, port.protocol.as_deref(), faults);
         if !numbers.insert((port.port, protocol)) {
             faults.duplicate(&path, &port.port.to_string());
         }

@@ -34,6 +34,8 @@ pub struct DesiredPod {
     pub supplemental_groups: Vec<u32>,
     /// How long its containers may take to end, unless [`Goal::Stop`] says otherwise.
     pub grace: Duration,
+    /// Why the node has not taken it on, if it has not.
+    pub refusal: Option<Refusal>,
     /// Whether it shall run or go.
     pub goal: Goal,
     /// How long failures are waited out.
@@ -55,6 +57,28 @@ pub enum Goal {
         /// From `since`, what is left then is killed.
         grace: Duration,
     },
+}
+
+/// Why a node does not take a pod on, for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A port of the node is another pod's: which, and whose.
+    NodePorts(String),
+}
+
+impl Refusal {
+    /// As a kubelet names it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NodePorts(_) => "NodePorts",
+        }
+    }
+
+    /// A kubelet's words, and what it does not say.
+    pub fn message(&self) -> String {
+        let Self::NodePorts(port) = self;
+        format!("Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: {port}")
+    }
 }
 
 /// What a pod needs to know of its node.
@@ -199,6 +223,10 @@ pub struct ContainerPort {
     pub number: u16,
     /// Its protocol.
     pub protocol: Protocol,
+    /// The port of the node that leads to it; on the host's network, that it is.
+    pub host_port: Option<u16>,
+    /// The one address of the node that has that port.
+    pub host_address: Option<IpAddr>,
 }
 
 /// A transport protocol.

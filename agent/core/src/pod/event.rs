@@ -186,7 +186,13 @@ pub fn of_change(pod: &DesiredPod, before: Option<&PodStatus>, after: &PodStatus
         .flatten()
         .collect();
     events.extend(of_limits(before, after));
+    events.extend(of_refusal(pod, before));
     events
+}
+
+fn of_refusal(pod: &DesiredPod, before: Option<&PodStatus>) -> Option<Event> {
+    let refusal = pod.refusal.as_ref().filter(|_| before.is_none())?;
+    Some(Event::new(true, refusal.reason(), refusal.message(), None))
 }
 
 fn waiting_reason<'a>(statuses: &'a [ContainerStatus], name: &ContainerName) -> Option<&'a str> {

@@ -14,6 +14,7 @@ pub(crate) mod accept;
 mod desired;
 pub mod env;
 pub mod event;
+pub mod host_port;
 mod name;
 mod observed;
 mod plan;

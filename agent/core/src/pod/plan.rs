@@ -24,7 +24,7 @@ pub fn plan(desired: &DesiredPod, observed: &ObservedPod, now: Time) -> Plan {
     };
     match desired.goal {
         Goal::Run | Goal::Stop { .. } if is_shim_lost(observed) => draft.recover(),
-        Goal::Run if restart::is_finished(desired, observed) => draft.finish(),
+        Goal::Run if desired.refusal.is_some() || restart::is_finished(desired, observed) => draft.finish(),
         Goal::Run => draft.run(),
         Goal::Stop { since, grace } => draft.stop(since, grace),
     }

@@ -23,6 +23,7 @@ pub(crate) fn pod() -> DesiredPod {
         dns: DnsPolicy::Default,
         supplemental_groups: Vec::new(),
         grace: Duration::from_secs(30),
+        refusal: None,
         goal: Goal::Run,
         backoffs: Backoffs::default(),
         node: NodeFacts::default(),

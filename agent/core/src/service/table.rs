@@ -16,6 +16,7 @@ mod frontend;
 mod reader;
 
 pub use frontend::{Entry, Frontend, Kind, Rules, Scope};
+pub(super) use reader::SCTP_INSIDE;
 pub use reader::may_be_taken;
 
 /// What a node is for its Services.

@@ -4,16 +4,16 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, EnvFromSource, EnvVar as ManifestVar, EnvVarSource, PodSecurityContext, ResourceRequirements,
-        SecurityContext,
+        Container, EnvFromSource, EnvVar as ManifestVar, EnvVarSource, PodSecurityContext, PodSpec,
+        ResourceRequirements, SecurityContext,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 use oci_spec::runtime::Capability;
 
+use super::ports;
 use crate::pod::{
-    Amount, ContainerName, ContainerPort, DesiredContainer, EnvFrom, EnvValue, EnvVar, FieldRef, Protocol, PullPolicy,
-    Resources, Security,
+    Amount, ContainerName, DesiredContainer, EnvFrom, EnvValue, EnvVar, FieldRef, PullPolicy, Resources, Security,
 };
 use crate::{fault::Faults, syntax};
 
@@ -21,7 +21,7 @@ use crate::{fault::Faults, syntax};
 pub(super) fn accept(
     path: &str,
     container: &Container,
-    pod_context: Option<&PodSecurityContext>,
+    spec: &PodSpec,
     faults: &mut Faults,
 ) -> Option<DesiredContainer> {
     faults.check(&format!("{path}.name"), &container.name, syntax::label);
@@ -30,9 +30,14 @@ pub(super) fn accept(
     let pull_policy = pull_policy(path, container, faults);
     let env_from = env_from(path, container.env_from.as_deref().unwrap_or_default(), faults);
     let env = env(path, container.env.as_deref().unwrap_or_default(), faults);
-    let ports = ports(path, container, faults);
+    let ports = ports::accept(path, container, spec.host_network.unwrap_or(false), faults);
     let resources = resources(path, container.resources.as_ref(), faults);
-    let security = security(path, container.security_context.as_ref(), pod_context, faults);
+    let security = security(
+        path,
+        container.security_context.as_ref(),
+        spec.security_context.as_ref(),
+        faults,
+    );
     Some(DesiredContainer {
         name: ContainerName::parse(&container.name).ok()?,
         image,
@@ -175,37 +180,6 @@ fn field_ref(path: &str) -> Option<FieldRef> {
             of(key.to_owned())
         }
     })
-}
-
-fn ports(path: &str, container: &Container, faults: &mut Faults) -> Vec<ContainerPort> {
-    let mut accepted: Vec<ContainerPort> = Vec::new();
-    for (index, port) in container.ports.iter().flatten().enumerate() {
-        let path = format!("{path}.ports[{index}]");
-        if let Some(name) = &port.name {
-            faults.check(&format!("{path}.name"), name, syntax::port_name);
-            if accepted.iter().any(|earlier| earlier.name.as_ref() == Some(name)) {
-                faults.duplicate(&format!("{path}.name"), name);
-            }
-        }
-        let protocol = protocol(&path, port.protocol.as_deref(), faults);
-        if let Some(number) = faults.port(&format!("{path}.containerPort"), port.container_port) {
-            accepted.push(ContainerPort {
-                name: port.name.clone(),
-                number,
-                protocol,
-            });
-        }
-    }
-    accepted
-}
-
-/// The protocol of a port of a container or a Service.
-pub(crate) fn protocol(path: &str, word: Option<&str>, faults: &mut Faults) -> Protocol {
-    faults.choose(
-        &format!("{path}.protocol"),
-        word,
-        &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)],
-    )
 }
 
 fn resources(path: &str, wanted: Option<&ResourceRequirements>, faults: &mut Faults) -> Resources {

@@ -1,7 +1,9 @@
 //! From a Pod with its defaults applied to a [`DesiredPod`]: everything is parsed and checked once, with the API server's
-//! words, and nothing afterwards meets a string where an enum would do. A container is read in `container.rs`.
+//! words, and nothing afterwards meets a string where an enum would do. A container is read in `container.rs`, its ports in
+//! `ports.rs`.
 
-pub(crate) mod container;
+mod container;
+pub(crate) mod ports;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -59,6 +61,7 @@ impl DesiredPod {
             dns,
             supplemental_groups,
             grace,
+            refusal: None,
             goal,
             backoffs,
             node: node.clone(),
@@ -82,6 +85,7 @@ impl DesiredPod {
             dns: DnsPolicy::Default,
             supplemental_groups: Vec::new(),
             grace,
+            refusal: None,
             goal: Goal::Stop { since, grace },
             backoffs: Backoffs::default(),
             node: NodeFacts::default(),
@@ -139,13 +143,9 @@ fn accept_containers(spec: &PodSpec, faults: &mut Faults) -> Vec<DesiredContaine
         if accepted.iter().any(|earlier| earlier.name.as_str() == container.name) {
             faults.duplicate(&format!("{path}.name"), &container.name);
         }
-        accepted.extend(container::accept(
-            &path,
-            container,
-            spec.security_context.as_ref(),
-            faults,
-        ));
+        accepted.extend(container::accept(&path, container, spec, faults));
     }
+    ports::check(spec, faults);
     accepted
 }
 

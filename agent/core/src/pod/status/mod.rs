@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodCondition, PodIP, P
 
 pub(super) use container::duration;
 
-use super::{DesiredPod, Goal, ObservedPod, Presence, RestartPolicy, Time, resources};
+use super::{DesiredPod, Goal, ObservedPod, Presence, Refusal, RestartPolicy, Time, resources};
 
 /// The condition that says which limits this node can't enforce; only there while there are any.
 pub const LIMITS_ENFORCED: &str = "LimitsEnforced";
@@ -15,6 +15,9 @@ const MAX_MESSAGE: usize = 1024;
 
 /// The status of the pod. `previous` is the last one that was published: its transition times are kept.
 pub fn status(desired: &DesiredPod, observed: &ObservedPod, previous: Option<&PodStatus>, now: Time) -> PodStatus {
+    if let Some(refusal) = &desired.refusal {
+        return refused(desired, observed, refusal);
+    }
     let containers: Vec<ContainerStatus> = desired
         .containers
         .iter()
@@ -33,6 +36,18 @@ pub fn status(desired: &DesiredPod, observed: &ObservedPod, previous: Option<&Po
         pod_ips: some(pod_ips.into_iter().map(|ip| PodIP { ip }).collect()),
         qos_class: Some(resources::qos_class(desired).as_str().to_owned()),
         container_statuses: Some(containers),
+        ..PodStatus::default()
+    }
+}
+
+/// What a kubelet posts of a pod that it rejects.
+fn refused(desired: &DesiredPod, observed: &ObservedPod, refusal: &Refusal) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(refusal.reason().to_owned()),
+        message: Some(format!("Pod was rejected: {}", refusal.message())),
+        start_time: observed.accepted_at.map(Time::to_k8s),
+        qos_class: Some(resources::qos_class(desired).as_str().to_owned()),
         ..PodStatus::default()
     }
 }
@@ -250,6 +265,21 @@ mod tests {
             let found = told(&pod, &observed, 1000).0.phase;
             assert_eq!(found.as_deref(), Some(expected), "{policy:?} {states:?} stops {stops}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_refused_has_failed_with_the_reason() {
+        let mut pod = sample::pod();
+        pod.refusal = Some(Refusal::NodePorts("port 80/TCP is pod default/a's".into()));
+        let status = status(&pod, &ObservedPod::default(), None, at(1000));
+        assert_eq!(
+            (status.phase.as_deref(), status.reason.as_deref()),
+            (Some("Failed"), Some("NodePorts"))
+        );
+        let message = "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested \
+                       pod ports: port 80/TCP is pod default/a's";
+        assert_eq!(status.message.as_deref(), Some(message));
+        assert!(status.container_statuses.is_none() && status.conditions.is_none());
     }
 
     #[test]

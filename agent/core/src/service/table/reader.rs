@@ -19,7 +19,7 @@ use super::frontend::{Entry, Frontend, Kind, Rules, Scope};
 
 const DEFAULT_AFFINITY: u32 = 10_800;
 /// The kernel calls no hook for sockets of SCTP.
-const SCTP_INSIDE: &str = "clients on other machines are served; this node and its pods are not";
+pub(in crate::service) const SCTP_INSIDE: &str = "clients on other machines are served; this node and its pods are not";
 /// A Service with this label is served by somebody else.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Endpoints of a Service with this label are nobody's to balance.
