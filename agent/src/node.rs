@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use agent_core::pod::{NodeFacts, Time};
+use agent_core::service::host_port::Published;
 use cni::pod_network::NodeNetwork;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -45,6 +46,10 @@ pub struct Node {
     pub images: Store,
     /// Changes when an image was loaded or pulled by hand: pods that wait for one look again.
     pub new_images: watch::Sender<()>,
+    /// Changes when a plugin's call may have attached or detached something.
+    pub plugin_calls: watch::Sender<()>,
+    /// What others have attached and ports of the node lead to; none before the first look.
+    pub attached: watch::Sender<Option<Arc<[Published]>>>,
     /// What happened.
     pub events: Arc<Events>,
     /// The pods as they are.
@@ -74,6 +79,8 @@ impl Node {
             inspector,
             images: open_store(&config.places.state_dir)?,
             new_images: watch::channel(()).0,
+            plugin_calls: watch::channel(()).0,
+            attached: watch::channel(None).0,
             events: Arc::default(),
             board: Board::default(),
             capabilities: runtime::capabilities_of(capability_set("CapBnd:")),

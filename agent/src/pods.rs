@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
 
 use crate::events::Subject;
+use crate::host_ports;
 use crate::node::{self, Node};
 use crate::orphans;
 use crate::pod_task::{self, Facts};
@@ -119,7 +120,14 @@ impl Set {
             ports: &task.ports,
             is_going: task.record.borrow().stop.is_some(),
         });
-        host_port::admit(&ports(record, &self.node), holders)
+        let others = self.node.attached.borrow().clone().unwrap_or_default();
+        let others: Vec<(String, Vec<HostPort>)> = others.iter().map(host_ports::held).collect();
+        let others = others.iter().map(|(name, ports)| Holder {
+            name,
+            ports,
+            is_going: false,
+        });
+        host_port::admit(&ports(record, &self.node), holders.chain(others))
     }
 
     /// Nothing is removed before the first full list: what is wanted may have outlived its record. No pod is started

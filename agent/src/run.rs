@@ -83,6 +83,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let reporter = Arc::new(Reporter::new(facts.clone(), services.clone(), queries.clone()));
     let flags = &node.config.services;
     tokio::spawn(reporter.run(flags.healthz_bind_address, flags.metrics_bind_address));
+    tokio::spawn(host_ports::follow_plugins(Arc::clone(&node)));
     tokio::spawn(host_ports::tell(Arc::clone(&node), services.clone()));
     tokio::spawn(services::run(services_config(&node), facts, publish_services, asked));
     tokio::spawn(pods::run(
@@ -214,6 +215,7 @@ fn services_config(node: &Node) -> ServicesConfig {
 fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receiver<Option<Arc<ServiceFacts>>> {
     let (publish, facts) = watch::channel(None);
     let mut pods = node.board.watch();
+    let mut attached = node.attached.subscribe();
     let adopted = adopted_uids(&node.config.places);
     let node = Arc::clone(node);
     tokio::spawn(async move {
@@ -221,12 +223,15 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
         if tokio::time::timeout(ADOPTION, all_seen).await.is_err() {
             tracing::warn!("not every pod of the agent before could be looked at");
         }
+        // The node has the sender.
+        let _ = attached.wait_for(Option::is_some).await;
         let mut cookies = Cookies::default();
         let (mut services, mut slices) = (Shelf::default(), Shelf::default());
         let mut wanted_before: Option<Arc<Wanted>> = None;
         loop {
             let wanted_now = wanted.borrow_and_update().clone();
             let shown = pods.borrow_and_update().clone();
+            let others = attached.borrow_and_update().clone().unwrap_or_default();
             cookies.retain(|pod| shown.contains_key(pod));
             if let Some(wanted) = wanted_now {
                 if !wanted_before.is_some_and(|before| Arc::ptr_eq(&before, &wanted)) {
@@ -237,7 +242,7 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
                 let now = ServiceFacts {
                     services: services.clone(),
                     slices: slices.clone(),
-                    published: host_ports::published(&shown),
+                    published: [host_ports::published(&shown), others.to_vec()].concat(),
                     pods: status::ready_pods(&shown, |pod| pod_network_of(&node, pod, &mut cookies)),
                     node: facts_of_node(&node),
                 };
@@ -251,6 +256,7 @@ fn service_facts(node: &Arc<Node>, mut wanted: WantedReceiver) -> watch::Receive
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
+                changed = attached.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK) => {}
             }
         }

@@ -16,7 +16,7 @@ use crate::{
     cidr::Cidr,
     identity::{GROUP, fnv1a},
     ipam,
-    mapping::PortMapping,
+    mapping::{PortMapping, Protocol},
     nft::{ANSWER, Element, Expression, Hook, KEY, NftStep, SetShape},
 };
 
@@ -403,12 +403,42 @@ fn port_element(port: &PortMapping, address: IpAddr, owner: &str) -> (&'static s
     (map, element)
 }
 
+/// The port that an element of one of [`PORT_MAPS`] is about. One for all addresses says of which family.
+pub fn mapping_of(map: &str, element: &Element) -> Option<PortMapping> {
+    let family = FAMILIES.iter().find(|family| map.ends_with(family.ports))?;
+    let single = if map == family.address_ports {
+        family.bytes as usize
+    } else {
+        0
+    };
+    let (address, rest) = element.key.split_at_checked(single)?;
+    let host_address = match single {
+        0 if family.is_ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        0 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => address_of(address)?,
+    };
+    let port = |bytes: &[u8]| Some(u16::from_be_bytes(*bytes.first_chunk()?));
+    let (_, pod_port) = element.data.as_deref()?.split_at_checked(family.bytes as usize)?;
+    Some(PortMapping {
+        protocol: Protocol::of_number(*rest.first()?)?,
+        host_address: Some(host_address),
+        host_port: port(rest.get(4..)?)?,
+        pod_port: port(pod_port)?,
+    })
+}
+
+fn address_of(octets: &[u8]) -> Option<IpAddr> {
+    let four = || <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
+    let six = || <[u8; 16]>::try_from(octets).ok().map(IpAddr::from);
+    four().or_else(six)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{mapping::Protocol, nft::encode};
+    use crate::nft::encode;
 
     fn cidrs(texts: &[&str]) -> Vec<Cidr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -503,5 +533,38 @@ mod tests {
             let is_inside = last.is_some_and(|(_, is_end)| !is_end);
             prop_assert_eq!(is_inside, cidrs.iter().any(|cidr| cidr.contains(probe)));
         }
+    }
+
+    #[test]
+    fn ports_are_read_back_from_their_elements() {
+        let addresses: [IpAddr; 2] = ["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
+        for (asked, expected) in [
+            (None, vec!["0.0.0.0", "::"]),
+            (Some("0.0.0.0"), vec!["0.0.0.0"]),
+            (Some("::"), vec!["::"]),
+            (Some("192.0.2.1"), vec!["192.0.2.1"]),
+            (Some("2001:db8::1"), vec!["2001:db8::1"]),
+        ] {
+            let port = PortMapping {
+                protocol: Protocol::Sctp,
+                host_address: asked.map(|text| text.parse().unwrap()),
+                host_port: 8080,
+                pod_port: 80,
+            };
+            let read: Vec<PortMapping> = port_elements(&[port], &addresses, "a")
+                .iter()
+                .map(|(map, element)| mapping_of(map, element).unwrap())
+                .collect();
+            let expected: Vec<PortMapping> = expected
+                .iter()
+                .map(|text| PortMapping {
+                    host_address: Some(text.parse().unwrap()),
+                    ..port
+                })
+                .collect();
+            assert_eq!(read, expected, "{asked:?}");
+        }
+        assert_eq!(mapping_of("ports4", &Element::default()), None);
+        assert_eq!(mapping_of("pods4", &Element::default()), None);
     }
 }

@@ -21,6 +21,12 @@ impl Protocol {
             .find(|protocol| protocol.to_string().eq_ignore_ascii_case(name))
     }
 
+    /// The protocol of a number in an IP header.
+    pub fn of_number(number: u8) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp, Self::Sctp];
+        all.into_iter().find(|protocol| protocol.number() == number)
+    }
+
     /// The number in an IP header.
     pub fn number(self) -> u8 {
         match self {
@@ -55,6 +61,17 @@ pub struct PortMapping {
 }
 
 impl PortMapping {
+    /// Whether both are a port of one address.
+    pub fn meets(&self, other: &Self) -> bool {
+        let covers = |one: &Self, other: &Self| match one.host_address {
+            None => true,
+            Some(any) if any.is_unspecified() => other.is_for(any),
+            single => single == other.host_address,
+        };
+        let is_same = self.protocol == other.protocol && self.host_port == other.host_port;
+        is_same && (covers(self, other) || covers(other, self))
+    }
+
     /// Whether it leads to an address of this family.
     pub fn is_for(&self, address: IpAddr) -> bool {
         self.host_address.is_none_or(|host| host.is_ipv4() == address.is_ipv4())
@@ -100,5 +117,33 @@ mod tests {
         assert!(!only_v6.is_for(v4) && only_v6.is_for(v6));
         assert_eq!(only_v6.to_string(), "[fd00::1]:53/udp");
         assert_eq!(mapping.to_string(), "port 53/udp");
+    }
+
+    #[test]
+    fn ports_meet_where_they_have_an_address_in_common() {
+        let port = |address: &str| PortMapping {
+            protocol: Protocol::Tcp,
+            host_address: address.parse().ok(),
+            host_port: 80,
+            pod_port: 8080,
+        };
+        for (one, other, meet) in [
+            ("", "", true),
+            ("", "127.0.0.1", true),
+            ("", "::", true),
+            ("0.0.0.0", "127.0.0.1", true),
+            ("0.0.0.0", "::1", false),
+            ("::", "::1", true),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+        ] {
+            assert_eq!(port(one).meets(&port(other)), meet, "{one} and {other}");
+            assert_eq!(port(other).meets(&port(one)), meet, "{other} and {one}");
+        }
+        let udp = PortMapping {
+            protocol: Protocol::Udp,
+            ..port("")
+        };
+        assert!(!udp.meets(&port("")));
     }
 }

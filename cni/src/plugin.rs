@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     identity::{check_ifname, is_name},
     lease::LeaseError,
+    mapping::PortMapping,
     netns::Netns,
     plan::Conflict,
     pod_network::{self, AttachRequest, NetworkError, NodeNetwork},
@@ -89,6 +90,8 @@ pub struct Worker<'a> {
     pub network: Option<&'a NodeNetwork>,
     /// Where the worker finds the pod's namespace, if not at `CNI_NETNS`.
     pub netns: Option<&'a Path>,
+    /// Ports of the node that lead to pods of the agent's own.
+    pub taken: &'a [PortMapping],
 }
 
 /// Does what the environment asks for. `read_stdin` is called by the verbs that have a configuration.
@@ -186,6 +189,9 @@ impl Call<'_> {
             protocol::chained(previous, Value::Null).map_err(|what| wrong_previous(&what))?;
         }
         let wishes = self.config.wishes(variable(self.environment, "CNI_ARGS"))?;
+        if let Some(port) = wishes.ports.iter().find(|port| self.is_taken(port)) {
+            return Err(failure(&NetworkError::PortInUse(*port)));
+        }
         let dns = wishes.dns.clone().or(self.config.dns()?);
         let sandbox = variable(self.environment, "CNI_NETNS");
         let request = AttachRequest {
@@ -203,6 +209,10 @@ impl Call<'_> {
             None => Ok(result),
             Some(previous) => protocol::chained(previous, result).map_err(|what| wrong_previous(&what)),
         }
+    }
+
+    fn is_taken(&self, port: &PortMapping) -> bool {
+        self.worker.taken.iter().any(|taken| taken.meets(port))
     }
 
     /// Needs neither the namespace, which may be gone, nor an earlier result, nor the rest of the configuration.

@@ -297,11 +297,12 @@ pub fn list(network: &NodeNetwork) -> Result<Vec<Attachment>, NetworkError> {
     Ok(attachments)
 }
 
-/// Everything that is attached to the node, by every network, and how many ports of the node lead to each.
+/// Everything that is attached to the node, by every network, and the ports of the node that lead to each: one for all
+/// addresses is there for each family.
 ///
 /// # Errors
 /// When the kernel's tables can't be read.
-pub fn list_all(network: &NodeNetwork) -> Result<Vec<(Attachment, usize)>, NetworkError> {
+pub fn list_all(network: &NodeNetwork) -> Result<Vec<(Attachment, Vec<PortMapping>)>, NetworkError> {
     let ends = observe::host_ends(&connect()?)?;
     let mut names: Vec<String> = ends
         .iter()
@@ -312,14 +313,15 @@ pub fn list_all(network: &NodeNetwork) -> Result<Vec<(Attachment, usize)>, Netwo
     names.dedup();
     let mut all = Vec::new();
     for name in names {
-        let owners = ports::owners(&name)?;
+        let ports = ports::all(&name)?;
         let network = NodeNetwork {
             name,
             ..network.clone()
         };
         all.extend(list(&network)?.into_iter().map(|attachment| {
-            let count = owners.iter().filter(|owner| **owner == attachment.host_link).count();
-            (attachment, count)
+            let own = ports.iter().filter(|(owner, _)| *owner == attachment.host_link);
+            let own = own.map(|(_, port)| *port).collect();
+            (attachment, own)
         }));
     }
     Ok(all)
@@ -335,9 +337,9 @@ pub fn close_stale_ports(network: &NodeNetwork) -> Result<usize, NetworkError> {
         .map(|end| end.name)
         .collect();
     let is_stale = |owner: &str| !links.iter().any(|link| link == owner);
-    let count = ports::owners(&network.name)?
+    let count = ports::all(&network.name)?
         .iter()
-        .filter(|owner| is_stale(owner))
+        .filter(|(owner, _)| is_stale(owner))
         .count();
     ports::close(&network.name, is_stale)?;
     Ok(count)

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use crate::{
-    firewall::{PORT_MAPS, STATE, port_elements, table_name},
+    firewall::{PORT_MAPS, STATE, mapping_of, port_elements, table_name},
     mapping::PortMapping,
     netfilter::{Netfilter, NftError},
     netlink::Connection,
@@ -128,17 +128,18 @@ pub(crate) fn are_open(
     Ok(wanted.is_empty())
 }
 
-/// Whose the open ports are, each as often as it has ports.
-pub(crate) fn owners(network: &str) -> Result<Vec<String>, NetworkError> {
+/// The open ports and whose they are. One for all addresses of the node is there for each family.
+pub(crate) fn all(network: &str) -> Result<Vec<(String, PortMapping)>, NetworkError> {
     let Some(netfilter) = connect_if_any()? else {
         return Ok(Vec::new());
     };
-    let mut owners = Vec::new();
+    let mut all = Vec::new();
     for map in PORT_MAPS {
         let elements = netfilter.list(&table_name(network), map)?.unwrap_or_default();
-        owners.extend(elements.into_iter().filter_map(|element| element.owner));
+        let owned = |element: Element| Some((element.owner.clone()?, mapping_of(map, &element)?));
+        all.extend(elements.into_iter().filter_map(owned));
     }
-    Ok(owners)
+    Ok(all)
 }
 
 fn connect() -> Result<Netfilter, NetworkError> {

@@ -10,6 +10,7 @@ use cni::relay::{self, Call};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::accept::accept;
+use crate::host_ports;
 use crate::node::Node;
 
 /// Calls at once; more wait to be accepted. The kernel does them one after the other anyway, and pods need threads too.
@@ -38,9 +39,13 @@ fn answer(stream: UnixStream, node: &Node) -> std::io::Result<()> {
 fn work(call: Call, node: &Node) -> plugin::Outcome {
     let netns = call.netns.as_ref();
     let netns = netns.map(|netns| PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())));
+    let taken = host_ports::mappings(&node.board.now());
     let worker = Worker {
         network: Some(&node.network),
         netns: netns.as_deref(),
+        taken: &taken,
     };
-    plugin::run_as(worker, &call.environment, || Ok(call.stdin))
+    let outcome = plugin::run_as(worker, &call.environment, || Ok(call.stdin));
+    node.plugin_calls.send_replace(());
+    outcome
 }

@@ -10,6 +10,7 @@ use super::Api;
 use super::answer::{Answer, Problem, json};
 use super::message::{NetworkCheck, NetworkPod, NetworkView, PeerView};
 use crate::hands::network::INTERFACE;
+use crate::host_ports;
 use crate::status::PodView;
 
 /// Everything that is attached, by whom, and where it leads.
@@ -18,16 +19,24 @@ pub(super) async fn show(api: &Arc<Api>) -> Result<Answer, Problem> {
     let looked = tokio::task::spawn_blocking(move || pod_network::list_all(&node.network)).await;
     let attachments = looked.map_err(Problem::failed)?.map_err(Problem::failed)?;
     let names = names(api);
+    let shown = api.node.board.now();
+    let own = host_ports::published(&shown);
+    let published = |uid: &str| {
+        let view = shown.iter().find(|(known, _)| known.as_str() == uid);
+        let owner = view.map(|(_, view)| host_ports::owner(view));
+        let pod = own.iter().find(|pod| Some(&pod.owner) == owner.as_ref());
+        pod.map_or(0, |pod| pod.ports.len())
+    };
     let pods = attachments.into_iter().map(|(attachment, ports)| NetworkPod {
         name: names.get(&attachment.container_id).cloned(),
         network: attachment.network,
-        container_id: attachment.container_id,
         addresses: attachment.addresses,
         mac: attachment.mac.map(|byte| format!("{byte:02x}")).join(":"),
         link: attachment.host_link,
         mtu: attachment.mtu,
-        ports,
+        ports: ports.len() + published(&attachment.container_id),
         complete: attachment.complete,
+        container_id: attachment.container_id,
     });
     let network = &api.node.network;
     let counts = api.node.inspector.as_ref().map(|inspector| inspector.counts());

@@ -48,6 +48,7 @@ fn with_agent(node: &Node, work: impl FnOnce()) -> usize {
                         let worker = Worker {
                             network: Some(&agents),
                             netns: netns.as_deref(),
+                            ..Worker::default()
                         };
                         calls.fetch_add(1, Ordering::Relaxed);
                         plugin::run_as(worker, &call.environment, || Ok(call.stdin))

@@ -115,6 +115,11 @@ impl<'a> Node<'a> {
         self.scratch.path(relative)
     }
 
+    /// What is given to the node, and is nothing of its own.
+    pub(crate) fn input(&self) -> PathBuf {
+        self.scratch.input()
+    }
+
     /// Writes a manifest as an editor does: beside, then renamed.
     pub(crate) fn manifest(&self, name: &str, text: &str) -> PathBuf {
         let path = self.scratch.input().join("manifests").join(name);
@@ -197,6 +202,11 @@ impl<'a> Node<'a> {
                 Err(format!("{}\n{}", pod["status"], self.tail()))
             }
         })
+    }
+
+    /// Where it is.
+    pub(crate) fn network(&self) -> &'a NetworkNamespace {
+        self.network
     }
 
     /// What a process of the node hears at `http://ADDRESS/`, or why it hears nothing.

@@ -1,6 +1,10 @@
 //! Ports of the node that lead to pods, from the manifest on.
 
-use tests::{eventually, require_root};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Output, Stdio};
+
+use tests::{NetworkNamespace, eventually, require_root};
 
 use crate::node::{Node, PATIENCE, pod, with_node};
 
@@ -15,6 +19,16 @@ fn wait_for(node: &Node<'_>, address: &str, expected: &str) {
     eventually(PATIENCE, &format!("{address} answers {expected:?}"), || {
         match node.http(address) {
             Ok(heard) if heard == expected => Ok(()),
+            other => Err(other),
+        }
+    });
+}
+
+#[track_caller]
+fn wait_refused(node: &Node<'_>, address: &str) {
+    eventually(PATIENCE, &format!("nobody is at {address}"), || {
+        match node.http(address) {
+            Err(why) if why.contains("Connection refused") => Ok(()),
             other => Err(other),
         }
     });
@@ -76,10 +90,85 @@ fn a_port_of_the_node_is_its_pods_until_that_is_gone() {
         wait_for(node, "127.0.0.1:8080", "c");
         node.remove_manifest("c.yaml");
         node.wait_gone("c");
-        eventually(PATIENCE, "nobody has the port", || match node.http("127.0.0.1:8080") {
-            Err(why) if why.contains("Connection refused") => Ok(()),
-            other => Err(other),
+        wait_refused(node, "127.0.0.1:8080");
+    });
+}
+
+/// Says `guest` to whoever asks.
+fn answer(mut asker: TcpStream) {
+    let _ = asker.read(&mut [0; 1024]);
+    let _ = asker.write_all(b"HTTP/1.0 200 OK\r\n\r\nguest");
+}
+
+/// A pod of another runtime, by the plugin and the agent's socket.
+fn plugin(node: &Node<'_>, verb: &str, pod: &NetworkNamespace, port: u16) -> Output {
+    let config = serde_json::json!({
+        "cniVersion": "1.1.0", "name": "guests", "type": "orlop-cni", "agentSocket": node.path("run/cni.sock"),
+        "runDir": node.input(), "capabilities": {"portMappings": true},
+        "runtimeConfig": {"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]},
+    });
+    let mut command = tests::binary("orlop-cni");
+    let variables = [
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", "guest"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/"),
+    ];
+    command.envs(variables).env("CNI_NETNS", pod.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = node.network().run(|| command.spawn()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(config.to_string().as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn ports_that_the_plugin_was_asked_for_are_the_agents_while_it_is_there() {
+    require_root!();
+    let guest = NetworkNamespace::new();
+    with_node("host-port-plugin", |node| {
+        node.manifest("a.yaml", &web("a", "{containerPort: 80, hostPort: 8080}"));
+        node.wait_ready("a");
+        // A port of the agent's own pod is nobody else's.
+        let refused = plugin(node, "ADD", &guest, 8080);
+        assert!(
+            String::from_utf8_lossy(&refused.stdout).contains("\"code\":104"),
+            "{refused:?}"
+        );
+        let added = plugin(node, "ADD", &guest, 9090);
+        assert!(added.status.success(), "{added:?}");
+        let server = guest.run(|| TcpListener::bind("[::]:80").unwrap());
+        std::thread::spawn(move || server.incoming().flatten().for_each(answer));
+        // nftables leads there at once, the Service maps as soon as the agent has seen it.
+        let counted = ["services", "container/guest", "-n", "guests"];
+        eventually(PATIENCE, "the Service maps have the port", || {
+            assert_eq!(node.http("127.0.0.1:9090").as_deref(), Ok("guest"));
+            let services = String::from_utf8(node.orlop(&counted).stdout).unwrap();
+            let is_asked = services.contains("9090/TCP") && !services.contains("forwarded 0");
+            if is_asked { Ok(()) } else { Err(services) }
         });
+        node.manifest("b.yaml", &web("b", "{containerPort: 80, hostPort: 9090}"));
+        let refused = node.wait_phase("b", "Failed");
+        assert_eq!(refused["status"]["reason"], "NodePorts");
+
+        node.kill_agent();
+        assert_eq!(node.http("127.0.0.1:9090").as_deref(), Ok("guest"));
+        node.start();
+        assert_eq!(node.http("127.0.0.1:9090").as_deref(), Ok("guest"));
+        assert!(plugin(node, "DEL", &guest, 9090).status.success());
+        wait_refused(node, "127.0.0.1:9090");
+
+        // Removed while no agent is: the next one finds it gone.
+        assert!(plugin(node, "ADD", &guest, 9090).status.success());
+        wait_for(node, "127.0.0.1:9090", "guest");
+        node.kill_agent();
+        assert!(plugin(node, "DEL", &guest, 9090).status.success());
+        node.start();
+        wait_refused(node, "127.0.0.1:9090");
     });
 }
 
