@@ -80,7 +80,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(prepare_network(Arc::clone(&node)));
     tokio::spawn(server::cni::serve(plugins, Arc::clone(&node)));
     let facts = service_facts(&node, wanted.clone());
-    let reporter = Arc::new(Reporter::new(facts.clone(), services.clone(), queries.clone()));
+    let reporter = Reporter::new(facts.clone(), services.clone(), queries.clone()).of_node(Arc::clone(&node));
+    let reporter = Arc::new(reporter);
     let flags = &node.config.services;
     tokio::spawn(reporter.run(flags.healthz_bind_address, flags.metrics_bind_address));
     tokio::spawn(host_ports::follow_plugins(Arc::clone(&node)));

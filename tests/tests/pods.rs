@@ -1,6 +1,8 @@
 //! Pods from manifest to end, driven through the real `orlop` on the real kernel.
 #![forbid(unsafe_code)]
 
+#[path = "pods/network.rs"]
+mod network;
 #[path = "pods/node.rs"]
 mod node;
 #[path = "pods/ports.rs"]

@@ -5,6 +5,7 @@
 
 mod fault;
 pub mod manifest;
+pub mod network;
 pub mod pod;
 pub mod service;
 mod syntax;

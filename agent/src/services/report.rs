@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use agent_core::network;
 use agent_core::service::ServicesStatus;
 use agent_core::service::health::{self, Answer, Progress};
 use agent_core::service::metrics;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{BindAddress, Query, ServiceFacts};
-use crate::node::timestamp;
+use crate::hands::network::figures;
+use crate::node::{Node, timestamp};
 
 mod checks;
 mod listen;
@@ -26,6 +28,8 @@ pub struct Reporter {
     facts: watch::Receiver<Option<Arc<ServiceFacts>>>,
     status: watch::Receiver<ServicesStatus>,
     queries: mpsc::Sender<Query>,
+    /// Whose pod network is told of, too.
+    node: Option<Arc<Node>>,
     /// How often `healthz` and `livez` were answered with which status.
     answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
 }
@@ -41,7 +45,16 @@ impl Reporter {
             facts,
             status,
             queries,
+            node: None,
             answers: Mutex::default(),
+        }
+    }
+
+    /// The same, and of a node's pod network.
+    pub fn of_node(self, node: Arc<Node>) -> Self {
+        Self {
+            node: Some(node),
+            ..self
         }
     }
 
@@ -92,9 +105,26 @@ impl Reporter {
         match tokio::time::timeout(SCRAPE, asked).await {
             Ok(Some(mut scrape)) => {
                 scrape.answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                listen::text(metrics::text(&scrape))
+                listen::text(metrics::text(&scrape) + &self.network().await)
             }
             Ok(None) | Err(_) => listen::unavailable("the Service maps can't be read now\n"),
+        }
+    }
+
+    /// What can't be looked at now is left out.
+    async fn network(&self) -> String {
+        let Some(node) = self.node.clone() else {
+            return String::new();
+        };
+        let looked = tokio::task::spawn_blocking(move || figures(&node)).await;
+        match looked {
+            Ok(Ok(figures)) => network::text(&figures),
+            Ok(Err(error)) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::warn!(error, "the pod network can't be told of");
+                String::new()
+            }
+            Err(_) => String::new(),
         }
     }
 

@@ -209,9 +209,9 @@ impl<'a> Node<'a> {
         self.network
     }
 
-    /// What a process of the node hears at `http://ADDRESS/`, or why it hears nothing.
+    /// What a process of the node hears at `http://ADDRESS`, or why it hears nothing.
     pub(crate) fn http(&self, address: &str) -> Result<String, String> {
-        let script = r#"echo $$ > "$0/cgroup.procs" && exec busybox wget -q -O - "http://$1/""#;
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec busybox wget -q -O - "http://$1""#;
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(self.scratch.cgroup()).arg(address);
         let output = self.network.run(|| command.output()).unwrap();

@@ -30,6 +30,8 @@ pub struct DesiredPod {
     pub enable_service_links: bool,
     /// Where its `/etc/resolv.conf` comes from.
     pub dns: DnsPolicy,
+    /// How much it may receive and send.
+    pub bandwidth: Bandwidth,
     /// Groups that every container's first process has besides its own.
     pub supplemental_groups: Vec<u32>,
     /// How long its containers may take to end, unless [`Goal::Stop`] says otherwise.
@@ -110,6 +112,15 @@ pub enum DnsPolicy {
     /// The node's own. `ClusterFirst` means this too as long as the node knows no cluster DNS, as with a kubelet.
     #[default]
     Default,
+}
+
+/// Limits on a pod's traffic in bits a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Of what it receives.
+    pub ingress: Option<u64>,
+    /// Of what it sends.
+    pub egress: Option<u64>,
 }
 
 /// One container as it shall be.

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
-    Attempt, AttemptState, Backoffs, CgroupFacts, ContainerFacts, ContainerName, DesiredContainer, DesiredPod,
-    DnsPolicy, ExitRecord, Goal, ImageFacts, NodeFacts, ObservedPod, PodUid, Presence, PullPolicy, Resources,
-    RestartPolicy, Security, ShimState, Time,
+    Attempt, AttemptState, Backoffs, Bandwidth, CgroupFacts, ContainerFacts, ContainerName, DesiredContainer,
+    DesiredPod, DnsPolicy, ExitRecord, Goal, ImageFacts, NodeFacts, ObservedPod, PodUid, Presence, PullPolicy,
+    Resources, RestartPolicy, Security, ShimState, Time,
 };
 
 pub(crate) fn pod() -> DesiredPod {
@@ -21,6 +21,7 @@ pub(crate) fn pod() -> DesiredPod {
         host_network: false,
         enable_service_links: true,
         dns: DnsPolicy::Default,
+        bandwidth: Bandwidth::default(),
         supplemental_groups: Vec::new(),
         grace: Duration::from_secs(30),
         refusal: None,

@@ -367,15 +367,19 @@ fn seconds(time: Option<Timestamp>) -> String {
 
 /// A page that is being written.
 #[derive(Default)]
-struct Page(String);
+pub(crate) struct Page(String);
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+
+    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     /// Names of Kubernetes have nothing that a label's value would have to escape.
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
+    pub(crate) fn line(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let _ = match labels.is_empty() {
             true => writeln!(self.0, "{name} {value}"),

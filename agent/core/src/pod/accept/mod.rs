@@ -2,6 +2,7 @@
 //! words, and nothing afterwards meets a string where an enum would do. A container is read in `container.rs`, its ports in
 //! `ports.rs`.
 
+mod bandwidth;
 mod container;
 pub(crate) mod ports;
 
@@ -12,7 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Backoffs, DesiredContainer, DesiredPod, DnsPolicy, Goal, NodeFacts, PodUid, RestartPolicy};
+use super::{Backoffs, Bandwidth, DesiredContainer, DesiredPod, DnsPolicy, Goal, NodeFacts, PodUid, RestartPolicy};
 use crate::{
     fault::{Faults, FieldError},
     syntax,
@@ -41,6 +42,7 @@ impl DesiredPod {
         let restart_policy = restart_policy(spec, &mut faults);
         let grace = grace(spec, &mut faults);
         let dns = dns_policy(spec, &mut faults);
+        let bandwidth = bandwidth::accept(&pod.metadata, &mut faults);
         let hostname = hostname(pod, spec, node, &mut faults);
         let supplemental_groups = groups(spec.security_context.as_ref(), &mut faults);
         let found = faults.into_errors();
@@ -59,6 +61,7 @@ impl DesiredPod {
             host_network: spec.host_network.unwrap_or(false),
             enable_service_links: spec.enable_service_links.unwrap_or(true),
             dns,
+            bandwidth,
             supplemental_groups,
             grace,
             refusal: None,
@@ -83,6 +86,7 @@ impl DesiredPod {
             host_network: false,
             enable_service_links: false,
             dns: DnsPolicy::Default,
+            bandwidth: Bandwidth::default(),
             supplemental_groups: Vec::new(),
             grace,
             refusal: None,
