@@ -1,4 +1,5 @@
 //! The pod network as the agent shows it, mends it and tells of it.
+#![expect(clippy::unwrap_used, reason = "a helper of tests: a failure is the test's")]
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
 //! Ports of the node that lead to pods, from the manifest on.
+#![expect(clippy::unwrap_used, reason = "a helper of tests: a failure is the test's")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
