@@ -23,6 +23,7 @@ pub mod guard;
 pub mod plan;
 pub mod proto;
 pub mod shim;
+pub mod spec;
 pub mod sys;
 
 mod container_path;

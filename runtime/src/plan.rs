@@ -6,7 +6,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType, Process, Spec};
+use crate::spec::{Process, Spec};
+use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType};
 
 use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;

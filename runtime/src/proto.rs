@@ -15,7 +15,7 @@ pub mod state;
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use crate::spec::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 pub use name::{ContainerName, ExecId, NameError};

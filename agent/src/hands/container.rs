@@ -41,7 +41,7 @@ pub fn create(
     let request = Create {
         container: shim_name(name)?,
         attempt,
-        spec: Box::new(spec),
+        spec: Box::new((&spec).into()),
         rootfs: rootfs(
             scene
                 .node

@@ -92,7 +92,7 @@ fn drop_unknown_capabilities(process: &mut Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::{Process, Spec};
+    use crate::spec::{Process, Spec};
     use serde_json::json;
 
     use super::*;

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use crate::spec::Spec;
+use oci_spec::runtime::LinuxNamespaceType;
 
 use super::error::{CreateError, host};
 use super::hook::{self, Hooks};

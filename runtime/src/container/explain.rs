@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
+use crate::spec::Spec;
+use oci_spec::runtime::{Hook, LinuxNamespaceType};
 use serde::Serialize;
 
 use super::error::CreateError;

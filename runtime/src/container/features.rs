@@ -3,7 +3,7 @@
 //! Nothing is listed by hand that the planner can be asked: each candidate is put into a small configuration, and what
 //! the planner refuses is not listed.
 
-use oci_spec::runtime::Spec;
+use crate::spec::Spec;
 use serde_json::{Value, json};
 
 use super::config;

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::spec::{Process, Spec};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use oci_spec::runtime::{Hook, Process, Spec};
+use oci_spec::runtime::Hook;
 use serde_json::json;
 
 use super::error::{CreateError, ExecError, StartError};

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use crate::spec::Spec;
 use serde_json::json;
 
 use super::error::{CreateError, host};

@@ -25,7 +25,7 @@ mod start;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use crate::spec::Spec;
 
 pub use crate::plan::FieldError;
 pub use crate::sys::pty::{WindowSize, set_window_size, window_size};

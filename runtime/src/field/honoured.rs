@@ -3,7 +3,8 @@
 //! Everything else of the specification is read by a file of this directory or by [`crate::cgroup`]. `annotations` are
 //! for others to read, and `ociVersion` only has to be 1.
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use crate::spec::{Process, Spec};
+use oci_spec::runtime::Linux;
 
 use crate::plan::FieldError;
 

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use oci_spec::runtime::Process;
+use crate::spec::Process;
 
 use crate::plan::{FieldError, Steps, c_string};
 use crate::security::SecurityModules;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use crate::spec::Process;
 use nix::unistd::Gid;
-use oci_spec::runtime::{Linux, LinuxSeccomp, Process};
+use oci_spec::runtime::{Linux, LinuxSeccomp};
 
 use super::{capabilities::Granted, labels, program, rlimits, scheduling, seccomp};
 use crate::container::Manner;

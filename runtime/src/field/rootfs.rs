@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use oci_spec::runtime::{Root, Spec};
+use crate::spec::Spec;
+use oci_spec::runtime::Root;
 
 use crate::container::{Manner, Rootfs, hook};
 use crate::container_path::ContainerPath;

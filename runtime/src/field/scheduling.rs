@@ -1,10 +1,10 @@
 //! When the process gets the CPU and the disks, and from which memory: `process.scheduler`, `process.ioPriority`,
 //! `process.execCPUAffinity`, `linux.memoryPolicy`, `linux.personality`.
 
+use crate::spec::{ExecCpuAffinity, Process};
 use oci_spec::runtime::{
-    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality,
-    LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType,
-    Process, Scheduler,
+    IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain,
+    LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Scheduler,
 };
 
 use super::number_list::mask;
@@ -30,7 +30,7 @@ pub(crate) fn plan(process: &Process, linux: &Linux, steps: &mut Steps) -> Resul
 }
 
 /// The CPUs that an added process is born on, and the ones that it goes on with.
-pub(crate) fn affinity(asked: Option<&ExecCPUAffinity>) -> Result<[Option<Vec<u64>>; 2], FieldError> {
+pub(crate) fn affinity(asked: Option<&ExecCpuAffinity>) -> Result<[Option<Vec<u64>>; 2], FieldError> {
     let list = |name: &str, list: Option<&String>| {
         let field = format!("process.execCPUAffinity.{name}");
         list.filter(|list| !list.is_empty())
@@ -39,7 +39,7 @@ pub(crate) fn affinity(asked: Option<&ExecCPUAffinity>) -> Result<[Option<Vec<u6
     };
     Ok([
         list("initial", asked.and_then(|asked| asked.initial().as_ref()))?,
-        list("final", asked.and_then(|asked| asked.cpu_affinity_final().as_ref()))?,
+        list("final", asked.and_then(|asked| asked.last().as_ref()))?,
     ])
 }
 

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 
+use crate::spec::Spec;
 use nix::sys::stat::{Mode, fchmod};
-use oci_spec::runtime::Spec;
 
 use super::answer::{chain, failure, is_plain_absolute, refuse};
 use super::children::{CONTAINER_LIMIT, Container, Live, Process, new_state};
@@ -192,7 +192,7 @@ fn with_own_oom_score(mut spec: Spec) -> Spec {
 
 fn streams(spec: &Spec) -> Result<(Stdio, Vec<Output>), StreamError> {
     let process = spec.process().as_ref();
-    if process.and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
+    if process.and_then(crate::spec::Process::terminal).unwrap_or(false) {
         return Ok((
             Stdio::Terminal {
                 size: None,

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use oci_spec::runtime::Spec;
+use crate::spec::Spec;
 
 use super::answer::{Answer, checked, failure, refuse, send};
 use super::children::{EXEC_LIMIT, Exec, Live, Process};

@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::Spec;
 use runtime::cgroup::{self, Cgroup};
 use runtime::container::{CreateRequest, Exit, Manner, Rootfs, SingleThreaded, Stdio, config, create};
 use runtime::floor;
+use runtime::spec::Spec;
 
 const USAGE: &str = "usage: floor ROOTFS | floor --inside BUNDLE ROUNDS | floor --laps BUNDLE ROUNDS";
 

@@ -7,10 +7,11 @@ use std::path::{Component, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use lexopt::ValueExt;
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use runtime::container::config;
 use runtime::container::named::{ExecOrder, Named};
 use runtime::container::{Manner, initial_cpus};
+use runtime::spec::Process;
 
 use crate::arguments::{Globals, Word, is_on, next, number, required_id};
 use crate::foreground::{Foreground, stdio};

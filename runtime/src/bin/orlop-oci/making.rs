@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use oci_spec::runtime::Spec;
 use runtime::cgroup::place::{self, Place, PlaceError};
 use runtime::cgroup::systemd::Scope;
 use runtime::container::Manner;
 use runtime::container::named::{Bundle, CreateOrder, Fresh};
+use runtime::spec::Spec;
 
 use crate::arguments::{Globals, Manager, Word, is_on, unexpected};
 use crate::foreground::stdio;

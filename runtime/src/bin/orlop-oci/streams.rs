@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::runtime::Process;
 use runtime::container::named::Fresh;
+use runtime::spec::Process;
 use runtime::sys::fd::is_inherited;
 use runtime::sys::socket::pass;
 

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use crate::spec::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
 use super::error::{VerbError, file};
 use super::{Named, Status};

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crate::spec::Spec;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use oci_spec::runtime::Spec;
 
 use super::delete::put_away;
 use super::error::{VerbError, file};

@@ -1,6 +1,6 @@
 //! `exec`: one more process in a container.
 
-use oci_spec::runtime::Process;
+use crate::spec::Process;
 use std::path::PathBuf;
 
 use super::{Named, Status, VerbError};

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::spec::Spec;
 use nix::mount::{MntFlags, umount2};
-use oci_spec::runtime::Spec;
 
 use super::error::{VerbError, file};
 use super::{Named, Record};

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
+use crate::spec::Spec;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::Spec;
 
 use super::create::START_BYTE;
 use super::error::{VerbError, file};

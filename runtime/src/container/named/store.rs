@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use crate::spec::Spec;
 
 use super::error::{VerbError, file};
 use super::record::{Init, Record};

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use oci_spec::runtime::{Process, Spec};
+use crate::spec::{Process, Spec};
 
 use super::*;
 use crate::cgroup::DeviceRules;
