@@ -54,7 +54,7 @@ fn the_pod_network_is_shown_mended_and_told_of() {
         assert!(!all.contains("ghost") && all.contains("node: 10.244.0.0/24"), "{all}");
 
         eventually(PATIENCE, "the network is told of", || {
-            let page = node.http("127.0.0.1:10249/metrics").unwrap_or_default();
+            let page = node.http("127.0.0.1:10249/metrics")?;
             let lines = [
                 "orlop_network_packets_total{what=\"foreign-source\"} 0",
                 "orlop_network_attachments{network=\"orlop\"} 1",

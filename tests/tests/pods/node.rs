@@ -211,10 +211,13 @@ impl<'a> Node<'a> {
 
     /// What a process of the node hears at `http://ADDRESS`, or why it hears nothing.
     pub(crate) fn http(&self, address: &str) -> Result<String, String> {
-        let script = r#"echo $$ > "$0/cgroup.procs" && exec busybox wget -q -O - "http://$1""#;
+        // Whose children have controllers has no processes of its own.
+        let script = r#"mkdir -p "$0" && echo $$ > "$0/cgroup.procs" && exec busybox wget -q -O - "http://$1""#;
         let mut command = Command::new("sh");
-        command.args(["-c", script]).arg(self.scratch.cgroup()).arg(address);
+        let cgroup = self.scratch.cgroup().join("client");
+        command.args(["-c", script]).arg(&cgroup).arg(address);
         let output = self.network.run(|| command.output()).unwrap();
+        std::fs::remove_dir(&cgroup).unwrap();
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         } else {
