@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use agent_core::pod::host_port::HostPort as AskedPort;
@@ -80,16 +79,14 @@ pub(crate) async fn follow_plugins(node: Arc<Node>) {
         calls.mark_unchanged();
         let network = node.network.clone();
         let looked = tokio::task::spawn_blocking(move || pod_network::list_all(&network)).await;
-        match looked {
-            Ok(Ok(all)) => show(&node, Some(attached(&all).into())),
-            Ok(Err(error)) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                tracing::warn!(error, "ports that plugins were asked for can't be looked at");
-                let known = node.attached.borrow().clone();
-                show(&node, Some(known.unwrap_or_default()));
-            }
-            Err(error) => tracing::error!(%error, "a look at plugins' ports panicked"),
-        }
+        let looked = looked.map_err(anyhow::Error::from).and_then(|all| Ok(all?));
+        let now = looked.map(|all| attached(&all).into()).unwrap_or_else(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "ports that plugins were asked for can't be looked at");
+            // Services wait for the first answer: none is one, too.
+            node.attached.borrow().clone().unwrap_or_default()
+        });
+        show(&node, Some(now));
         // The node has the sender.
         let _ = calls.changed().await;
         tokio::time::sleep(TOGETHER).await;

@@ -6,7 +6,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::spec::{Process, Spec};
 use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType};
 
 use crate::container::{Manner, Rootfs};
@@ -22,6 +21,7 @@ use crate::guard::Guard;
 use crate::mapping;
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
+use crate::spec::{Process, Spec};
 use crate::step::{Groups, InitStep, NamespaceFile, Planned};
 use crate::sys::capability::Mask;
 use crate::sys::exec::StringArray;

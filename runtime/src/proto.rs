@@ -15,8 +15,9 @@ pub mod state;
 
 use std::path::PathBuf;
 
-use crate::spec::{Process, Spec};
 use serde::{Deserialize, Serialize};
+
+use crate::spec::{Process, Spec};
 
 pub use name::{ContainerName, ExecId, NameError};
 pub use state::{ContainerState, ExecState, ExitReason, ExitRecord, LogCounters, Status, UnixNanos};

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use crate::spec::Spec;
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::error::{CreateError, host};
@@ -16,6 +15,7 @@ use crate::guard::Guard;
 use crate::plan::{self, Facts, FieldError, ProcessFacts};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
+use crate::spec::Spec;
 use crate::step::Gate;
 use crate::sys::stopwatch::{Lap, lap};
 

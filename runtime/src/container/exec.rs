@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::spec::{Process, Spec};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxNamespaceType;
@@ -17,6 +16,7 @@ use crate::field::scheduling;
 use crate::plan::{self, ProcessFacts};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
+use crate::spec::{Process, Spec};
 use crate::sys::pidfd::pid_of;
 
 /// The running container that a process is added to.

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::spec::Spec;
 use oci_spec::runtime::{Hook, LinuxNamespaceType};
 use serde::Serialize;
 
@@ -14,6 +13,7 @@ use crate::cgroup::Limits;
 use crate::plan::{self, Facts, FieldError, InitPlan, ProcessFacts, Terminal};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
+use crate::spec::Spec;
 use crate::step::{InitStep, Planned};
 
 /// Who performs a step.

@@ -3,7 +3,6 @@
 //! Nothing is listed by hand that the planner can be asked: each candidate is put into a small configuration, and what
 //! the planner refuses is not listed.
 
-use crate::spec::Spec;
 use serde_json::{Value, json};
 
 use super::config;
@@ -12,6 +11,7 @@ use super::{Manner, hook};
 use crate::SPEC_VERSION;
 use crate::field::{capabilities, mount_options};
 use crate::privileges::Privileges;
+use crate::spec::Spec;
 
 /// Every word that some runtime or mount(8) knows; those that are honoured are found out.
 const MOUNT_OPTIONS: [&str; 66] = [

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::spec::{Process, Spec};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::Hook;
@@ -22,6 +21,7 @@ use super::launch::{Launch, end, launch, streams};
 use super::{Exit, Manner, Running, SingleThreaded, Stdio};
 use crate::plan::{self, FieldError};
 use crate::privileges::Privileges;
+use crate::spec::{Process, Spec};
 use crate::sys::clone::Child;
 
 /// How much of what a hook says on its standard error an error repeats; the rest is read and forgotten.

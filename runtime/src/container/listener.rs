@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::spec::Spec;
 use serde_json::json;
 
 use super::error::{CreateError, host};
 use crate::field::seccomp::Listener;
 use crate::plan::FieldError;
+use crate::spec::Spec;
 use crate::sys::clone::Child;
 use crate::sys::pidfd::pidfd_getfd;
 use crate::sys::socket;

@@ -3,10 +3,10 @@
 //! Everything else of the specification is read by a file of this directory or by [`crate::cgroup`]. `annotations` are
 //! for others to read, and `ociVersion` only has to be 1.
 
-use crate::spec::{Process, Spec};
 use oci_spec::runtime::Linux;
 
 use crate::plan::FieldError;
+use crate::spec::{Process, Spec};
 
 /// Refuses what a container can't be given.
 pub(crate) fn check(spec: &Spec) -> Result<(), FieldError> {

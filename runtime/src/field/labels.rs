@@ -2,10 +2,9 @@
 
 use std::ffi::CString;
 
-use crate::spec::Process;
-
 use crate::plan::{FieldError, Steps, c_string};
 use crate::security::SecurityModules;
+use crate::spec::Process;
 use crate::step::InitStep;
 
 /// Whether the process is to get a label.

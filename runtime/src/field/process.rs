@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::spec::Process;
 use nix::unistd::Gid;
 use oci_spec::runtime::{Linux, LinuxSeccomp};
 
@@ -11,6 +10,7 @@ use crate::container::Manner;
 use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
 use crate::security::SecurityModules;
+use crate::spec::Process;
 use crate::step::{Groups, Identity, InitStep, Program, SeccompFilter};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;

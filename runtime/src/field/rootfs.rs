@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::spec::Spec;
 use oci_spec::runtime::Root;
 
 use crate::container::{Manner, Rootfs, hook};
@@ -12,6 +11,7 @@ use crate::container_path::ContainerPath;
 use crate::field::namespaces::Namespaces;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::privileges::Privileges;
+use crate::spec::Spec;
 use crate::step::{InitStep, MadeOverlay, OverlayMount, RootMount};
 use crate::sys::mount::Attributes;
 use crate::tree::Tree;

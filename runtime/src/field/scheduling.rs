@@ -1,7 +1,6 @@
 //! When the process gets the CPU and the disks, and from which memory: `process.scheduler`, `process.ioPriority`,
 //! `process.execCPUAffinity`, `linux.memoryPolicy`, `linux.personality`.
 
-use crate::spec::{ExecCpuAffinity, Process};
 use oci_spec::runtime::{
     IOPriorityClass, Linux, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality, LinuxPersonalityDomain,
     LinuxSchedulerFlag, LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Scheduler,
@@ -9,6 +8,7 @@ use oci_spec::runtime::{
 
 use super::number_list::mask;
 use crate::plan::{FieldError, Steps};
+use crate::spec::{ExecCpuAffinity, Process};
 use crate::step::InitStep;
 use crate::sys::schedule::{SchedulerAttributes, io_priority};
 

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 
-use crate::spec::Spec;
 use nix::sys::stat::{Mode, fchmod};
 
 use super::answer::{chain, failure, is_plain_absolute, refuse};
@@ -20,6 +19,7 @@ use crate::proc::Stat;
 use crate::proto::{
     ContainerKey, ContainerState, Create, ExitReason, ExitRecord, Failure, FailureKind, Reply, Rootfs, Status,
 };
+use crate::spec::{self, Spec};
 
 impl Shim {
     /// Creates a container. On failure nothing of it is left but its log file.
@@ -192,7 +192,7 @@ fn with_own_oom_score(mut spec: Spec) -> Spec {
 
 fn streams(spec: &Spec) -> Result<(Stdio, Vec<Output>), StreamError> {
     let process = spec.process().as_ref();
-    if process.and_then(crate::spec::Process::terminal).unwrap_or(false) {
+    if process.and_then(spec::Process::terminal).unwrap_or(false) {
         return Ok((
             Stdio::Terminal {
                 size: None,

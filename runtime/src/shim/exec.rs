@@ -8,8 +8,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::spec::Spec;
-
 use super::answer::{Answer, checked, failure, refuse, send};
 use super::children::{EXEC_LIMIT, Exec, Live, Process};
 use super::create::{StreamError, create_failure, failed, pipe};
@@ -18,6 +16,7 @@ use super::record;
 use super::serve::Shim;
 use crate::container::{self, ExecError, Manner, SingleThreaded, Stdio};
 use crate::proto::{self, ContainerKey, ExecId, Failure, FailureKind, Reply, Stream};
+use crate::spec::Spec;
 
 /// The child's ends, and ours with what they are.
 type Ends = (Stdio, Vec<(Stream, OwnedFd)>);

@@ -6,22 +6,13 @@ use agent_core::service::ServiceName;
 use agent_core::service::host_port::{HostPort, Published};
 
 use super::node::Node;
-use super::outside::World;
+use super::outside::{World, world};
 use super::server::{Backend, sctp_witness, tcp, udp_witness, witness};
 
 /// The node's addresses in [`World`], and the pod's.
 const NODE: [&str; 2] = ["203.0.113.1", "2001:db8:71::1"];
 const POD: [&str; 2] = ["10.244.0.2", "fd00:244::2"];
 const CLIENT: [&str; 2] = ["198.51.100.2", "2001:db8:51::2"];
-
-macro_rules! world {
-    ($name:literal, $world:ident, $node:ident) => {
-        tests::require_root!();
-        tests::require!(tests::Need::Kernel(5, 18));
-        let $world = World::new($name);
-        let mut $node = $world.node();
-    };
-}
 
 /// A pod with a port of the node for each backend: `[ADDRESS ]PORT`.
 fn published(name: &str, ports: &[(&str, &Backend)]) -> Published {

@@ -164,6 +164,7 @@ macro_rules! world {
         let mut $node = $world.node();
     };
 }
+pub(crate) use world;
 
 const NODE_PORTS: [(&str, &str, &str); 2] = [
     ("203.0.113.1:30080", CLIENT4, FOUR),

@@ -17,7 +17,6 @@ use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, MAX_SLOTS4, MAX_SLOTS6, Member,
     RangeKey, Service, Slot4, Slot6, UDP,
 };
-
 use ebpf_kernel::MappedArray;
 
 use super::MapsError;

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::spec::Spec;
 use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
 use super::error::{VerbError, file};
@@ -14,6 +13,7 @@ use super::{Named, Status};
 use crate::criu::service::{CriuError, Service};
 use crate::criu::{self, Common, Dump, Tolerance};
 use crate::plan::{FieldError, has_namespace, has_own_mounts};
+use crate::spec::Spec;
 
 /// What a checkpoint is to be like.
 #[derive(Debug, Clone, Default)]

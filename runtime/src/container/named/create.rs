@@ -4,7 +4,6 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::spec::Spec;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -21,6 +20,7 @@ use crate::container::create::create_with;
 use crate::container::hook;
 use crate::container::{CreateRequest, Created, FieldError, Manner, Rootfs, Running, SingleThreaded, Stdio};
 use crate::report::START;
+use crate::spec::Spec;
 use crate::step::Gate;
 
 /// What to make, and how.

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use crate::spec::Spec;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::VerbError;
@@ -11,6 +10,7 @@ use super::{Named, Status, Store};
 use crate::cgroup::systemd;
 use crate::container::hook::Moment;
 use crate::container::{SingleThreaded, kill};
+use crate::spec::Spec;
 
 /// How long a container may take to end that somebody deletes who has seen the last that it does.
 const LAST_MOMENTS: u16 = 100;

@@ -1,10 +1,10 @@
 //! `exec`: one more process in a container.
 
-use crate::spec::Process;
 use std::path::PathBuf;
 
 use super::{Named, Status, VerbError};
 use crate::container::{Manner, Running, SingleThreaded, Stdio, Target, exec};
+use crate::spec::Process;
 
 /// The process to add.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::spec::Spec;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
@@ -26,6 +25,7 @@ use crate::container_path::ContainerPath;
 use crate::criu::service::Service;
 use crate::criu::{self, Common, Notification, Restore, Tolerance};
 use crate::init::inside;
+use crate::spec::Spec;
 use crate::sys::namespace::{setns, unshare};
 use crate::sys::pidfd::pidfd_open;
 

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::Path;
 
-use crate::spec::Spec;
 use nix::mount::{MntFlags, umount2};
 
 use super::error::{VerbError, file};
 use super::{Named, Record};
 use crate::plan::has_own_mounts;
 use crate::proc::mounts_on;
+use crate::spec::Spec;
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
-use crate::spec::Spec;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 
@@ -15,6 +14,7 @@ use super::{Status, delete};
 use crate::container::hook::Moment;
 use crate::container::{SingleThreaded, StartError, StepError};
 use crate::report::{LENGTH, Report};
+use crate::spec::Spec;
 
 impl Named {
     /// Lets a created container execute its program; returns once it has, or with the reason why it could not. When a

@@ -6,14 +6,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::spec::Spec;
-
 use super::error::{VerbError, file};
 use super::record::{Init, Record};
 use crate::container::config;
 use crate::container::hook::Hooks;
 use crate::container::{Target, Who};
 use crate::guard::Guard;
+use crate::spec::Spec;
 
 /// Longest container id.
 const ID_LIMIT: usize = 128;

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 
-use crate::spec::{Process, Spec};
-
 use super::*;
 use crate::cgroup::DeviceRules;
 use crate::container::config;
 use crate::container::explain::explain_for;
 use crate::random;
+use crate::spec::{Process, Spec};
 
 /// Of those who may do everything and those who may do nothing.
 fn privileges() -> [Privileges; 2] {
