@@ -9,7 +9,7 @@ use std::path::Path;
 
 mod array;
 
-pub use array::MappedArray;
+pub use array::{MappedArray, View};
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;

@@ -17,7 +17,7 @@ use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, MAX_SLOTS4, MAX_SLOTS6, Member,
     RangeKey, Service, Slot4, Slot6, UDP,
 };
-use ebpf_kernel::MappedArray;
+use ebpf_kernel::{MappedArray, View};
 
 use super::MapsError;
 
@@ -76,8 +76,8 @@ impl Content {
         };
         let clients = self.clients.iter().map(client).collect::<Result<_, _>>();
         Ok(Image {
-            v4: half(services4, &self.slots4, Slot4::from_bytes),
-            v6: half(services6, &self.slots6, Slot6::from_bytes),
+            v4: half(services4, &self.slots4, "slots4", Slot4::from_bytes)?,
+            v6: half(services6, &self.slots6, "slots6", Slot6::from_bytes)?,
             counters,
             members,
             ranges,
@@ -95,6 +95,12 @@ impl Content {
 
     fn perform_run(&mut self, run: &[MapStep]) -> Result<(), MapsError> {
         match run.first() {
+            Some(MapStep::Write4 { .. }) => {
+                store(&self.slots4, "slots4", run.iter().filter_map(region4), Slot4::to_bytes)
+            }
+            Some(MapStep::Write6 { .. }) => {
+                store(&self.slots6, "slots6", run.iter().filter_map(region6), Slot6::to_bytes)
+            }
             Some(MapStep::Publish4(..)) => write_run(&self.fds.svc4, "svc4", run.iter().filter_map(published4)),
             Some(MapStep::Publish6(..)) => write_run(&self.fds.svc6, "svc6", run.iter().filter_map(published6)),
             Some(MapStep::AddMember(_)) => write_run(&self.fds.members, "members", run.iter().filter_map(member)),
@@ -105,8 +111,6 @@ impl Content {
 
     fn perform_one(&mut self, step: &MapStep) -> Result<(), MapsError> {
         match step {
-            MapStep::Write4 { base, slots } => store(&self.slots4, "slots4", *base, slots, Slot4::to_bytes),
-            MapStep::Write6 { base, slots } => store(&self.slots6, "slots6", *base, slots, Slot6::to_bytes),
             MapStep::Withdraw4(key) => absent_is_fine(self.svc4.remove(&key.to_bytes()), "svc4"),
             MapStep::Withdraw6(key) => absent_is_fine(self.svc6.remove(&key.to_bytes()), "svc6"),
             // The next owner begins from zero.
@@ -123,7 +127,12 @@ impl Content {
                 .map_err(failed("write to", "clients")),
             MapStep::DropClient(cookie) => absent_is_fine(self.clients.remove(cookie), "clients"),
             // Steps of these kinds are written together.
-            MapStep::Publish4(..) | MapStep::Publish6(..) | MapStep::AddMember(_) | MapStep::AddCounters(_) => Ok(()),
+            MapStep::Write4 { .. }
+            | MapStep::Write6 { .. }
+            | MapStep::Publish4(..)
+            | MapStep::Publish6(..)
+            | MapStep::AddMember(_)
+            | MapStep::AddCounters(_) => Ok(()),
         }
     }
 
@@ -247,9 +256,7 @@ impl Descriptors {
 }
 
 fn mapped<const N: usize>(programs: &Ebpf, name: &'static str, elements: u32) -> Result<MappedArray<N>, MapsError> {
-    let map = descriptor(programs, name)?;
-    let mapped = MappedArray::open(map.as_fd(), elements);
-    mapped.map_err(|source| failed("map into memory", name)(MapError::IoError(source)))
+    Ok(MappedArray::new(descriptor(programs, name)?, elements))
 }
 
 fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
@@ -270,22 +277,56 @@ fn write_run<const KEY: usize, const VALUE: usize>(
     written.map_err(|source| failed("write to", name)(MapError::IoError(source)))
 }
 
-/// Writes a region, which no program reads until a frontend is published that leads there.
-fn store<S: Copy, const N: usize>(
+/// Maps slots for as long as they are looked at: all of them are most of what Services need, and would count as the
+/// agent's own memory.
+fn view<const N: usize>(
     map: &MappedArray<N>,
     name: &'static str,
-    base: u32,
-    slots: &[S],
+    range: std::ops::Range<u32>,
+) -> Result<View<N>, MapsError> {
+    let view = map.view(range);
+    view.map_err(|source| failed("map into memory", name)(MapError::IoError(source)))
+}
+
+/// Writes regions, which no program reads until a frontend is published that leads there.
+fn store<'a, S: Copy + 'a, const N: usize>(
+    map: &MappedArray<N>,
+    name: &'static str,
+    regions: impl Iterator<Item = (u32, &'a [S])> + Clone,
     bytes: impl Fn(S) -> [u8; N],
 ) -> Result<(), MapsError> {
-    if map.write(base, slots.iter().map(|slot| bytes(*slot))) {
+    let end = |base: u32, slots: &[S]| base.saturating_add(u32::try_from(slots.len()).unwrap_or(u32::MAX));
+    let filled = regions.filter(|(_, slots)| !slots.is_empty());
+    let first = filled.clone().map(|(base, _)| base).min();
+    let last = filled.clone().map(|(base, slots)| end(base, slots)).max();
+    let Some((first, last)) = first.zip(last) else {
         return Ok(());
-    }
-    let source = MapError::OutOfBounds {
-        index: base,
-        max_entries: u32::try_from(map.len()).unwrap_or(u32::MAX),
     };
-    Err(failed("write to", name)(source))
+    let view = view(map, name, first..last)?;
+    for (base, slots) in filled {
+        if !view.write(base, slots.iter().map(|slot| bytes(*slot))) {
+            let max_entries = map.len();
+            return Err(failed("write to", name)(MapError::OutOfBounds {
+                index: base,
+                max_entries,
+            }));
+        }
+    }
+    Ok(())
+}
+
+fn region4(step: &MapStep) -> Option<(u32, &[Slot4])> {
+    let MapStep::Write4 { base, slots } = step else {
+        return None;
+    };
+    Some((*base, slots))
+}
+
+fn region6(step: &MapStep) -> Option<(u32, &[Slot6])> {
+    let MapStep::Write6 { base, slots } = step else {
+        return None;
+    };
+    Some((*base, slots))
 }
 
 fn published4(step: &MapStep) -> Option<([u8; 8], [u8; 32])> {
@@ -331,20 +372,22 @@ fn entries<const KEY: usize, Key: Ord>(
 fn half<K, S, const N: usize>(
     services: BTreeMap<K, Service>,
     slots: &MappedArray<N>,
+    name: &'static str,
     slot: impl Fn([u8; N]) -> S,
-) -> Half<K, S> {
+) -> Result<Half<K, S>, MapsError> {
+    let view = view(slots, name, 0..slots.len())?;
     let mut regions = BTreeMap::new();
     for region in services.values().map(|service| service.region) {
         if region.count() == 0 || regions.contains_key(&region.base()) {
             continue;
         }
         let indices = region.base()..region.base() + u32::from(region.count());
-        let run: Option<Vec<S>> = indices.map(|index| slots.read(index).map(&slot)).collect();
+        let run: Option<Vec<S>> = indices.map(|index| view.read(index).map(&slot)).collect();
         if let Some(run) = run {
             regions.insert(region.base(), run);
         }
     }
-    Half { services, regions }
+    Ok(Half { services, regions })
 }
 
 fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), MapsError> {

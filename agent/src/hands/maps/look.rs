@@ -152,7 +152,8 @@ macro_rules! world {
             }
 
             fn slot(&self, index: u32) -> Option<$slot> {
-                self.content.$slots.read(index).map(<$slot>::from_bytes)
+                let view = self.content.$slots.view(index..index.checked_add(1)?).ok()?;
+                view.read(index).map(<$slot>::from_bytes)
             }
 
             fn caller(&self) -> Caller {
