@@ -50,6 +50,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Runs the agent until SIGTERM or SIGINT; pods go on running.
 pub fn run(config: Config) -> anyhow::Result<()> {
     log_to_stderr();
+    runtime::sys::memory::keep_little();
     let _lock = lock(&config.places)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aya::maps::PerCpuArray;
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use ebpf_common::pods::Count;
 
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pods"));
@@ -39,7 +39,8 @@ pub enum InspectorError {
 impl Inspector {
     /// Loads the program.
     pub fn load() -> Result<Self, InspectorError> {
-        let mut programs = Ebpf::load(PROGRAM)?;
+        // The program reads nothing of the kernel's own structures, whose description takes 20 MiB to read.
+        let mut programs = EbpfLoader::new().btf(None).load(PROGRAM)?;
         let program: &mut SchedClassifier = programs
             .program_mut(NAME)
             .ok_or(InspectorError::Missing(NAME))?

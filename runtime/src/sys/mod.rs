@@ -9,6 +9,7 @@
 
 pub mod allocator;
 pub mod fd;
+pub mod memory;
 pub mod pidfd;
 pub mod pty;
 pub mod seal;
@@ -23,7 +24,6 @@ pub(crate) mod clone;
 pub(crate) mod directory;
 pub(crate) mod exec;
 pub(crate) mod fork;
-pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod rlimit;

@@ -108,6 +108,8 @@ impl KernelMaps {
         let pins = Pins::prepare(bpf_dir)?;
         let set = pins.usable_set()?;
         let mut loader = EbpfLoader::new();
+        // The programs read nothing of the kernel's own structures, whose description takes 20 MiB.
+        loader.btf(None);
         for map in &pins::MAPS {
             loader.map_pin_path(map.name, set.path(map.name));
         }
