@@ -271,3 +271,18 @@ fn a_part_of_the_container_is_bound_with_what_is_mounted_there_by_then() {
         assert_eq!(bundle.say("cat /all/file /all/x/file"), "ab", "{runtime:?}");
     });
 }
+
+#[test]
+fn a_relative_path_to_be_hidden_or_protected_starts_from_the_root() {
+    require_root!();
+    with_each("relative-paths", |bundle, _| {
+        for name in ["key", "dir/fixed"] {
+            bundle.file(&format!("rootfs/{name}"), "x");
+        }
+        bundle.set("/linux/maskedPaths", json!(["key", "not/there"]));
+        bundle.set("/linux/readonlyPaths", json!(["dir", "neither/there"]));
+        bundle.set("/process/cwd", json!("/bin"));
+        let script = "wc -c < /key; cat /dir/fixed; touch /dir/fixed 2>&1 | grep -c Read-only";
+        assert_eq!(bundle.say(script), "0\nx1\n");
+    });
+}

@@ -75,7 +75,7 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
         ),
         ("/linux/sysctl", json!({ "net.../x": "1" }), "linux.sysctl.net.../x"),
         ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation"),
-        ("/linux/maskedPaths", json!(["relative"]), "linux.maskedPaths[0]"),
+        ("/linux/maskedPaths", json!(["."]), "linux.maskedPaths[0]"),
         (
             "/linux/personality",
             json!({ "domain": "LINUX32", "flags": ["X"] }),
