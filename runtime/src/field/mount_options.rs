@@ -80,12 +80,13 @@ impl Options {
         Ok(())
     }
 
-    /// Takes out what a bind mount can't be told; a sentence for each that would mean something to the filesystem.
+    /// Takes out what a bind mount can't be told; a sentence for each that would mean something to the filesystem. A word
+    /// that nobody knows is refused, since it may be another one misspelled, which would protect the container.
     pub(crate) fn without_filesystem(&mut self, field: &str) -> Result<Vec<String>, FieldError> {
         let mut sentences = Vec::new();
-        for (name, _) in std::mem::take(&mut self.data) {
+        for (name, value) in std::mem::take(&mut self.data) {
             let name = name.to_string_lossy().into_owned();
-            if !OF_THE_FILESYSTEM.contains(&name.as_str()) {
+            if value.is_none() && !OF_THE_FILESYSTEM.contains(&name.as_str()) {
                 let reason = format!("option {name:?} has no meaning for a bind mount");
                 return Err(FieldError::new(format!("{field}.options"), reason));
             }

@@ -53,6 +53,26 @@ fn each_option_of_a_bind_mount_shows() {
 }
 
 #[test]
+fn a_bind_mount_with_an_option_of_the_filesystem_is_made_and_the_option_reported() {
+    require_root!();
+    with_bundle("bind-data", |bundle| {
+        bundle.file("data/file", "content");
+        bundle.mount("bind", "data", "/data", &["bind", "nosuid", "mode=700", "size=1k"]);
+        let finished = bundle.run("cat /data/file");
+        assert_eq!(
+            (finished.code, finished.out.as_str()),
+            (Some(0), "content"),
+            "{finished:?}"
+        );
+        for name in ["mode", "size"] {
+            let sentence = format!("mounts[6].options: {name} is about the filesystem");
+            assert!(finished.err.contains(&sentence), "{finished:?}");
+        }
+        assert_eq!(bundle.say(&options_at("/data")).trim(), "rw,nosuid,relatime");
+    });
+}
+
+#[test]
 fn recursive_options_reach_the_mounts_below_and_plain_ones_do_not() {
     require_root!();
     for (option, below) in [("ro", "ok\n"), ("rro", "1\n")] {
