@@ -12,18 +12,18 @@ use tests::{Need, eventually, require, require_root};
 use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
 
 /// CRIU asks the kernel for what it needs; a release that is older than the kernel may find it wanting.
-const CRIU: Need<'_> = Need::Success(&["criu", "check"]);
+pub(crate) const CRIU: Need<'_> = Need::Success(&["criu", "check"]);
 
 /// The host's network: older CRIUs can't write newer kernels' network namespaces down.
-fn share_network(bundle: &mut Bundle<'_>) {
+pub(crate) fn share_network(bundle: &mut Bundle<'_>) {
     let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.retain(|namespace| namespace["type"] != "network");
 }
 
 /// Counts in the container's memory, and shows it in a file of its own.
-const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done";
+pub(crate) const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done";
 
-fn count(bundle: &Bundle<'_>) -> u64 {
+pub(crate) fn count(bundle: &Bundle<'_>) -> u64 {
     let text = fs::read_to_string(bundle.rootfs().join("count")).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }

@@ -9,6 +9,7 @@ mod attack;
 mod bundle;
 mod cgroup;
 mod checkpoint;
+mod crio;
 mod describe;
 mod detached;
 mod escape;

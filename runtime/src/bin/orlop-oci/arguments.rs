@@ -75,7 +75,21 @@ pub(crate) enum Command {
 }
 
 /// Reads the whole line. The globals are filled in as they come, so that an error later in the line reaches the log.
-pub(crate) fn parse(mut parser: lexopt::Parser, globals: &mut Globals) -> Result<Command> {
+pub(crate) fn parse(parser: lexopt::Parser, globals: &mut Globals) -> Result<Command> {
+    parse_line(parser, globals).map_err(in_runcs_words)
+}
+
+/// podman and CRI-O find out whether a flag is known by giving it without its argument and looking for these words.
+fn in_runcs_words(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(lexopt::Error::MissingValue { option: Some(flag) }) => {
+            anyhow::anyhow!("flag needs an argument: {flag}")
+        }
+        _ => error,
+    }
+}
+
+fn parse_line(mut parser: lexopt::Parser, globals: &mut Globals) -> Result<Command> {
     let (mut root, mut rootless) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -94,6 +108,9 @@ pub(crate) fn parse(mut parser: lexopt::Parser, globals: &mut Globals) -> Result
             Long("version") | Short('v') => return Ok(Command::Print(version())),
             Long("help") | Short('h') => return Ok(Command::Print(HELP.into())),
             Value(verb) => {
+                if asks_for_help(&mut parser)? {
+                    return Ok(Command::Print(HELP.into()));
+                }
                 globals.rootless = rootless.unwrap_or_else(crate::rootless::is_rootless);
                 globals.root = match root {
                     Some(root) => root,
@@ -105,6 +122,13 @@ pub(crate) fn parse(mut parser: lexopt::Parser, globals: &mut Globals) -> Result
         }
     }
     bail!("no command given; see orlop-oci --help")
+}
+
+/// Whether the next word asks for help. podman and CRI-O take a verb for known when that succeeds.
+fn asks_for_help(parser: &mut lexopt::Parser) -> Result<bool> {
+    let words = parser.raw_args()?;
+    let next = words.peek().and_then(|word| word.to_str());
+    Ok(matches!(next, Some("--help" | "-h")))
 }
 
 fn version() -> String {
@@ -263,6 +287,22 @@ mod tests {
         ] {
             assert!(parse_words(line).is_ok(), "{line}: {:?}", parse_words(line).err());
         }
+    }
+
+    #[test]
+    fn what_clients_ask_to_learn_what_is_known_is_answered() {
+        for line in ["--help", "checkpoint --help", "restore -h", "exec --help"] {
+            assert!(
+                matches!(parse_words(line).unwrap().0, Command::Print(text) if text == HELP),
+                "{line}"
+            );
+        }
+        let (Verb::Exec(exec), _) = verb("exec c1 ls --help") else {
+            panic!("a command's own flag is no question")
+        };
+        assert_eq!(exec.command, ["ls", "--help"]);
+        let error = parse_words("restore --lsm-mount-context").err().unwrap();
+        assert_eq!(error.to_string(), "flag needs an argument: --lsm-mount-context");
     }
 
     #[test]
