@@ -210,7 +210,12 @@ impl Steps {
 pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, FieldError> {
     honoured::check(spec)?;
     crate::container::hook::check(spec)?;
-    let process = required(spec.process().as_ref(), "process")?;
+    let nothing = Process::nothing();
+    let process = match spec.process() {
+        Some(process) => with_arguments(process)?,
+        // Only a start needs one.
+        None => &nothing,
+    };
     let linux = required(spec.linux().as_ref(), "linux")?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     let propagation = Propagation::of(spec)?;
@@ -312,7 +317,7 @@ pub(crate) fn exec(
     }
     terminal(process, facts.terminal, &mut steps)?;
     let [initial, last] = scheduling::affinity(process.exec_cpu_affinity().as_ref())?;
-    let mut plan = finish(process, facts, linux, last, steps)?;
+    let mut plan = finish(with_arguments(process)?, facts, linux, last, steps)?;
     plan.affinity = initial;
     if Guard::FilteredExec.is_out() {
         plan.steps
@@ -513,6 +518,11 @@ fn oom_score_adj(process: &Process) -> Result<Option<i32>, FieldError> {
         }
         value => Ok(value),
     }
+}
+
+/// A process that is there has something to run.
+fn with_arguments(process: &Process) -> Result<&Process, FieldError> {
+    required(process.args().as_ref(), "process.args").map(|_| process)
 }
 
 fn required<'a, T>(part: Option<&'a T>, field: &str) -> Result<&'a T, FieldError> {

@@ -137,6 +137,14 @@ pub struct Process {
     exec_cpu_affinity: Option<ExecCpuAffinity>,
 }
 
+impl Process {
+    /// What stands for the process of a container that has none.
+    pub(crate) fn nothing() -> Self {
+        let cwd = "/".into();
+        Self { cwd, ..Self::default() }
+    }
+}
+
 /// Lists of CPUs, `0-3,7`, as they were written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Getters)]
 #[getset(get = "pub")]

@@ -30,7 +30,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) groups: Groups,
 }
 
-/// Plans everything from the rlimits to the exec. Returns what can't be given, one sentence each.
+/// Plans everything from the rlimits to the exec, if there is something to execute. Returns what can't be given, one sentence each.
 pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Steps) -> Result<Vec<String>, FieldError> {
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let mut filter = filter(around.linux.seccomp().as_ref())?;
@@ -47,12 +47,12 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     steps.push("process.cwd", InitStep::ChangeDirectory(cwd(process)?));
     // Without no_new_privs a filter takes a capability that the next steps give up; with it the filter comes last, and
     // has to allow hardly more than the program does.
-    let program = program(process)?;
-    let find = InitStep::FindProgram {
+    let program = process.args().as_ref().map(|_| program(process)).transpose()?;
+    let find = program.as_ref().map(|program| InitStep::FindProgram {
         name: program.name(),
         candidates: program.candidates.clone(),
-    };
-    let mut find = (!around.manner.finds_program_late).then_some(find);
+    });
+    let mut find = find.filter(|_| !around.manner.finds_program_late);
     let preserved = around.manner.preserved_fds;
     let mut close = Some(InitStep::CloseDescriptors { preserved });
     if let Some(filter) = filter.take_if(|_| !no_new_privileges) {
@@ -79,7 +79,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     if let Some(filter) = filter {
         steps.push("linux.seccomp", InitStep::InstallSeccomp(filter));
     }
-    steps.push("process.args", InitStep::Execute(program));
+    steps.extend("process.args", program.map(InitStep::Execute));
     Ok(unenforced)
 }
 

@@ -542,3 +542,31 @@ fn a_record_of_another_version_is_refused() {
         bundle.ok("delete", &["c1"]);
     });
 }
+
+#[test]
+fn a_container_without_a_process_waits_and_is_never_started() {
+    require_root!();
+    with_bundle("no-process", |bundle| {
+        bundle.config.as_object_mut().unwrap().remove("process");
+        bundle.file("config.json", &bundle.config.to_string());
+        let dir = bundle.dir();
+        bundle.ok("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
+        let error = bundle.fails("start", &["c1"]);
+        assert!(
+            error.contains("process: is missing: there is nothing to start"),
+            "{error}"
+        );
+        assert_eq!(bundle.status(), "created");
+        let process = json!({ "args": ["cat", "/proc/sys/kernel/hostname"], "env": ["PATH=/bin"], "cwd": "/" });
+        let process = bundle.file("process.json", &process.to_string());
+        assert_eq!(
+            bundle.ok("exec", &["--process", process.to_str().unwrap(), "c1"]),
+            "box\n"
+        );
+        bundle.ok("kill", &["c1", "KILL"]);
+        eventually(PATIENCE, "it ends", || bundle.status() == "stopped");
+        bundle.ok("delete", &["c1"]);
+        let error = bundle.fails("run", &["--bundle", dir.to_str().unwrap(), "c1"]);
+        assert!(error.contains("nothing to start"), "{error}");
+    });
+}

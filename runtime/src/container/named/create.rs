@@ -11,6 +11,7 @@ use nix::unistd::mkfifo;
 use super::delete::put_away;
 use super::error::{VerbError, file};
 use super::record::{Init, Record};
+use super::start::to_start;
 use super::store::{Named, Store};
 use crate::cgroup::place::Place;
 use crate::cgroup::systemd::Entered;
@@ -94,6 +95,9 @@ impl Store {
     /// Makes a container of `bundle`, which waits to be started or left.
     pub fn create(&self, bundle: Bundle, order: CreateOrder<'_>) -> Result<Fresh, VerbError> {
         let token = SingleThreaded::prove()?;
+        if order.starts {
+            to_start(&bundle.spec)?;
+        }
         let rootfs = bundle.rootfs()?;
         let named = Named {
             directory: self.take(order.id)?,

@@ -12,7 +12,7 @@ use super::error::{VerbError, file};
 use super::store::Named;
 use super::{Status, delete};
 use crate::container::hook::Moment;
-use crate::container::{SingleThreaded, StartError, StepError};
+use crate::container::{FieldError, SingleThreaded, StartError, StepError};
 use crate::report::{LENGTH, Report};
 use crate::spec::Spec;
 
@@ -38,6 +38,7 @@ impl Named {
         }
         let token = SingleThreaded::prove()?;
         let spec = self.spec()?;
+        to_start(&spec)?;
         let (init, pidfd) = self.init()?;
         if let Err(error) = self
             .hooks(&spec)
@@ -92,5 +93,13 @@ impl Named {
         let unknown = || ("start".into(), "process".into());
         let (action, field) = self.record.steps.get(&step).cloned().unwrap_or_else(unknown);
         StepError { action, field, source }
+    }
+}
+
+/// Refuses a configuration without a process: a container can be created of it, and that is all.
+pub(super) fn to_start(spec: &Spec) -> Result<(), VerbError> {
+    match spec.process() {
+        Some(_) => Ok(()),
+        None => Err(FieldError::new("process", "is missing: there is nothing to start").into()),
     }
 }
