@@ -1,12 +1,20 @@
-//! An allocator for debug builds that aborts a process which allocates between clone and exec.
-//!
-//! A copy of a process that has not executed anything yet has another id than the one that allocated first. With this
-//! as the global allocator of a program, every container that it creates proves that its child did not allocate.
+//! The allocators of our programs: one for debug builds, which proves something, and one for released ones, which is fast.
+
+#[cfg(target_env = "musl")]
+mod kept;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The system's allocator, for the process that first used it only.
+#[cfg(target_env = "musl")]
+pub use kept::Kept;
+#[cfg(target_env = "musl")]
+pub(crate) use kept::trim;
+
+/// The system's allocator, for the process that first used it only: it aborts one that allocates between clone and exec.
+///
+/// A copy of a process that has not executed anything yet has another id than the one that allocated first. With this
+/// as the global allocator of a program, every container that it creates proves that its child did not allocate.
 #[derive(Debug, Default)]
 pub struct OneProcessOnly {
     owner: AtomicI32,

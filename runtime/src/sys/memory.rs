@@ -11,8 +11,6 @@ unsafe extern "C" {
 /// Gives back the pages of the program's code and constants, which come again from its file when they are needed, and
 /// what is free of the heap: most of what a busy time has used is not needed to wait for the next one.
 ///
-/// musl keeps no free memory; glibc has to be told.
-///
 /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html) with `MADV_DONTNEED`, malloc_trim(3).
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
@@ -20,6 +18,8 @@ pub(crate) fn give_back() {
     unsafe {
         libc::malloc_trim(0)
     };
+    #[cfg(target_env = "musl")]
+    super::allocator::trim();
     let (begin, end) = (addr_of!(__executable_start), addr_of!(etext));
     // SAFETY: touches no memory; the size of a page of this kernel.
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);

@@ -15,6 +15,11 @@ use runtime::container::{CreateRequest, Exit, Manner, Rootfs, SingleThreaded, St
 use runtime::floor;
 use runtime::spec::Spec;
 
+/// As in the shim.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: runtime::sys::allocator::Kept = runtime::sys::allocator::Kept;
+
 const USAGE: &str = "usage: floor ROOTFS | floor --inside BUNDLE ROUNDS | floor --laps BUNDLE ROUNDS";
 
 fn main() -> Result<ExitCode> {

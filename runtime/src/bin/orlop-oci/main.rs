@@ -37,10 +37,9 @@ use runtime::sys::seal::run_from_read_only_file;
 #[global_allocator]
 static ALLOCATOR: runtime::sys::allocator::OneProcessOnly = runtime::sys::allocator::OneProcessOnly::new();
 
-/// See `Cargo.toml`.
 #[cfg(all(target_env = "musl", not(debug_assertions)))]
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: runtime::sys::allocator::Kept = runtime::sys::allocator::Kept;
 
 fn main() -> ExitCode {
     #[cfg(feature = "weaken")]
