@@ -118,8 +118,12 @@ impl<'a, T> Difference<'a, T> {
         let (before, now) = (&before[start..], &now[start..]);
         let end = before.iter().rev().zip(now.iter().rev()).take_while(same).count();
         let (before, now) = (&before[..before.len() - end], &now[..now.len() - end]);
-        let set = |list: &[Arc<T>]| list.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
-        let (old, new) = (set(before), set(now));
+        // Of a first list nothing was there before: there is nothing to compare it with.
+        let set = |list: &[Arc<T>], other: &[Arc<T>]| match other {
+            [] => HashSet::new(),
+            _ => list.iter().map(Arc::as_ptr).collect(),
+        };
+        let (old, new) = (set(before, now), set(now, before));
         self.gone
             .extend(before.iter().filter(|one| !new.contains(&Arc::as_ptr(one))));
         self.new
