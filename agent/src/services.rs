@@ -20,6 +20,7 @@ use agent_core::service::metrics::{Scrape, changes, without_local};
 use agent_core::service::shelf::Shelf;
 use agent_core::service::slice::Slice;
 use agent_core::service::table::{Change, Entry, Frontend, NodeFacts, ServiceTable};
+use agent_core::service::walk::Walk;
 use agent_core::service::{AddressRange, ReadyPod, ServiceName, ServicePort, ServiceStatus, ServicesStatus};
 use k8s_openapi::api::core::v1::Service;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -174,9 +175,7 @@ fn publish(status: &watch::Sender<ServicesStatus>, news: News, took: Duration) {
         if news.is_whole {
             status.clear();
         }
-        for (name, service) in news.services {
-            status.tell(name, service);
-        }
+        status.tell(news.services);
         if let Some(host_ports) = news.host_ports {
             status.host_ports = Arc::new(host_ports);
         }
@@ -364,11 +363,12 @@ impl Keeper {
         };
         self.maps.attach()?;
         self.is_exact = problems.is_empty();
-        let mut services: BTreeMap<_, _> = change
-            .names
-            .into_iter()
-            .map(|name| (name.clone(), self.table.services.get(&name).cloned()))
-            .collect();
+        let mut said = Walk::new(&self.table.services);
+        let services = change.names.into_iter().map(|name| {
+            let service = said.get(&name).cloned();
+            (name, service)
+        });
+        let mut services: BTreeMap<_, _> = services.collect();
         let mut host_ports = ports_before.map(|_| self.host_ports.pods.clone());
         for (name, problems) in problems {
             if self.host_ports.pods.contains_key(&name) {
@@ -393,9 +393,10 @@ impl Keeper {
 
     /// Gives Services that have changed their addresses; comes back with those that get others, or are told another problem.
     fn assign(&mut self, changed: &BTreeSet<ServiceName>) -> Result<BTreeSet<ServiceName>, UpdateError> {
-        let others = self.desk.update(changed, |name| self.catalog.service(name));
+        let mut objects = self.catalog.walk();
+        let others = self.desk.update(changed, |name| objects.service(name));
         if !others.is_empty() {
-            let spec = |name| self.catalog.service(name)?.spec.as_ref();
+            let spec = |name| objects.service(name)?.spec.as_ref();
             // An address that the object names itself is found there again.
             let lasting = others.iter().filter_map(spec).any(is_allocated);
             self.record.write(&others, &self.desk.assignment().addresses, lasting)?;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use agent_core::service::ServiceName;
 use agent_core::service::address::Addresses;
+use agent_core::service::walk::Walk;
 use serde::{Deserialize, Serialize};
 
 /// Larger files are not ours: each line takes less than 400 bytes.
@@ -110,6 +111,7 @@ impl Record {
     ) -> Result<(), RecordError> {
         match self.lines.take() {
             Some(lines) if lines + changed.len() <= 2 * all.len() + SLACK => {
+                let mut all = Walk::new(all);
                 let text = text(
                     changed
                         .iter()

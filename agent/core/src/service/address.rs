@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use sha2::{Digest as _, Sha256};
 
-use super::{AddressRange, ServiceName};
+use super::{AddressRange, ServiceName, bulk, walk};
 
 /// Cluster addresses of each Service, the primary family first. A Service without an entry has none.
 pub type Addresses = BTreeMap<ServiceName, Vec<IpAddr>>;
@@ -23,6 +23,46 @@ pub struct Assignment {
     pub problems: BTreeMap<ServiceName, Vec<String>>,
     /// What all cluster addresses are taken from. Nobody brings one of these from outside, whoever has it.
     pub ranges: Vec<AddressRange>,
+}
+
+/// What one Service got, and what all cluster addresses are taken from.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// Its cluster addresses.
+    pub addresses: &'a [IpAddr],
+    /// Why it lacks one.
+    pub problems: &'a [String],
+    /// As in [`Assignment`].
+    pub ranges: &'a [AddressRange],
+}
+
+/// A look at what Services got, one after the other.
+pub struct Walk<'a> {
+    addresses: walk::Walk<'a, ServiceName, Vec<IpAddr>>,
+    problems: walk::Walk<'a, ServiceName, Vec<String>>,
+    ranges: &'a [AddressRange],
+}
+
+impl Assignment {
+    /// Looks for one Service after the other, the faster if that is in the order of their names.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk {
+            addresses: walk::Walk::new(&self.addresses),
+            problems: walk::Walk::new(&self.problems),
+            ranges: &self.ranges,
+        }
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// What one Service got.
+    pub fn given(&mut self, name: &ServiceName) -> Given<'a> {
+        Given {
+            addresses: self.addresses.get(name).map_or(&[], Vec::as_slice),
+            problems: self.problems.get(name).map_or(&[], Vec::as_slice),
+            ranges: self.ranges,
+        }
+    }
 }
 
 /// Gives every Service its addresses. What `previous` gave stays as long as it fits; a Service that asks for an address
@@ -49,7 +89,7 @@ pub fn has_cluster_address(spec: &ServiceSpec) -> bool {
 
 /// Whether it is left to the node which address the Service gets.
 pub fn is_allocated(spec: &ServiceSpec) -> bool {
-    has_cluster_address(spec) && given(spec).is_empty()
+    has_cluster_address(spec) && parsed(spec).next().is_none()
 }
 
 /// Where Services come for their addresses, one after the other as they change.
@@ -100,9 +140,9 @@ impl Desk {
     pub fn update<'a, 'n>(
         &mut self,
         changed: impl IntoIterator<Item = &'n ServiceName>,
-        service: impl Fn(&ServiceName) -> Option<&'a Service>,
+        mut service: impl FnMut(&ServiceName) -> Option<&'a Service>,
     ) -> BTreeSet<ServiceName> {
-        let spec = |name: &ServiceName| service(name)?.spec.as_ref().filter(|spec| has_cluster_address(spec));
+        let mut spec = |name: &ServiceName| service(name)?.spec.as_ref().filter(|spec| has_cluster_address(spec));
         let changed = changed
             .into_iter()
             .map(|name| (name.clone(), self.leave(name, spec(name))));
@@ -116,10 +156,10 @@ impl Desk {
         }
         self.remembered.clear();
         self.serve_all(&customers);
+        let mut walk = self.assignment.walk();
         let is_other = |(name, customer): &(ServiceName, Customer)| {
-            let addresses = self.assignment.addresses.get(name).map_or(&[][..], Vec::as_slice);
-            let problems = self.assignment.problems.get(name).map_or(&[][..], Vec::as_slice);
-            addresses != customer.addresses || problems != customer.problems
+            let given = walk.given(name);
+            given.addresses != customer.addresses || given.problems != customer.problems
         };
         let others = customers.into_iter().filter(is_other);
         others.map(|(name, _)| name).collect()
@@ -157,31 +197,32 @@ impl Desk {
                 self.owners.entry(*address).or_insert_with(|| (*name).clone());
             }
         }
+        let mut served = Vec::with_capacity(customers.len());
         for (name, customer, spec) in keepers {
-            self.serve(name, spec, &customer.asks_for, &customer.addresses);
-            let kept = self.assignment.addresses.get(name).cloned().unwrap_or_default();
+            let kept = self.serve(name, spec, &customer.asks_for, &customer.addresses);
             for address in customer.addresses.iter().filter(|address| !kept.contains(address)) {
                 self.give_back(name, address);
             }
+            served.push((name.clone(), kept));
         }
         let (others, asking): (Vec<_>, Vec<_>) = others
             .into_iter()
             .partition(|(_, customer, _)| customer.asks_for.is_empty());
         for (name, customer, spec) in asking.into_iter().chain(others) {
-            self.serve(name, spec, &customer.asks_for, &[]);
+            served.push((name.clone(), self.serve(name, spec, &customer.asks_for, &[])));
         }
+        bulk::insert(&mut self.assignment.addresses, served);
     }
 
-    fn serve(&mut self, name: &ServiceName, spec: &ServiceSpec, asked: &[IpAddr], before: &[IpAddr]) {
+    fn serve(&mut self, name: &ServiceName, spec: &ServiceSpec, asked: &[IpAddr], before: &[IpAddr]) -> Vec<IpAddr> {
         let families: Vec<AddressRange> = self.families(name, spec, asked);
-        let result: Vec<IpAddr> = match asked.is_empty() {
+        match asked.is_empty() {
             true => families
                 .iter()
                 .filter_map(|range| self.allocate(name, range, before))
                 .collect(),
             false => asked.iter().filter_map(|address| self.claim(name, *address)).collect(),
-        };
-        self.assignment.addresses.insert(name.clone(), result);
+        }
     }
 
     /// The ranges to take addresses from, one for each family that the Service has.
@@ -245,13 +286,13 @@ impl Desk {
             );
             return None;
         }
-        if let Some(owner) = self.owners.get(&address).filter(|owner| *owner != name) {
-            let message = format!("spec.clusterIP: {address} belongs to Service {owner}");
-            self.problem(name, message);
-            return None;
+        let owner = self.owners.entry(address).or_insert_with(|| name.clone());
+        if owner == name {
+            return Some(address);
         }
-        self.owners.insert(address, name.clone());
-        Some(address)
+        let message = format!("spec.clusterIP: {address} belongs to Service {owner}");
+        self.problem(name, message);
+        None
     }
 
     fn allocate(&mut self, name: &ServiceName, range: &AddressRange, before: &[IpAddr]) -> Option<IpAddr> {
@@ -274,13 +315,16 @@ impl Desk {
 
 /// The addresses that the object itself asks for. What is not an address has been refused with the manifest.
 fn given(spec: &ServiceSpec) -> Vec<IpAddr> {
-    let parse = |text: &String| text.parse().ok();
-    let first: Option<IpAddr> = spec.cluster_ip.as_ref().and_then(parse);
-    let many = spec.cluster_ips.iter().flatten();
-    let mut addresses: Vec<IpAddr> = many.filter_map(parse).chain(first).collect();
+    let first: Option<IpAddr> = spec.cluster_ip.as_ref().and_then(|text| text.parse().ok());
+    let mut addresses: Vec<IpAddr> = parsed(spec).collect();
     addresses.sort_unstable_by_key(|address| (Some(*address) != first, *address));
     addresses.dedup();
     addresses
+}
+
+fn parsed(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> {
+    let texts = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+    texts.filter_map(|text| text.parse().ok())
 }
 
 /// The addresses of a range that a Service may have: not the network's own, nor IPv4's broadcast address.

@@ -9,7 +9,7 @@ use super::endpoint::{self, Endpoint};
 use super::shelf::{Difference, Shelf};
 use super::slice::Slice;
 use super::topology::Place;
-use super::{Protocol, ReadyPod, ServiceName, bulk};
+use super::{Protocol, ReadyPod, ServiceName, bulk, walk};
 
 /// All objects. Those that have not changed since are the same allocation as before; others cost more, and are right too.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,57 @@ pub struct Affected {
     pub names: BTreeSet<ServiceName>,
     /// Those of them that are another object than before, so that addresses may have to be given anew.
     pub services: BTreeSet<ServiceName>,
+}
+
+/// A look at the objects, a Service at a time.
+pub struct Walk<'a> {
+    services: walk::Walk<'a, ServiceName, Arc<Service>>,
+    slices: walk::Walk<'a, ServiceName, Vec<Arc<Slice>>>,
+    pods: &'a BTreeMap<Arc<str>, Vec<ReadyPod>>,
+}
+
+/// What may serve a Service.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'a> {
+    slices: &'a [Arc<Slice>],
+    pods: &'a [ReadyPod],
+}
+
+impl<'a> Walk<'a> {
+    /// A Service.
+    pub fn service(&mut self, name: &ServiceName) -> Option<&'a Service> {
+        self.services.get(name).map(AsRef::as_ref)
+    }
+
+    /// Its slices, and the pods of its namespace.
+    pub fn candidates(&mut self, name: &ServiceName) -> Candidates<'a> {
+        Candidates {
+            slices: self.slices.get(name).map_or(&[], Vec::as_slice),
+            pods: self.pods.get(&name.namespace).map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+impl<'a> Candidates<'a> {
+    /// The endpoints of one port of the Service: those that slices name, and the pods of this node that it selects.
+    pub fn endpoints(
+        self,
+        spec: &ServiceSpec,
+        port: &PortSpec,
+        protocol: Protocol,
+        place: &Place,
+    ) -> impl Iterator<Item = Endpoint> {
+        let named = self
+            .slices
+            .iter()
+            .flat_map(move |slice| slice.endpoints(port, protocol, place));
+        let selected = self
+            .pods
+            .iter()
+            .filter(move |pod| endpoint::selects(spec, pod))
+            .flat_map(move |pod| endpoint::of_pod(pod, spec, port, protocol, place));
+        named.chain(selected)
+    }
 }
 
 impl Catalog {
@@ -85,22 +136,13 @@ impl Catalog {
         self.services.keys()
     }
 
-    /// The endpoints of one port of a Service: those that slices name, and the pods of this node that it selects.
-    pub fn endpoints(
-        &self,
-        name: &ServiceName,
-        spec: &ServiceSpec,
-        port: &PortSpec,
-        protocol: Protocol,
-        place: &Place,
-    ) -> Vec<Endpoint> {
-        let slices = self.slices.get(name).into_iter().flatten();
-        let named = slices.flat_map(|slice| slice.endpoints(port, protocol, place));
-        let pods = self.pods.get(&name.namespace).into_iter().flatten();
-        let selected = pods
-            .filter(|pod| endpoint::selects(spec, pod))
-            .flat_map(|pod| endpoint::of_pod(pod, spec, port, protocol, place));
-        named.chain(selected).collect()
+    /// Looks for one Service after the other, the faster if that is in the order of their names.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk {
+            services: walk::Walk::new(&self.services),
+            slices: walk::Walk::new(&self.slices),
+            pods: &self.pods,
+        }
     }
 
     fn add_services(&mut self, new: Vec<(ServiceName, &Arc<Service>)>) {

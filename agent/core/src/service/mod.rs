@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use walk::Walk;
 
 pub mod address;
 mod bulk;
@@ -30,6 +31,7 @@ pub mod shelf;
 pub mod slice;
 pub mod table;
 pub mod topology;
+pub mod walk;
 
 /// Namespace and name of a Service, or of a pod with ports of the node. A copy is cheap: every map of Services has one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -218,21 +220,30 @@ impl ServicesStatus {
         self.faces += 1;
     }
 
-    /// Takes over what is said of a Service by now; nothing of one that is gone.
-    pub fn tell(&mut self, name: ServiceName, service: Option<Arc<ServiceStatus>>) {
-        let faces = [self.services.get(&name), service.as_ref()].map(|status| status.map(|status| status.face()));
-        if faces[0] != faces[1] {
+    /// Takes over what is said of Services by now; nothing of those that are gone.
+    pub fn tell(&mut self, news: BTreeMap<ServiceName, Option<Arc<ServiceStatus>>>) {
+        let mut known = Walk::new(&self.services);
+        let is_other = |(name, service): (&ServiceName, &Option<Arc<ServiceStatus>>)| match (known.get(name), service) {
+            (Some(known), Some(service)) => known.face() != service.face(),
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+        };
+        if news.iter().any(is_other) {
             self.faces += 1;
         }
-        if service.as_ref().is_some_and(|service| service.health_check.is_some()) {
-            self.checked.insert(name.clone());
-        } else {
-            self.checked.remove(&name);
+        let mut present = Vec::with_capacity(news.len());
+        for (name, service) in news {
+            if service.as_ref().is_some_and(|service| service.health_check.is_some()) {
+                self.checked.insert(name.clone());
+            } else {
+                self.checked.remove(&name);
+            }
+            match service {
+                Some(service) => present.push((name, service)),
+                None => drop(self.services.remove(&name)),
+            }
         }
-        match service {
-            Some(service) => drop(self.services.insert(name, service)),
-            None => drop(self.services.remove(&name)),
-        }
+        bulk::insert(&mut self.services, present);
     }
 }
 
@@ -373,13 +384,13 @@ mod tests {
             ..ServiceStatus::default()
         };
         let mut status = ServicesStatus::default();
-        status.tell(name("a"), Some(Arc::default()));
-        status.tell(name("b"), Some(Arc::new(checked.clone())));
+        status.tell([(name("a"), Some(Arc::default()))].into());
+        status.tell([(name("b"), Some(Arc::new(checked.clone())))].into());
         assert_eq!(status.checked, [name("b")].into());
-        status.tell(name("a"), Some(Arc::new(checked)));
-        status.tell(name("b"), Some(Arc::default()));
+        status.tell([(name("a"), Some(Arc::new(checked)))].into());
+        status.tell([(name("b"), Some(Arc::default()))].into());
         assert_eq!(status.checked, [name("a")].into());
-        status.tell(name("a"), None);
+        status.tell([(name("a"), None)].into());
         assert_eq!(status.checked, BTreeSet::new());
     }
 }

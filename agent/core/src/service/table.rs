@@ -8,6 +8,7 @@ use super::address::Assignment;
 use super::catalog::{Catalog, Objects};
 use super::shelf::Shelf;
 use super::topology::Place;
+use super::walk::Walk;
 use super::{ServiceName, ServiceStatus, bulk};
 use reader::{Reader, Reading};
 
@@ -105,9 +106,13 @@ impl ServiceTable {
 
     /// The frontends of some Services.
     pub fn frontends_of(&self, names: &BTreeSet<ServiceName>) -> BTreeMap<Frontend, &Entry> {
-        let owned = names.iter().filter_map(|name| self.owned.get(name)).flatten();
-        let entry = |frontend: &Frontend| Some((*frontend, self.frontends.get(frontend)?));
-        owned.filter_map(entry).collect()
+        let mut owned = Walk::new(&self.owned);
+        let owned = names.iter().filter_map(|name| owned.get(name)).flatten();
+        let mut owned: Vec<Frontend> = owned.copied().collect();
+        owned.sort_unstable();
+        let mut entries = Walk::new(&self.frontends);
+        let entry = |frontend| Some((frontend, entries.get(&frontend)?));
+        owned.into_iter().filter_map(entry).collect()
     }
 
     /// Takes out Services and, as far as that goes, their rivals.
@@ -144,12 +149,16 @@ impl ServiceTable {
     ) -> BTreeSet<ServiceName> {
         let mut outsiders = BTreeSet::new();
         let (mut owned, mut services) = (Vec::new(), Vec::new());
+        let (mut objects, mut given) = (catalog.walk(), assignment.walk());
         for name in names {
-            let Some(service) = catalog.service(name) else {
+            let Some(service) = objects.service(name) else {
                 continue;
             };
             let reading = match &service.spec {
-                Some(spec) => Reader::new(name, service, spec, assignment, catalog, node).read(&mut self.frontends),
+                Some(spec) => {
+                    let (given, candidates) = (given.given(name), objects.candidates(name));
+                    Reader::new(name, service, spec, given, candidates, node).read(&mut self.frontends)
+                }
                 None => Reading::default(),
             };
             for rival in reading.rivals {

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
 
-use super::super::address::{Assignment, has_cluster_address};
-use super::super::catalog::Catalog;
+use super::super::address::{Given, has_cluster_address};
+use super::super::catalog::Candidates;
 use super::super::endpoint::{Endpoint, positive};
 use super::super::health::HealthCheck;
 use super::super::topology::{Categories, Policies, categorize};
@@ -43,7 +43,7 @@ pub(super) struct Reading {
 pub(super) struct Reader<'a> {
     name: &'a ServiceName,
     spec: &'a ServiceSpec,
-    catalog: &'a Catalog,
+    candidates: Candidates<'a>,
     node: &'a NodeFacts,
     cluster_ips: Vec<IpAddr>,
     cluster_ranges: &'a [AddressRange],
@@ -65,8 +65,8 @@ impl<'a> Reader<'a> {
         name: &'a ServiceName,
         service: &'a Service,
         spec: &'a ServiceSpec,
-        assignment: &'a Assignment,
-        catalog: &'a Catalog,
+        given: Given<'a>,
+        candidates: Candidates<'a>,
         node: &'a NodeFacts,
     ) -> Self {
         let label = |key| {
@@ -81,10 +81,10 @@ impl<'a> Reader<'a> {
         let mut reader = Self {
             name,
             spec,
-            catalog,
+            candidates,
             node,
-            cluster_ips: assignment.addresses.get(name).cloned().unwrap_or_default(),
-            cluster_ranges: &assignment.ranges,
+            cluster_ips: given.addresses.to_vec(),
+            cluster_ranges: given.ranges,
             load_balancer_ips: Vec::new(),
             external_ips: Vec::new(),
             ranges: source_ranges(spec),
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
             maglev: annotation(BALANCE_ANNOTATION, "maglev"),
             direct: annotation(FORWARD_ANNOTATION, "direct"),
             here: BTreeSet::new(),
-            problems: assignment.problems.get(name).cloned().unwrap_or_default(),
+            problems: given.problems.to_vec(),
             owned: Vec::new(),
             rivals: BTreeSet::new(),
         };
@@ -169,10 +169,13 @@ impl<'a> Reader<'a> {
         let port = positive(spec.port).ok_or_else(|| format!("spec.ports: {} is not a port", spec.port))?;
         let protocol = Protocol::parse(spec.protocol.as_deref())?;
         let node_port = spec.node_port.and_then(positive).filter(|_| self.is_node_port_type());
-        let endpoints = self
-            .catalog
-            .endpoints(self.name, self.spec, spec, protocol, &self.node.place);
-        let here = endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.is_local);
+        let endpoints = self.candidates.endpoints(self.spec, spec, protocol, &self.node.place);
+        let (of_v6, of_v4): (Vec<Endpoint>, Vec<Endpoint>) = endpoints.partition(|endpoint| endpoint.address.is_ipv6());
+        let families = [of_v4, of_v6];
+        let here = families
+            .iter()
+            .flatten()
+            .filter(|endpoint| endpoint.ready && endpoint.is_local);
         self.here.extend(here.map(|endpoint| endpoint.address.ip()));
         let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
         let policies = Policies {
@@ -187,11 +190,7 @@ impl<'a> Reader<'a> {
                 port,
             },
             policies,
-            categories: [false, true].map(|is_v6| {
-                let of_family = endpoints.iter().filter(|endpoint| endpoint.address.is_ipv6() == is_v6);
-                let of_family: Vec<Endpoint> = of_family.cloned().collect();
-                categorize(&of_family, policies, &self.node.place)
-            }),
+            categories: families.map(|endpoints| categorize(&endpoints, policies, &self.node.place)),
         };
         if self.is_ours {
             self.add(&found, node_port, frontends);
