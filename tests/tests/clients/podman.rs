@@ -230,3 +230,29 @@ fn who_is_not_root_has_containers_too() {
     stops_starts_and_is_killed(&podman);
     podman.finish();
 }
+
+/// The host's network: an older CRIU can't write a newer kernel's network namespace down.
+#[test]
+fn a_container_goes_on_from_its_checkpoint() {
+    let criu = Need::Success(&["criu", "check"]);
+    require!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], criu);
+    let podman = Podman::new("podman-criu");
+    let script = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done";
+    let run = ["run", "--detach", "--network", "host", "--name", "c"];
+    podman.ok(&[&run, [podman.image.as_str(), "sh", "-c", script].as_slice()].concat());
+    let count = || {
+        let said = podman.ok(&["exec", "c", "cat", "/count"]);
+        said.parse::<u64>().unwrap_or(0)
+    };
+    eventually(PATIENCE, "it counts", || count() > 2);
+    let before = count();
+    podman.ok(&["container", "checkpoint", "c"]);
+    assert!(podman.status("c").starts_with("exited"), "{}", podman.status("c"));
+    podman.ok(&["container", "restore", "c"]);
+    assert_eq!(podman.status("c"), "running 0");
+    let after = eventually(PATIENCE, "it goes on", || Some(count()).filter(|count| *count > 0));
+    assert!(after >= before, "it began anew: {after} after {before}");
+    podman.ok(&["kill", "--signal", "KILL", "c"]);
+    eventually(PATIENCE, "it is killed", || podman.status("c") == "exited 137");
+    podman.finish();
+}
