@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
 
 use super::endpoint::{self, Endpoint};
-use super::shelf::{Difference, Shelf};
+use super::shelf::{Difference, Named as _, Shelf};
 use super::slice::Slice;
 use super::topology::Place;
 use super::{Protocol, ReadyPod, ServiceName, bulk, walk};
@@ -105,16 +105,28 @@ impl Catalog {
             self.remove_service(&name);
             services.insert(name);
         }
-        let new = in_order(new, |service| Some(ServiceName::of(service)));
+        let mut namespaces = Namespaces::default();
+        let mut name = |service: &Service| ServiceName {
+            namespace: namespaces.shared(service.namespace()),
+            name: service.name().into(),
+        };
+        let new = in_order(new, |service| Some(name(service)));
         bulk::unite(&mut services, new.iter().map(|(name, _)| name.clone()).collect());
         self.add_services(new);
         let mut names = services.clone();
         let Difference { gone, new } = before.slices.difference(now.slices);
-        for (name, slice) in in_order(gone, Slice::owner) {
+        let mut owner = |slice: &Slice| {
+            let owner = slice.owner()?;
+            Some(ServiceName {
+                namespace: namespaces.shared(&owner.namespace),
+                name: owner.name,
+            })
+        };
+        for (name, slice) in in_order(gone, &mut owner) {
             self.remove_slice(&name, slice);
             names.insert(name);
         }
-        let new = in_order(new, Slice::owner);
+        let new = in_order(new, &mut owner);
         bulk::unite(&mut names, new.iter().map(|(name, _)| name.clone()).collect());
         self.add_slices(&new);
         names.extend(self.take_pods(before.pods, now.pods));
@@ -225,16 +237,26 @@ impl Catalog {
     }
 }
 
-/// Objects by the Services that they are about, in the order of their names. Namespaces that are the same are the same
-/// allocation afterwards.
-fn in_order<T>(objects: Vec<&Arc<T>>, name: impl Fn(&T) -> Option<ServiceName>) -> Vec<(ServiceName, &Arc<T>)> {
+/// Namespaces of names, each the same allocation for all: names are compared faster then.
+#[derive(Default)]
+struct Namespaces(BTreeSet<Arc<str>>);
+
+impl Namespaces {
+    fn shared(&mut self, namespace: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(namespace) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = namespace.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+}
+
+/// Objects by the Services that they are about, in the order of their names.
+fn in_order<T>(objects: Vec<&Arc<T>>, mut name: impl FnMut(&T) -> Option<ServiceName>) -> Vec<(ServiceName, &Arc<T>)> {
     let named = objects.into_iter().filter_map(|object| Some((name(object)?, object)));
     let mut named: Vec<_> = named.collect();
     named.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    for next in 1..named.len() {
-        let (before, after) = named.split_at_mut(next);
-        after[0].0.share_namespace(&before[next - 1].0);
-    }
     named
 }
 

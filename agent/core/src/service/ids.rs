@@ -43,6 +43,11 @@ impl Ids {
         Some(id)
     }
 
+    /// Makes room for so many ports at once.
+    pub fn expect(&mut self, ports: usize) {
+        self.ports.reserve(ports.saturating_sub(self.ports.len()));
+    }
+
     fn next(&mut self) -> Option<u32> {
         let (last, end) = (self.last, self.end);
         let mut round = (last.saturating_add(1).max(1)..end).chain(1..last.saturating_add(1).min(end));
@@ -102,7 +107,8 @@ impl Regions {
     pub fn take(&mut self, count: u16, now: Duration) -> Option<u32> {
         self.wake(now);
         let base = self
-            .gap(self.cursor, self.capacity, count)
+            .beyond(count)
+            .or_else(|| self.gap(self.cursor, self.capacity, count))
             .or_else(|| self.gap(0, self.cursor, count))?;
         self.used.insert(base, count);
         self.cursor = end(base, count);
@@ -139,6 +145,12 @@ impl Regions {
             self.used.remove(base);
             self.resting.pop_front();
         }
+    }
+
+    /// The cursor, where nothing is in use beyond it and there is room: there is nothing to look for then.
+    fn beyond(&self, count: u16) -> Option<u32> {
+        let last = self.used.last_key_value().map_or(0, |(base, count)| end(*base, *count));
+        (last <= self.cursor && end(self.cursor, count) <= self.capacity).then_some(self.cursor)
     }
 
     /// The first run of `count` free slots that lies in `from..to`.

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use shelf::Named as _;
 use walk::Walk;
 
 pub mod address;
@@ -45,19 +46,9 @@ pub struct ServiceName {
 impl ServiceName {
     /// The name of a Service; the namespace is `default` where the object has none.
     pub fn of(service: &Service) -> Self {
-        let namespace = service.metadata.namespace.as_deref();
         Self {
-            namespace: namespace.unwrap_or("default").into(),
-            name: service.metadata.name.as_deref().unwrap_or_default().into(),
-        }
-    }
-}
-
-impl ServiceName {
-    /// Lets two of one namespace have the same allocation of it, so that they are compared faster.
-    fn share_namespace(&mut self, other: &Self) {
-        if self.namespace == other.namespace {
-            self.namespace = Arc::clone(&other.namespace);
+            namespace: service.namespace().into(),
+            name: service.name().into(),
         }
     }
 }

@@ -10,25 +10,29 @@ const FEW: usize = 16;
 /// A look into a map, for keys in any order.
 pub struct Walk<'a, K, V> {
     map: &'a BTreeMap<K, V>,
+    /// The key that was passed last.
+    behind: Option<&'a K>,
     ahead: Peekable<Range<'a, K, V>>,
 }
 
 impl<'a, K: Ord, V> Walk<'a, K, V> {
     /// From the first key on.
     pub fn new(map: &'a BTreeMap<K, V>) -> Self {
-        let ahead = map.range(..).peekable();
-        Self { map, ahead }
+        Self {
+            map,
+            behind: None,
+            ahead: map.range(..).peekable(),
+        }
     }
 
     /// What the map has for a key.
     pub fn get(&mut self, key: &K) -> Option<&'a V> {
-        for step in 0..FEW {
+        for _ in 0..FEW {
             let next = self.ahead.peek().map(|(next, value)| ((*next).cmp(key), *value));
             match next {
-                Some((Ordering::Less, _)) => drop(self.ahead.next()),
+                Some((Ordering::Less, _)) => self.behind = self.ahead.next().map(|(passed, _)| passed),
                 Some((Ordering::Equal, value)) => return Some(value),
-                // The one before was lower than the key.
-                Some((Ordering::Greater, _)) | None if step > 0 => return None,
+                Some((Ordering::Greater, _)) | None if self.behind.is_some_and(|behind| behind < key) => return None,
                 Some((Ordering::Greater, _)) | None => break,
             }
         }
@@ -36,6 +40,7 @@ impl<'a, K: Ord, V> Walk<'a, K, V> {
     }
 
     fn seek(&mut self, key: &K) -> Option<&'a V> {
+        self.behind = None;
         self.ahead = self.map.range(key..).peekable();
         let (next, value) = self.ahead.peek()?;
         (*next == key).then_some(value)

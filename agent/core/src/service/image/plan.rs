@@ -1,6 +1,6 @@
 //! Planning an image: a frontend at a time, each with the region that it has, one that it shares, or a new one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -82,8 +82,8 @@ impl Draft<'_> {
 
     pub(super) fn finish(self) -> Image {
         Image {
-            v4: self.v4.want,
-            v6: self.v6.want,
+            v4: self.v4.finish(),
+            v6: self.v6.finish(),
             // Who the clients are is none of the Services' business.
             clients: self.have.clients.clone(),
             ..self.want
@@ -119,9 +119,11 @@ pub(super) struct Plan<'a, K, S> {
     room: &'a mut Regions,
     max_frontends: usize,
     now: Duration,
-    want: Half<K, S>,
-    /// First slots of the regions that each Service port has by now.
-    bases: HashMap<u32, Vec<u32>>,
+    /// Frontends in the order in which they came.
+    services: Vec<(K, Service)>,
+    regions: BTreeMap<u32, Vec<S>>,
+    /// Ids of Service ports with the first slots of the regions that they have by now.
+    bases: BTreeSet<(u32, u32)>,
 }
 
 impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
@@ -131,8 +133,9 @@ impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
             room,
             max_frontends,
             now,
-            want: Half::default(),
-            bases: HashMap::new(),
+            services: Vec::new(),
+            regions: BTreeMap::new(),
+            bases: BTreeSet::new(),
         }
     }
 
@@ -146,7 +149,7 @@ impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
         slots: Vec<S>,
         value: impl FnOnce(Region) -> Service,
     ) -> Result<(), String> {
-        if self.want.services.len() >= self.max_frontends {
+        if self.services.len() >= self.max_frontends {
             return Err(format!("the map is full with {} addresses", self.max_frontends));
         }
         let count =
@@ -160,26 +163,26 @@ impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
                 Some(base) => base,
                 None => self.take(count)?,
             };
-            self.bases.entry(id).or_default().push(base);
-            self.want.regions.insert(base, slots);
+            self.bases.insert((id, base));
+            self.regions.insert(base, slots);
             base
         };
-        self.want.services.insert(key, value(Region::new(base, count, check)));
+        self.services.push((key, value(Region::new(base, count, check))));
         Ok(())
     }
 
     fn shared(&self, id: u32, slots: &[S]) -> Option<u32> {
-        let mut bases = self.bases.get(&id)?.iter();
+        let bases = self.bases.range((id, 0)..=(id, u32::MAX));
         bases
-            .find(|base| self.want.regions.get(base).is_some_and(|other| other == slots))
-            .copied()
+            .map(|(_, base)| *base)
+            .find(|base| self.regions.get(base).is_some_and(|other| other == slots))
     }
 
     /// The region that the frontend has, if it holds exactly these backends. A region belongs to one port alone.
     fn kept(&self, key: &K, check: u16, id: u32, slots: &[S]) -> Option<u32> {
         let (service, present) = self.present(key, check)?;
         let base = service.region.base();
-        let is_free = !self.want.regions.contains_key(&base);
+        let is_free = !self.regions.contains_key(&base);
         (is_free && service.id == id && present == slots).then_some(base)
     }
 
@@ -192,10 +195,17 @@ impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
     fn keep(&mut self, key: K, check: u16) -> Option<u32> {
         let (service, slots) = self.present(&key, check)?;
         if !slots.is_empty() {
-            self.want.regions.insert(service.region.base(), slots.to_vec());
+            self.regions.insert(service.region.base(), slots.to_vec());
         }
-        self.want.services.insert(key, service);
+        self.services.push((key, service));
         Some(service.id)
+    }
+
+    fn finish(self) -> Half<K, S> {
+        Half {
+            services: self.services.into_iter().collect(),
+            regions: self.regions,
+        }
     }
 
     fn present(&self, key: &K, check: u16) -> Option<(Service, &'a [S])> {
@@ -208,7 +218,10 @@ impl<'a, K: Ord + Copy, S: PartialEq + Clone> Plan<'a, K, S> {
 /// The region of an entry: each backend once, or a Maglev table of them.
 fn slots<S: Clone>(entry: &Entry, slot: impl Fn(&SocketAddr) -> Option<S>) -> Vec<S> {
     if !entry.rules.maglev {
-        return entry.backends.iter().filter_map(slot).collect();
+        // As long as it has to be: it stays.
+        let mut slots = Vec::with_capacity(entry.backends.len());
+        slots.extend(entry.backends.iter().filter_map(slot));
+        return slots;
     }
     let places = maglev::places(&entry.backends);
     places
