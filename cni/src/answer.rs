@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 use netlink_packet_route::AddressFamily;
+use nix::errno::Errno;
 
 use crate::{
     cidr::Cidr,
     identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_of_name, mac_of_name},
-    plan::{HostEnd, PodEnd},
+    netlink::Refusal,
+    plan::{HostEnd, PodEnd, Way},
     step::Mac,
 };
 
@@ -125,6 +127,16 @@ pub fn decode_outgoing(payload: &[u8]) -> Option<u32> {
     let mut attributes = NlasIterator::new(payload.get(ROUTE_HEADER..)?).filter_map(Result::ok);
     let link = attributes.find(|attribute| attribute.kind() == RTA_OIF)?;
     u32_at(link.value(), 0)
+}
+
+/// Where the answer to `FindRoute` leads.
+pub fn decode_way(answer: &Result<Vec<u8>, Refusal>) -> Way {
+    const RTN_LOCAL: u8 = 2;
+    match answer {
+        Ok(route) if route.get(7) == Some(&RTN_LOCAL) => Way::Local,
+        Err(refusal) if refusal.errno == Errno::EHOSTUNREACH => Way::Unreachable,
+        Ok(_) | Err(_) => Way::Other,
+    }
 }
 
 /// Reads a link as a pod's end; `None` when the message is cut short.

@@ -8,13 +8,15 @@ use crate::{
     answer::decode_host_end,
     cidr::Cidr,
     forwarding::Forwarding,
+    identity::host_link,
     lease::Leases,
+    netfilter::Netfilter,
     netlink::{Connection, StepError},
     netns::Netns,
     node_network::NodeNetwork,
-    observe,
+    observe::{self, FirstLook},
     plan::{self, Course, HostEnd, Raised, Wanted},
-    pod_network::{AttachRequest, Attachment, NetworkError, prepare_by},
+    pod_network::{AttachRequest, Attachment, NetworkError, prepare_again},
     ports,
     step::LinkStep,
     sysctl,
@@ -39,42 +41,39 @@ pub fn attach(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Atta
 /// # Errors
 /// As those; and [`NetworkError::Attached`].
 pub fn attach_new(network: &NodeNetwork, request: &AttachRequest<'_>) -> Result<Attachment, NetworkError> {
-    let task = Attaching::open(network, request)?;
-    prepare_by(&task.node, network)?;
-    match task.course()? {
-        (_, Some(host)) if task.is_published(&host)? => Err(NetworkError::Attached {
+    let mut task = Attaching::open(network, request)?;
+    let netfilter = task.netfilter.insert(ports::connect()?);
+    prepare_again(&task.node, netfilter, network, &task.looked)?;
+    match &task.looked.host {
+        Some(host) if task.is_published(host)? => Err(NetworkError::Attached {
             container_id: request.container_id.to_owned(),
             ifname: request.ifname.to_owned(),
         }),
-        course => task.follow(course),
+        Some(_) | None => task.follow(task.course()?),
     }
 }
 
-/// Bytes of the largest packet on the pod's link.
-fn mtu(network: &NodeNetwork, node: &Connection) -> Result<u32, NetworkError> {
-    /// Ethernet's, for a node that is alone.
-    const USUAL: u32 = 1500;
-    match network.mtu {
-        Some(mtu) => Ok(mtu),
-        None => Ok(observe::uplink_mtu(node)?.unwrap_or(USUAL)),
-    }
-}
-
-/// One call of [`attach`]: what is wanted and the two namespaces it is done in.
+/// One call of [`attach`]: what is wanted, what was there and the two namespaces it is done in.
 struct Attaching<'a> {
     network: &'a NodeNetwork,
     request: &'a AttachRequest<'a>,
+    looked: FirstLook,
     wanted: Wanted,
     leases: Leases,
     node: Connection,
+    /// There when it has been of use before.
+    netfilter: Option<Netfilter>,
     pod: Connection,
     netns: Netns,
 }
 
 impl<'a> Attaching<'a> {
     fn open(network: &'a NodeNetwork, request: &'a AttachRequest<'a>) -> Result<Self, NetworkError> {
+        /// Bytes of the largest packet where nobody says it: Ethernet's, for a node that is alone.
+        const USUAL_MTU: u32 = 1500;
         let node = Connection::open().map_err(NetworkError::Socket)?;
-        let wanted = network.wanted(request, mtu(network, &node)?)?;
+        let looked = observe::first_look(&node, network, &host_link(request.container_id, request.ifname))?;
+        let wanted = network.wanted(request, network.mtu.or(looked.uplink_mtu).unwrap_or(USUAL_MTU))?;
         let failed = |source| observe::inaccessible(request.netns, source);
         let netns = Netns::open(request.netns).map_err(failed)?;
         let home = Netns::current().map_err(failed)?;
@@ -85,24 +84,25 @@ impl<'a> Attaching<'a> {
         Ok(Self {
             network,
             request,
+            looked,
             wanted,
-            leases: Leases::open(&network.run_dir)?,
+            leases: Leases::new(&network.run_dir),
             node,
+            netfilter: None,
             pod,
             netns,
         })
     }
 
-    /// Looks, and decides by what is there.
-    fn course(&self) -> Result<(Course, Option<HostEnd>), NetworkError> {
-        let host = observe::show_host_end(&self.node, &self.wanted.identity.host_link())?;
+    /// Looks into the pod, and decides by what is there.
+    fn course(&self) -> Result<Course, NetworkError> {
         let pod = observe::show_pod_end(&self.pod, &self.wanted.identity.ifname)?;
-        Ok((plan::course(&self.wanted, host.as_ref(), pod.as_ref())?, host))
+        Ok(plan::course(&self.wanted, self.looked.host.as_ref(), pod.as_ref())?)
     }
 
-    fn follow(&self, course: (Course, Option<HostEnd>)) -> Result<Attachment, NetworkError> {
-        match course {
-            (Course::Complete, Some(host)) => self.complete(&host),
+    fn follow(&self, course: Course) -> Result<Attachment, NetworkError> {
+        match (course, &self.looked.host) {
+            (Course::Complete, Some(host)) => self.complete(host),
             (Course::Recreate, Some(host)) => {
                 self.delete(host.index)?;
                 self.create()
@@ -210,14 +210,29 @@ impl<'a> Attaching<'a> {
         self.node
             .perform(&plan::publish(host, &self.wanted.pod_cidrs, has_ports), None)?;
         if has_ports {
+            self.open_ports(host)?;
+        }
+        Ok(observe::attachment(&self.wanted.identity, host, true))
+    }
+
+    fn open_ports(&self, host: &HostEnd) -> Result<(), NetworkError> {
+        // Where pods leave the node, it forwards already.
+        if !self.network.leaves_node() {
             let forwarding = Forwarding::new(&self.network.run_dir);
             forwarding.turn_on_ipv4()?;
             if self.network.has_ipv6() {
                 forwarding.turn_on_ipv6(true)?;
             }
-            ports::open(self.network, &self.node, host, request.ports)?;
         }
-        Ok(observe::attachment(&self.wanted.identity, host, true))
+        let opened;
+        let netfilter = match &self.netfilter {
+            Some(netfilter) => netfilter,
+            None => {
+                opened = ports::connect()?;
+                &opened
+            }
+        };
+        ports::open(self.network, netfilter, &self.node, host, self.request.ports)
     }
 
     /// The link first, its addresses after it.

@@ -225,7 +225,7 @@ impl Config {
     fn field<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
         match self.fields.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => read(key, value.clone()).map(Some),
+            Some(value) => read(key, value).map(Some),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     ipam,
     mapping::{PortMapping, Protocol},
     nft::{ANSWER, Element, Expression, Hook, KEY, NftStep, SetShape},
+    node_network::Peer,
 };
 
 /// Counts in which form the table is; the table is made anew when its contents are others.
@@ -58,6 +59,8 @@ pub struct Firewall<'a> {
     pub pod_cidrs: &'a [Cidr],
     /// Ranges that pods reach under their own addresses; none at all when nothing leaves under the node's.
     pub reached_as_pod: Option<Vec<Cidr>>,
+    /// The other nodes: no rule is about them, but the routes to former ones are removed whenever the table is made anew.
+    pub peers: &'a [Peer],
 }
 
 /// A family's numbers.
@@ -469,13 +472,24 @@ mod tests {
         let plain = Firewall {
             pod_cidrs: &pod_cidrs,
             reached_as_pod: None,
+            peers: &[],
         };
         let masquerading = Firewall {
             reached_as_pod: Some(pod_cidrs.clone()),
+            peers: &[],
+            ..plain.clone()
+        };
+        let peers = [Peer {
+            pod_cidrs: cidrs(&["10.0.1.0/24"]),
+            addresses: Vec::new(),
+        }];
+        let peering = Firewall {
+            peers: &peers,
             ..plain.clone()
         };
         assert_eq!(plain.state(), plain.clone().state());
         assert_ne!(plain.state(), masquerading.state());
+        assert_ne!(plain.state(), peering.state());
     }
 
     #[test]
@@ -484,6 +498,7 @@ mod tests {
         let firewall = Firewall {
             pod_cidrs: &pod_cidrs,
             reached_as_pod: Some(pod_cidrs.clone()),
+            peers: &[],
         };
         let bytes: Vec<u8> = firewall.contents().iter().flat_map(|step| encode("", step).2).collect();
         assert_eq!(

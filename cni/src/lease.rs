@@ -7,8 +7,9 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    io::{self, Read},
     net::IpAddr,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
@@ -50,16 +51,11 @@ pub enum LeaseError {
 type Pools = BTreeMap<String, Pool>;
 
 impl Leases {
-    /// The hints below `run_dir`, which is made when missing.
-    ///
-    /// # Errors
-    /// When the directory can't be made.
-    pub fn open(run_dir: &Path) -> Result<Self, LeaseError> {
-        let leases = Self {
+    /// The hints below `run_dir`, which is made when it is missed.
+    pub fn new(run_dir: &Path) -> Self {
+        Self {
             path: run_dir.join("addresses.json"),
-        };
-        fs::create_dir_all(run_dir).map_err(|source| leases.error(source))?;
-        Ok(leases)
+        }
     }
 
     /// Takes one address of each range for `link`; the first exhausted range is the inner error.
@@ -113,26 +109,31 @@ impl Leases {
 
     fn change<T>(&self, change: impl FnOnce(&mut Pools) -> T) -> Result<T, LeaseError> {
         let mut file = self.lock(LOCK_WAIT)?;
-        let mut pools = read(&mut file).map_err(|source| self.error(source))?;
+        let (mut pools, length) = read(&mut file).map_err(|source| self.error(source))?;
         let result = change(&mut pools);
-        write(&mut file, &pools).map_err(|source| self.error(source))?;
+        write(&file, &pools, length).map_err(|source| self.error(source))?;
         Ok(result)
     }
 
     /// Opens the file and locks it until it is closed; waits so long at most.
     fn lock(&self, wait: Duration) -> Result<File, LeaseError> {
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&self.path);
-        let file = file.map_err(|source| self.error(source))?;
+        let file = self.open().map_err(|source| self.error(source))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::Error(source)) => Err(self.error(source)),
             Err(TryLockError::WouldBlock) => self.wait_for_lock(file, wait),
+        }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        match (options.open(&self.path), self.path.parent()) {
+            (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(dir)?;
+                options.open(&self.path)
+            }
+            (opened, _) => opened,
         }
     }
 
@@ -174,20 +175,24 @@ fn note(pools: &mut Pools, cidrs: &[Cidr], addresses: &[IpAddr], link: &str) {
     }
 }
 
-/// Whatever the file holds that is no pools, because its writer was killed or it is another version's, is no pools.
-fn read(file: &mut File) -> io::Result<Pools> {
+/// The pools, and how many bytes the file has. Whatever it holds that is no pools, because its writer was killed or it is
+/// another version's, is no pools.
+fn read(file: &mut File) -> io::Result<(Pools, u64)> {
     // One byte more than there are, so that the second read finds the end without more room.
-    let length = file.metadata()?.len().min(FILE_BYTES_MAX);
-    let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1);
+    let length = file.metadata()?.len();
+    let mut text = Vec::with_capacity(usize::try_from(length.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
     file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text).unwrap_or_default())
+    Ok((serde_json::from_slice(&text).unwrap_or_default(), length))
 }
 
-fn write(file: &mut File, pools: &Pools) -> io::Result<()> {
+/// Writes over the `length` bytes that are there.
+fn write(file: &File, pools: &Pools, length: u64) -> io::Result<()> {
     let text = serde_json::to_vec(pools)?;
-    file.rewind()?;
-    file.write_all(&text)?;
-    file.set_len(text.len() as u64)
+    file.write_all_at(&text, 0)?;
+    if length > text.len() as u64 {
+        file.set_len(text.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// The one clock that all processes share and nobody sets.
@@ -223,7 +228,7 @@ mod tests {
     #[test]
     fn a_broken_file_is_begun_anew() {
         let dir = Dir::new("broken");
-        let leases = Leases::open(&dir.0).unwrap();
+        let leases = Leases::new(&dir.0);
         for content in [&b""[..], b"{\"10.0.0.0/29\":{\"nex", b"\xff\xff", b"[1,2,3]"] {
             fs::write(dir.0.join("addresses.json"), content).unwrap();
             let taken = leases.take(&cidrs(), "a").unwrap().unwrap();
@@ -237,7 +242,7 @@ mod tests {
     #[test]
     fn exhaustion_of_one_range_takes_nothing_from_the_other() {
         let dir = Dir::new("exhausted");
-        let leases = Leases::open(&dir.0).unwrap();
+        let leases = Leases::new(&dir.0);
         for link in ["a", "b", "c", "d", "e"] {
             leases.take(&cidrs(), link).unwrap().unwrap();
         }
@@ -252,7 +257,7 @@ mod tests {
     #[test]
     fn what_the_kernel_says_replaces_the_hints() {
         let dir = Dir::new("correct");
-        let leases = Leases::open(&dir.0).unwrap();
+        let leases = Leases::new(&dir.0);
         leases.take(&cidrs(), "dead").unwrap().unwrap();
         leases
             .correct(&cidrs(), &[("live".to_owned(), vec!["10.0.0.3".parse().unwrap()])])
@@ -266,7 +271,7 @@ mod tests {
     #[test]
     fn a_lock_that_is_not_let_go_is_an_error_in_time() {
         let dir = Dir::new("locked");
-        let leases = Leases::open(&dir.0).unwrap();
+        let leases = Leases::new(&dir.0);
         let holder = leases.lock(LOCK_WAIT).unwrap();
         assert!(matches!(
             leases.lock(Duration::from_millis(50)),
@@ -285,7 +290,7 @@ mod tests {
                 .map(|taker| {
                     let (dir, range) = (&dir, &range);
                     scope.spawn(move || {
-                        let leases = Leases::open(&dir.0).unwrap();
+                        let leases = Leases::new(&dir.0);
                         (0..20)
                             .map(|n| leases.take(range, &format!("{taker}-{n}")).unwrap().unwrap()[0])
                             .collect()

@@ -47,7 +47,13 @@ pub fn encode(step: &LinkStep, handle: Option<BorrowedFd<'_>>) -> (RouteNetlinkM
     match step {
         LinkStep::CreatePair { .. } => (RouteNetlinkMessage::NewLink(pair(step, handle)), NEW),
         LinkStep::ProbeNetkit => (RouteNetlinkMessage::NewLink(impossible_netkit()), NEW),
-        LinkStep::SetAlias { link, alias } => set(link, LinkAttribute::IfAlias(alias.clone())),
+        // Strict source checks cost nothing here: one pod lies behind each link.
+        LinkStep::MakeOurs { link, alias } => {
+            let mut message = refer(link, LinkAttribute::IfAlias(alias.clone()));
+            let settings = LinkAttribute::AfSpecUnspec(vec![turn_on(&[FORWARDING, RP_FILTER])]);
+            message.attributes.push(settings);
+            (RouteNetlinkMessage::SetLink(message), 0)
+        }
         LinkStep::HoldAddress { link, address } => {
             let names = LinkAttribute::PropList(vec![Prop::AltIfName(address_name(*address))]);
             (RouteNetlinkMessage::NewLinkProp(refer(link, names)), NEW | NLM_F_APPEND)
@@ -60,11 +66,6 @@ pub fn encode(step: &LinkStep, handle: Option<BorrowedFd<'_>>) -> (RouteNetlinkM
                 NEW | NLM_F_APPEND,
             )
         }
-        // Strict source checks cost nothing here: one pod lies behind each link.
-        LinkStep::ForwardAndFilter { link } => set(
-            link,
-            LinkAttribute::AfSpecUnspec(vec![turn_on(&[FORWARDING, RP_FILTER])]),
-        ),
         LinkStep::RouteLoopback { index } => set(
             &LinkRef::Index(*index),
             LinkAttribute::AfSpecUnspec(vec![turn_on(&[ROUTE_LOCALNET])]),

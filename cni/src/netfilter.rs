@@ -94,7 +94,10 @@ impl Netfilter {
                     return Err(Box::new(NftError { step, source: refusal }));
                 }
                 None if !answers.is_inconsistent => {
-                    let elements = answers.payloads.iter().flat_map(|payload| decode_elements(payload));
+                    let elements = answers
+                        .payloads
+                        .iter()
+                        .flat_map(|(_, payload)| decode_elements(payload));
                     return Ok(Some(elements.collect()));
                 }
                 Some(_) | None => {}

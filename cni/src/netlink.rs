@@ -102,20 +102,45 @@ impl Connection {
                 source,
             })
         };
+        let answers = self.exchange(steps, handle).map_err(|source| failed(last, source))?;
+        let refused = answers.refusals.into_iter().find_map(|(number, refusal)| {
+            let step = steps.get(place(number)?)?;
+            (!step.tolerates(refusal.errno)).then(|| failed(step, refusal))
+        });
+        let shown = answers.payloads.into_iter().last();
+        refused.map_or(Ok(shown.map(|(_, payload)| payload)), Err)
+    }
+
+    /// Has questions answered in one go, each with its payload or the kernel's refusal, in their order.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn ask(&self, questions: &[LinkStep]) -> Result<Vec<Result<Vec<u8>, Refusal>>, Refusal> {
+        let all = self.exchange(questions, None)?;
+        let silence = || Refusal {
+            errno: Errno::ENOMSG,
+            words: None,
+        };
+        let mut answers: Vec<_> = questions.iter().map(|_| Err(silence())).collect();
+        let refusals = all.refusals.into_iter().map(|(number, refusal)| (number, Err(refusal)));
+        let payloads = all.payloads.into_iter().map(|(number, payload)| (number, Ok(payload)));
+        for (number, answer) in refusals.chain(payloads) {
+            if let Some(place) = place(number).and_then(|place| answers.get_mut(place)) {
+                *place = answer;
+            }
+        }
+        Ok(answers)
+    }
+
+    fn exchange(&self, steps: &[LinkStep], handle: Option<BorrowedFd<'_>>) -> Result<Answers, Refusal> {
         let mut batch = Vec::new();
         for (number, step) in (1..).zip(steps) {
             let (message, flags) = encode(step, handle);
             let ack = if number == count(steps) { NLM_F_ACK } else { 0 };
             append(&mut batch, message, NLM_F_REQUEST | flags | ack, number);
         }
-        self.send(&batch).map_err(|source| failed(last, source))?;
-        let answers = self.answers(count(steps), &mut [0; ANSWER_BYTES]);
-        let answers = answers.map_err(|source| failed(last, source))?;
-        let refused = answers.refusals.into_iter().find_map(|(number, refusal)| {
-            let step = steps.get(number.checked_sub(1)? as usize)?;
-            (!step.tolerates(refusal.errno)).then(|| failed(step, refusal))
-        });
-        refused.map_or(Ok(answers.payloads.into_iter().last()), Err)
+        self.send(&batch)?;
+        self.answers(count(steps), &mut [0; ANSWER_BYTES])
     }
 
     /// The payload of one link; `None` when it is not there.
@@ -148,7 +173,9 @@ impl Connection {
             let answers = self.answers(1, buffer)?;
             match answers.refusals.into_iter().next() {
                 Some((_, refusal)) if refusal.errno != Errno::EINTR => return Err(refusal),
-                None if !answers.is_inconsistent => return Ok(answers.payloads),
+                None if !answers.is_inconsistent => {
+                    return Ok(answers.payloads.into_iter().map(|(_, payload)| payload).collect());
+                }
                 Some(_) | None => {}
             }
         }
@@ -179,15 +206,21 @@ fn count(steps: &[LinkStep]) -> u32 {
     u32::try_from(steps.len()).expect("a batch has a handful of steps")
 }
 
+/// Where the step of that message stands among the steps.
+fn place(number: u32) -> Option<usize> {
+    number.checked_sub(1).map(|place| place as usize)
+}
+
 fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, number: u32) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
     header.sequence_number = number;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
     message.finalize();
-    let begin = batch.len();
-    batch.resize(begin + message.buffer_len().next_multiple_of(4), 0);
-    message.serialize(&mut batch[begin..begin + message.buffer_len()]);
+    // Asking a message for its length costs as much as writing it.
+    let (begin, length) = (batch.len(), message.header.length as usize);
+    batch.resize(begin + length.next_multiple_of(4), 0);
+    message.serialize(&mut batch[begin..begin + length]);
 }
 
 /// What came back for a batch or a dump.
@@ -195,8 +228,8 @@ fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, number:
 pub(crate) struct Answers {
     /// Number of the message, and why it was refused.
     pub(crate) refusals: Vec<(u32, Refusal)>,
-    /// Entries that were answered with, without the netlink header.
-    pub(crate) payloads: Vec<Vec<u8>>,
+    /// Number of the message, and an entry that it was answered with, without the netlink header.
+    pub(crate) payloads: Vec<(u32, Vec<u8>)>,
     /// The table changed while it was read.
     pub(crate) is_inconsistent: bool,
     /// The last message is answered for.
@@ -222,7 +255,7 @@ impl Answers {
                     self.refusals
                         .extend(refusal(payload, flags, kind == NLMSG_DONE).map(|refusal| (number, refusal)));
                 }
-                _ => self.payloads.push(payload.to_vec()),
+                _ => self.payloads.push((number, payload.to_vec())),
             }
             datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
@@ -299,7 +332,7 @@ mod tests {
             words: Some("busy".to_owned()),
         };
         assert_eq!(answers.refusals, [(3, expected)]);
-        assert_eq!((answers.payloads, answers.is_done), (vec![b"link".to_vec()], true));
+        assert_eq!((answers.payloads, answers.is_done), (vec![(8, b"link".to_vec())], true));
     }
 
     #[test]

@@ -152,6 +152,7 @@ impl NodeNetwork {
         Firewall {
             pod_cidrs: &self.pod_cidrs,
             reached_as_pod: self.masquerade.then(|| self.known_ranges()),
+            peers: &self.peers,
         }
     }
 

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use crate::{
     answer::{
         decode_address, decode_host_end, decode_mtu, decode_outgoing, decode_peer_route, decode_pod_end, decode_route,
+        decode_way,
     },
     cidr::Cidr,
     identity::{GROUP, Identity},
@@ -18,6 +19,7 @@ use crate::{
     message::Table,
     netlink::{Connection, Refusal},
     netns::Netns,
+    node_network::NodeNetwork,
     plan::{self, HostEnd, PodEnd},
     pod_network::{Attachment, NetworkError},
     step::{LinkRef, LinkStep},
@@ -66,25 +68,60 @@ pub(crate) fn peer_routes(node: &Connection) -> Result<Vec<Cidr>, NetworkError> 
     Ok(routes.iter().filter_map(|route| decode_peer_route(route)).collect())
 }
 
-/// Bytes of the largest packet that every way off the node takes; none when the node is alone. Asked by one route of each
-/// family instead of by reading whole tables.
-pub(crate) fn uplink_mtu(node: &Connection) -> Result<Option<u32>, NetworkError> {
-    let mut smallest = None;
-    for to in [PROBE_V4, PROBE_V6] {
-        let link = match node.perform(&[LinkStep::FindRoute { to }], None) {
-            Ok(route) => route.as_deref().and_then(decode_outgoing),
-            // Whatever the refusal is, there is no way.
-            Err(_) => None,
-        };
-        let Some(link) = link.filter(|index| *index != 1) else {
-            continue;
-        };
-        let shown = node.show(LinkStep::Show {
-            link: LinkRef::Index(link),
-        })?;
-        smallest = smallest.into_iter().chain(shown.as_deref().and_then(decode_mtu)).min();
+/// What the node shows before a pod is attached, by one question to the kernel: whole tables are not read, and nothing is
+/// locked.
+#[derive(Debug)]
+pub(crate) struct FirstLook {
+    /// The host's end, if the pod has one already.
+    pub(crate) host: Option<HostEnd>,
+    /// Whether [`plan::prepare_node`] has been done.
+    pub(crate) is_prepared: bool,
+    /// Bytes of the largest packet that every way off the node takes; none when the node is alone, or nobody asked.
+    pub(crate) uplink_mtu: Option<u32>,
+}
+
+/// Looks at the node of a network, for the host end of that name.
+pub(crate) fn first_look(node: &Connection, network: &NodeNetwork, name: &str) -> Result<FirstLook, NetworkError> {
+    let link = LinkRef::Name(name.to_owned());
+    let prepared = plan::signs_of_preparation(&network.pod_cidrs, &network.service_cidrs);
+    let probes: &[IpAddr] = if network.mtu.is_none() {
+        &[PROBE_V4, PROBE_V6]
+    } else {
+        &[]
+    };
+    let mut questions = vec![LinkStep::Show { link }];
+    questions.extend(prepared.iter().map(|(question, _)| question.clone()));
+    questions.extend(probes.iter().map(|to| LinkStep::FindRoute { to: *to }));
+    let mut answers = node.ask(&questions).map_err(NetworkError::Look)?;
+    let routes = answers.split_off(1 + prepared.len());
+    let is_prepared = prepared.iter().zip(&answers[1..]);
+    Ok(FirstLook {
+        is_prepared: is_prepared
+            .into_iter()
+            .all(|((_, way), answer)| decode_way(answer) == *way),
+        // Whatever a refusal is, there is no way.
+        uplink_mtu: smallest_mtu(node, routes.iter().flatten().filter_map(|route| decode_outgoing(route)))?,
+        host: match answers.swap_remove(0) {
+            Ok(link) => Some(decode_host_end(&link).ok_or_else(cut_short)?),
+            Err(refusal) if refusal.errno == Errno::ENODEV => None,
+            Err(refusal) => return Err(NetworkError::Look(refusal)),
+        },
+    })
+}
+
+/// The smallest of these links', but for `lo`.
+fn smallest_mtu(node: &Connection, links: impl Iterator<Item = u32>) -> Result<Option<u32>, NetworkError> {
+    let mut links: Vec<u32> = links.filter(|index| *index != 1).collect();
+    links.dedup();
+    let show = |index: &u32| LinkStep::Show {
+        link: LinkRef::Index(*index),
+    };
+    let questions: Vec<LinkStep> = links.iter().map(show).collect();
+    if questions.is_empty() {
+        return Ok(None);
     }
-    Ok(smallest)
+    let shown = node.ask(&questions).map_err(NetworkError::Look)?;
+    Ok(shown.iter().flatten().filter_map(|link| decode_mtu(link)).min())
 }
 
 /// All addresses in a namespace, as (address, link's index).

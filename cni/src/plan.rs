@@ -183,7 +183,7 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
             mtu: wanted.mtu,
             group: GROUP,
         },
-        LinkStep::SetAlias {
+        LinkStep::MakeOurs {
             link: link(),
             alias: wanted.identity.alias(),
         },
@@ -197,7 +197,6 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
         mac,
     }));
     steps.extend([
-        LinkStep::ForwardAndFilter { link: link() },
         LinkStep::NoAutomaticAddress { link: link() },
         LinkStep::Show { link: link() },
     ]);
@@ -305,6 +304,26 @@ pub fn prepare_node(pod_cidrs: &[Cidr], service_cidrs: &[Cidr]) -> Vec<LinkStep>
         .chain(addresses)
         .chain(unreachable)
         .collect()
+}
+
+/// What asks whether [`prepare_node`] has been done: the node's addresses, and in each range the one that nobody has.
+pub fn signs_of_preparation(pod_cidrs: &[Cidr], service_cidrs: &[Cidr]) -> Vec<(LinkStep, Way)> {
+    let own = pod_cidrs.iter().filter_map(ipam::node_address);
+    let nobodys = pod_cidrs.iter().chain(service_cidrs).map(Cidr::network);
+    let own = own.map(|to| (LinkStep::FindRoute { to }, Way::Local));
+    own.chain(nobodys.map(|to| (LinkStep::FindRoute { to }, Way::Unreachable)))
+        .collect()
+}
+
+/// Where a packet would go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the node itself.
+    Local,
+    /// Nowhere, by a route that says so.
+    Unreachable,
+    /// Into a link, or nowhere for want of a route.
+    Other,
 }
 
 /// The opposite of [`prepare_node`]; `lo` stays up.

@@ -128,10 +128,9 @@ fn a_claim_makes_names_and_holds_the_link() {
         lines(&steps),
         [
             "create the links orl5gcn2iz3jtgm on the node and eth0 in the pod",
-            "set the alias of link orl5gcn2iz3jtgm to orlop:orlop/abc/eth0",
+            "set the alias of link orl5gcn2iz3jtgm to orlop:orlop/abc/eth0 and turn on its forwarding",
             "hold 10.244.0.5 by link orl5gcn2iz3jtgm",
             "hold fd00::5 by link orl5gcn2iz3jtgm",
-            "turn on IPv4 forwarding of link orl5gcn2iz3jtgm",
             "turn off automatic IPv6 addresses of link orl5gcn2iz3jtgm",
             "look at link orl5gcn2iz3jtgm",
         ]

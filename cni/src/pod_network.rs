@@ -21,10 +21,10 @@ use crate::{
     ipam,
     lease::{LeaseError, Leases},
     mapping::PortMapping,
-    netfilter::NftError,
+    netfilter::{Netfilter, NftError},
     netlink::{Connection, Refusal, StepError},
     netns::Netns,
-    observe,
+    observe::{self, FirstLook},
     plan::{self, Conflict, HostEnd},
     ports,
     step::{LinkRef, LinkStep, Mac},
@@ -191,8 +191,31 @@ pub fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
     prepare_by(&connect()?, network)
 }
 
-pub(crate) fn prepare_by(node: &Connection, network: &NodeNetwork) -> Result<(), NetworkError> {
+fn prepare_by(node: &Connection, network: &NodeNetwork) -> Result<(), NetworkError> {
     node.perform(&plan::prepare_node(&network.pod_cidrs, &network.service_cidrs), None)?;
+    forward(network)?;
+    forget_peers(node, network)?;
+    route_to_peers(node, network)?;
+    // The last, for the table says that all of it is done.
+    ports::prepare(network)
+}
+
+/// [`prepare`] for a node where that has been done before, as far as `looked` and the table tell: what others may have
+/// undone since is looked at, and done where it is missing.
+pub(crate) fn prepare_again(
+    node: &Connection,
+    netfilter: &Netfilter,
+    network: &NodeNetwork,
+    looked: &FirstLook,
+) -> Result<(), NetworkError> {
+    if !looked.is_prepared || !ports::is_prepared(netfilter, network)? {
+        return prepare_by(node, network);
+    }
+    forward(network)?;
+    route_to_peers(node, network)
+}
+
+fn forward(network: &NodeNetwork) -> Result<(), NetworkError> {
     let forwarding = Forwarding::new(&network.run_dir);
     if network.has_ipv6() {
         forwarding.turn_on_ipv6(network.leaves_node())?;
@@ -200,22 +223,28 @@ pub(crate) fn prepare_by(node: &Connection, network: &NodeNetwork) -> Result<(),
     if network.leaves_node() {
         forwarding.turn_on_ipv4()?;
     }
-    route_to_peers(node, network)?;
-    ports::prepare(network)
+    Ok(())
 }
 
 fn route_to_peers(node: &Connection, network: &NodeNetwork) -> Result<(), NetworkError> {
-    let wanted: Vec<(Cidr, IpAddr)> = network.peers.iter().flat_map(Peer::routes).collect();
-    let stale = observe::peer_routes(node)?
-        .into_iter()
-        .filter(|to| !wanted.iter().any(|(wanted, _)| wanted == to));
-    let stale = stale.map(|to| LinkStep::RemovePeerRoute { to });
-    let add = wanted.iter().map(|(to, gateway)| LinkStep::AddPeerRoute {
-        to: *to,
-        gateway: *gateway,
-    });
-    let steps: Vec<LinkStep> = stale.chain(add).collect();
-    node.perform(&steps, None)?;
+    let routes = network.peers.iter().flat_map(Peer::routes);
+    let add = routes.map(|(to, gateway)| LinkStep::AddPeerRoute { to, gateway });
+    node.perform(&add.collect::<Vec<_>>(), None)?;
+    Ok(())
+}
+
+/// Removes our routes to those who are peers no longer.
+fn forget_peers(node: &Connection, network: &NodeNetwork) -> Result<(), NetworkError> {
+    let is_wanted = |to: &Cidr| {
+        network
+            .peers
+            .iter()
+            .flat_map(Peer::routes)
+            .any(|(wanted, _)| wanted == *to)
+    };
+    let stale = observe::peer_routes(node)?.into_iter().filter(|to| !is_wanted(to));
+    let remove = stale.map(|to| LinkStep::RemovePeerRoute { to });
+    node.perform(&remove.collect::<Vec<_>>(), None)?;
     Ok(())
 }
 
@@ -254,7 +283,7 @@ pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result
     {
         node.perform(&[LinkStep::Delete { index: end.index }], None)?;
     }
-    Ok(Leases::open(&network.run_dir)?.release(&[&name])?)
+    Ok(Leases::new(&network.run_dir).release(&[&name])?)
 }
 
 /// Detaches everything of this network but the given (container id, ifname); answers how many that were. All of them
@@ -280,7 +309,7 @@ pub fn retain(network: &NodeNetwork, valid: &[(String, String)]) -> Result<usize
     })?;
     delete_together(&node, &stale)?;
     let names: Vec<&str> = stale.iter().map(|end| end.name.as_str()).collect();
-    Leases::open(&network.run_dir)?.release(&names)?;
+    Leases::new(&network.run_dir).release(&names)?;
     Ok(stale.len())
 }
 

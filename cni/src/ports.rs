@@ -19,13 +19,18 @@ use crate::{
 
 /// Makes the network's table what it should be; costs one look when it is.
 pub(crate) fn prepare(network: &NodeNetwork) -> Result<(), NetworkError> {
-    let (table, firewall) = (table_name(&network.name), network.firewall());
     let netfilter = connect()?;
-    let state = netfilter.list(&table, STATE)?.unwrap_or_default();
-    if state.iter().any(|element| element.key == firewall.state()) {
+    if is_prepared(&netfilter, network)? {
         return Ok(());
     }
-    Ok(netfilter.perform(&table, &firewall.steps())?)
+    Ok(netfilter.perform(&table_name(&network.name), &network.firewall().steps())?)
+}
+
+/// Whether the network's table is what it should be.
+pub(crate) fn is_prepared(netfilter: &Netfilter, network: &NodeNetwork) -> Result<bool, NetworkError> {
+    let state = netfilter.list(&table_name(&network.name), STATE)?.unwrap_or_default();
+    let wanted = network.firewall().state();
+    Ok(state.iter().any(|element| element.key == wanted))
 }
 
 /// Removes the network's table.
@@ -43,6 +48,7 @@ pub(crate) fn clear(network: &str) -> Result<(), NetworkError> {
 /// link is gone is taken over.
 pub(crate) fn open(
     network: &NodeNetwork,
+    netfilter: &Netfilter,
     node: &Connection,
     host: &HostEnd,
     ports: &[PortMapping],
@@ -52,7 +58,6 @@ pub(crate) fn open(
         .into_iter()
         .map(|(map, element)| NftStep::Add(map, vec![element]))
         .collect();
-    let netfilter = connect()?;
     match netfilter.perform(&table, &steps) {
         Err(error) if error.source.errno == Errno::ENOENT => prepare(network)?,
         Err(error) if !is_taken(&error) => return Err(error.into()),
@@ -142,7 +147,7 @@ pub(crate) fn all(network: &str) -> Result<Vec<(String, PortMapping)>, NetworkEr
     Ok(all)
 }
 
-fn connect() -> Result<Netfilter, NetworkError> {
+pub(crate) fn connect() -> Result<Netfilter, NetworkError> {
     Netfilter::open().map_err(NetworkError::Socket)
 }
 

@@ -56,8 +56,9 @@ pub enum LinkStep {
     /// Ask for a netkit pair in a mode that there is none of: always refused, with `EOPNOTSUPP` where the kernel has no
     /// netkit at all.
     ProbeNetkit,
-    /// Write whose the link is.
-    SetAlias {
+    /// Write whose the link is. IPv4: forward what comes in, and drop what comes in with a source that is not routed to
+    /// this link.
+    MakeOurs {
         /// Which link.
         link: LinkRef,
         /// The text.
@@ -76,11 +77,6 @@ pub enum LinkStep {
         link: String,
         /// The hardware address.
         mac: Mac,
-    },
-    /// IPv4: forward what comes in, and drop what comes in with a source that is not routed to this link.
-    ForwardAndFilter {
-        /// Which link.
-        link: LinkRef,
     },
     /// No automatic IPv6 link-local address, so no duplicate address detection for it either.
     NoAutomaticAddress {
@@ -210,9 +206,8 @@ impl LinkStep {
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
             Self::CreatePair { .. }
             | Self::ProbeNetkit
-            | Self::SetAlias { .. }
+            | Self::MakeOurs { .. }
             | Self::HoldAddress { .. }
-            | Self::ForwardAndFilter { .. }
             | Self::RouteLoopback { .. }
             | Self::Limit { .. }
             | Self::Inspect { .. }
@@ -246,7 +241,9 @@ impl fmt::Display for LinkStep {
                 write!(f, "create the links {host_name} on the node and {pod_name} in the pod")
             }
             Self::ProbeNetkit => write!(f, "ask for a netkit link"),
-            Self::SetAlias { link, alias } => write!(f, "set the alias of {link} to {alias}"),
+            Self::MakeOurs { link, alias } => {
+                write!(f, "set the alias of {link} to {alias} and turn on its forwarding")
+            }
             Self::HoldAddress { link, address } => write!(f, "hold {address} by {link}"),
             Self::KeepMac { link, .. } => write!(f, "keep the hardware address of link {link}"),
             Self::RouteLoopback { index } => write!(f, "let link #{index} carry loopback addresses"),
@@ -255,7 +252,6 @@ impl fmt::Display for LinkStep {
             Self::Inspect { index } => write!(f, "attach the program to link #{index}"),
             Self::AddPeerRoute { to, gateway } => write!(f, "route {to} to {gateway}"),
             Self::RemovePeerRoute { to } => write!(f, "remove the route to {to}"),
-            Self::ForwardAndFilter { link } => write!(f, "turn on IPv4 forwarding of {link}"),
             Self::NoAutomaticAddress { link } => write!(f, "turn off automatic IPv6 addresses of {link}"),
             Self::SetUp { link } => write!(f, "bring up {link}"),
             Self::AddAddress { index, address } => write!(f, "add the address {address} to link #{index}"),

@@ -190,7 +190,7 @@ impl From<AskedDns> for Dns {
 }
 
 fn addresses(key: &str, value: &Value) -> Result<Vec<IpAddr>, Failure> {
-    let texts: Vec<String> = read(key, value.clone())?;
+    let texts: Vec<String> = read(key, value)?;
     texts.iter().map(|text| parse_address(text)).collect()
 }
 
@@ -231,15 +231,16 @@ fn is_nothing(value: &Value) -> bool {
 fn optional<T: DeserializeOwned>(key: &str, value: Option<&Value>) -> Result<Option<T>, Failure> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => read(key, value.clone()).map(Some),
+        Some(value) => read(key, value).map(Some),
     }
 }
 
 /// A value as what it should be.
-pub(crate) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Failure> {
-    let text = shown(&value);
-    serde_json::from_value(value)
-        .map_err(|error| Failure::new(Code::InvalidConfig, format!("{key}: {text} is wrong: {error}")))
+pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &Value) -> Result<T, Failure> {
+    T::deserialize(value).map_err(|error| {
+        let message = format!("{key}: {} is wrong: {error}", shown(value));
+        Failure::new(Code::InvalidConfig, message)
+    })
 }
 
 pub(crate) fn unsupported(key: &str, value: &Value) -> Failure {

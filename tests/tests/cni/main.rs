@@ -6,9 +6,14 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
+use cni::answer::decode_way;
+use cni::netlink::Connection;
+use cni::plan::{self, Way};
 use cni::pod_network::{self, NodeNetwork};
+use cni::step::LinkStep;
 use node::{Answer, Node, addresses, environment};
 use serde_json::{Value, json};
 use tests::{LeakAudit, NetworkNamespace};
@@ -220,4 +225,33 @@ fn version_is_answered_without_standard_input() {
         answer["supportedVersions"],
         json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
     );
+}
+
+#[test]
+fn an_add_makes_again_what_the_node_has_lost() {
+    tests::require_root!();
+    let node = Node::new("lost");
+    let network = node.network();
+    let pods = [NetworkNamespace::new(), NetworkNamespace::new()];
+    let signs = plan::signs_of_preparation(&network.pod_cidrs, &network.service_cidrs);
+    let (questions, ways): (Vec<LinkStep>, Vec<Way>) = signs.into_iter().unzip();
+    let is_prepared = || {
+        let answers = node
+            .namespace
+            .run(|| Connection::open().unwrap().ask(&questions))
+            .unwrap();
+        answers.iter().map(decode_way).eq(ways.iter().copied())
+    };
+    assert!(!is_prepared());
+    node.add("a", &pods[0]).succeeded();
+    // The kernel routes a new IPv6 address to itself a moment after it has taken it.
+    tests::eventually(Duration::from_secs(10), "the node is prepared", is_prepared);
+    let clear = plan::clear_node(&network.pod_cidrs, &network.service_cidrs);
+    node.namespace
+        .run(|| Connection::open().unwrap().perform(&clear, None))
+        .unwrap();
+    assert!(!is_prepared());
+    node.add("b", &pods[1]).succeeded();
+    tests::eventually(Duration::from_secs(10), "the node is prepared again", is_prepared);
+    ["a", "b"].iter().for_each(|id| node.del(id));
 }
