@@ -10,6 +10,7 @@ use crate::{
     forwarding::Forwarding,
     identity::host_link,
     lease::Leases,
+    names::Names,
     netfilter::Netfilter,
     netlink::{Connection, StepError},
     netns::Netns,
@@ -212,6 +213,9 @@ impl<'a> Attaching<'a> {
         if has_ports {
             self.open_ports(host)?;
         }
+        if !request.aliases.is_empty() {
+            self.names().tell(&host.name, &host.addresses, request.aliases)?;
+        }
         Ok(observe::attachment(&self.wanted.identity, host, true))
     }
 
@@ -235,8 +239,13 @@ impl<'a> Attaching<'a> {
         ports::open(self.network, netfilter, &self.node, host, self.request.ports)
     }
 
-    /// The link first, its addresses after it.
+    fn names(&self) -> Names {
+        Names::new(&self.network.run_dir, &self.network.name)
+    }
+
+    /// Names first, then the link, its addresses after it.
     fn delete(&self, index: u32) -> Result<(), NetworkError> {
+        self.names().forget(&self.wanted.identity.host_link())?;
         self.node.perform(&[LinkStep::Delete { index }], None)?;
         Ok(self.leases.release(&[&self.wanted.identity.host_link()])?)
     }

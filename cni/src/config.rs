@@ -6,7 +6,8 @@
 //!  "agentSocket": "/run/orlop/cni.sock",
 //!  "ipMasq": true, "nonMasqueradeCIDRs": ["192.168.0.0/16"],
 //!  "peers": [{"podCIDRs": ["10.244.1.0/24"], "addresses": ["192.168.0.12"]}],
-//!  "capabilities": {"ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true},
+//!  "capabilities": {"ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true, "aliases": true,
+//!                   "cgroupPath": true},
 //!  "dns": {"nameservers": ["10.96.0.10"]}}
 //! ```
 //!
@@ -155,7 +156,8 @@ impl Config {
     /// # Errors
     /// Codes 2, 4 and 7.
     pub fn wishes(&self, cni_args: &str) -> Result<Wishes, Failure> {
-        Wishes::read(self.fields.get("runtimeConfig"), self.fields.get("args"), cni_args)
+        let (runtime, args) = (self.fields.get("runtimeConfig"), self.fields.get("args"));
+        Wishes::read(&self.name, runtime, args, cni_args)
     }
 
     /// What goes into the result for resolvers.
@@ -315,7 +317,7 @@ mod tests {
         let config = json!({
             "cniVersion": "1.1.0", "name": "pods", "type": "orlop-cni", "mtu": 9000, "linkKind": "netkit",
             "podCIDRs": ["10.244.0.0/24", "fd00::/64"], "serviceCIDRs": ["10.96.0.0/16"], "runDir": "/run/x",
-            "capabilities": {"ips": true, "portMappings": true, "aliases": false}, "ipMasq": true, "prevResult": {"ips": []},
+            "capabilities": {"ips": true, "portMappings": true, "aliases": true, "cgroupPath": true, "deviceID": false}, "ipMasq": true, "prevResult": {"ips": []},
             "nonMasqueradeCIDRs": ["192.168.0.0/16"],
             "peers": [{"podCIDRs": ["10.244.1.0/24", "fd00:1::/64"], "addresses": ["192.168.0.12", "fd01::12"]}],
             "runtimeConfig": {"ips": ["10.244.0.9/24"]}, "args": {"cni": {"labels": []}}, "cniVersions": ["1.1.0"],
@@ -389,15 +391,9 @@ mod tests {
             ("peers", json!([{"podCIDRs": []}]), 7, "peers"),
             (
                 "capabilities",
-                json!({"aliases": true}),
+                json!({"deviceID": true}),
                 2,
-                "\"capabilities.aliases\": true",
-            ),
-            (
-                "capabilities",
-                json!({"cgroupPath": true}),
-                2,
-                "\"capabilities.cgroupPath\": true",
+                "\"capabilities.deviceID\": true",
             ),
             ("capabilities", json!(7), 7, "capabilities: 7 is wrong"),
             ("mistyped", json!(null), 2, "unsupported field \"mistyped\": null"),

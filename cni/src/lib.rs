@@ -17,6 +17,7 @@ pub mod ipam;
 pub mod lease;
 pub mod mapping;
 pub mod message;
+mod names;
 pub mod netfilter;
 pub mod netlink;
 pub mod netns;

@@ -202,6 +202,7 @@ impl Call<'_> {
             mac: wishes.mac,
             ports: &wishes.ports,
             bandwidth: wishes.bandwidth,
+            aliases: &wishes.aliases,
         };
         let attachment = pod_network::attach_new(&network, &request).map_err(|error| failure(&error))?;
         let result = json(protocol::add_result(self.config.version, &attachment, sandbox, dns))?;
@@ -330,6 +331,7 @@ fn failure(error: &NetworkError) -> Failure {
         | NetworkError::Nftables(_)
         | NetworkError::Look(_)
         | NetworkError::Lease(LeaseError::File { .. })
+        | NetworkError::Names(_)
         | NetworkError::Sysctl(_)
         | NetworkError::Socket(_) => Code::Internal,
     };

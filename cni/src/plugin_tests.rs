@@ -100,9 +100,9 @@ fn wrong_input_has_the_code_of_the_specification() {
         ("unknown field", full("ADD"), &with("bridge", json!("cni0")), 2),
         ("broken chain", full("ADD"), &with("prevResult", json!({"ips": 7})), 7),
         (
-            "aliases",
+            "a device",
             full("ADD"),
-            &with("runtimeConfig", json!({"aliases": {"n": ["a"]}})),
+            &with("runtimeConfig", json!({"deviceID": "0000:00:01.0"})),
             2,
         ),
         ("check without result", full("CHECK"), &good, 7),

@@ -21,6 +21,7 @@ use crate::{
     ipam,
     lease::{LeaseError, Leases},
     mapping::PortMapping,
+    names::{self, Names, NamesError},
     netfilter::{Netfilter, NftError},
     netlink::{Connection, Refusal, StepError},
     netns::Netns,
@@ -55,6 +56,8 @@ pub struct AttachRequest<'a> {
     pub ports: &'a [PortMapping],
     /// Limits on what the pod receives and sends.
     pub bandwidth: Bandwidth,
+    /// Names that a resolver on the node may know the pod by.
+    pub aliases: &'a [String],
 }
 
 impl<'a> AttachRequest<'a> {
@@ -68,6 +71,7 @@ impl<'a> AttachRequest<'a> {
             mac: None,
             ports: &[],
             bandwidth: Bandwidth::default(),
+            aliases: &[],
         }
     }
 }
@@ -170,6 +174,9 @@ pub enum NetworkError {
     /// The kernel did not show its tables.
     #[error("read the node's links and routes")]
     Look(#[source] Refusal),
+    /// A pod's names can't be told to resolvers, or taken back.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// The address file can't be used.
     #[error(transparent)]
     Lease(#[from] LeaseError),
@@ -263,6 +270,7 @@ pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
     let peers: Vec<LinkStep> = peers.map(|(to, _)| LinkStep::RemovePeerRoute { to }).collect();
     node.perform(&peers, None)?;
     ports::clear(&network.name)?;
+    names_of(network).clear()?;
     if others.is_empty() {
         Forwarding::new(&network.run_dir).restore()?;
     }
@@ -278,6 +286,7 @@ pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result
     let node = connect()?;
     let name = host_link(container_id, ifname);
     ports::close(&network.name, |owner| owner == name)?;
+    names_of(network).forget(&name)?;
     if let Some(end) = observe::show_host_end(&node, &name)?
         && observe::identity(&end).is_none_or(|identity| identity.network == network.name)
     {
@@ -304,9 +313,9 @@ pub fn retain(network: &NodeNetwork, valid: &[(String, String)]) -> Result<usize
     };
     let node = connect()?;
     let stale: Vec<HostEnd> = observe::host_ends(&node)?.into_iter().filter(is_stale).collect();
-    ports::close(&network.name, |owner| {
-        !valid.iter().any(|(id, ifname)| host_link(id, ifname) == owner)
-    })?;
+    let is_valid = |link: &str| valid.iter().any(|(id, ifname)| host_link(id, ifname) == link);
+    ports::close(&network.name, |owner| !is_valid(owner))?;
+    names_of(network).retain(is_valid)?;
     delete_together(&node, &stale)?;
     let names: Vec<&str> = stale.iter().map(|end| end.name.as_str()).collect();
     Leases::new(&network.run_dir).release(&names)?;
@@ -372,6 +381,33 @@ pub fn close_stale_ports(network: &NodeNetwork) -> Result<usize, NetworkError> {
         .count();
     ports::close(&network.name, is_stale)?;
     Ok(count)
+}
+
+/// Names that resolvers on the node may know a pod by.
+pub fn aliases(network: &NodeNetwork, attachment: &Attachment) -> Vec<String> {
+    Names::new(&network.run_dir, &attachment.network).of(&attachment.host_link)
+}
+
+/// Takes back the names of pods, of every network, whose links are gone.
+///
+/// # Errors
+/// When the kernel's tables can't be read, or a file of names can't be removed.
+pub fn forget_stale_aliases(network: &NodeNetwork) -> Result<(), NetworkError> {
+    // Names come after their link, so the links are looked at behind them.
+    let networks = names::networks(&network.run_dir);
+    if networks.is_empty() {
+        return Ok(());
+    }
+    let links = observe::host_ends(&connect()?)?;
+    for name in networks {
+        let is_there = |link: &str| links.iter().any(|end| end.name == link);
+        Names::new(&network.run_dir, &name).retain(is_there)?;
+    }
+    Ok(())
+}
+
+fn names_of(network: &NodeNetwork) -> Names {
+    Names::new(&network.run_dir, &network.name)
 }
 
 /// Has every link of this network looked at by the network's inspector, in the place of an earlier one.

@@ -1,23 +1,35 @@
 //! What a runtime asks for with one call, beside the network itself: `runtimeConfig` (the capabilities), `args.cni` and
 //! `CNI_ARGS`. What is not honoured is refused by its name.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
     bandwidth::{Bandwidth, Rate},
+    identity::is_name,
     mapping::{PortMapping, Protocol},
     protocol::{Code, Dns, Failure},
     step::Mac,
 };
 
-/// Capabilities that a configuration may declare and a runtime may send. `aliases` and `cgroupPath` are of no use to a
-/// plugin that has no name server and no cgroups, so they are refused like those that nobody knows.
-pub const CAPABILITIES: [&str; 5] = ["bandwidth", "dns", "ips", "mac", "portMappings"];
+/// Capabilities that a configuration may declare and a runtime may send. `cgroupPath` is taken and put to no use: Service
+/// addresses are answered on the root cgroup, of which every pod's is a part, and nothing else here goes by cgroups.
+pub const CAPABILITIES: [&str; 7] = [
+    "aliases",
+    "bandwidth",
+    "cgroupPath",
+    "dns",
+    "ips",
+    "mac",
+    "portMappings",
+];
 /// Most ports of one pod.
 const PORTS_MAX: usize = 4096;
+/// Most names of one pod, and letters of one, as in the DNS.
+const ALIASES_MAX: usize = 256;
+const ALIAS_LETTERS_MAX: usize = 253;
 /// Letters of a refused value that an error shows.
 const SHOWN_MAX: usize = 200;
 
@@ -34,14 +46,16 @@ pub struct Wishes {
     pub bandwidth: Bandwidth,
     /// What resolvers are told, in the place of the configuration's.
     pub dns: Option<Dns>,
+    /// Names that the pod is to be found by on this network.
+    pub aliases: Vec<String>,
 }
 
 impl Wishes {
-    /// Reads `runtimeConfig`, `args` and `CNI_ARGS`, in this order of precedence.
+    /// Reads `runtimeConfig`, `args` and `CNI_ARGS`, in this order of precedence, as far as they are about `network`.
     ///
     /// # Errors
     /// Codes 2, 4 and 7, with the field or key.
-    pub fn read(runtime: Option<&Value>, args: Option<&Value>, cni_args: &str) -> Result<Self, Failure> {
+    pub fn read(network: &str, runtime: Option<&Value>, args: Option<&Value>, cni_args: &str) -> Result<Self, Failure> {
         let runtime: Map<String, Value> = optional("runtimeConfig", runtime)?.unwrap_or_default();
         let is_honoured = |key: &str| CAPABILITIES.contains(&key);
         if let Some((key, value)) = runtime
@@ -51,6 +65,7 @@ impl Wishes {
             return Err(unsupported(&format!("runtimeConfig.{key}"), value));
         }
         let by_args = ByArgs::read(cni_args)?;
+        let _: Option<String> = optional("runtimeConfig.cgroupPath", runtime.get("cgroupPath"))?;
         let cni = args.and_then(|args| args.get("cni"));
         let of_args = |key| cni.and_then(|cni| cni.get(key));
         let addresses = match (runtime.get("ips"), by_args.address, of_args("ips")) {
@@ -75,6 +90,8 @@ impl Wishes {
             ports: ports(optional("runtimeConfig.portMappings", runtime.get("portMappings"))?.unwrap_or_default())?,
             bandwidth: bandwidth(optional("runtimeConfig.bandwidth", runtime.get("bandwidth"))?.unwrap_or_default())?,
             dns: optional("runtimeConfig.dns", runtime.get("dns"))?.map(AskedDns::into),
+            aliases: optional("runtimeConfig.aliases", runtime.get("aliases"))?
+                .map_or(Ok(Vec::new()), |asked: AskedAliases| asked.of(network))?,
         })
     }
 }
@@ -189,6 +206,32 @@ impl From<AskedDns> for Dns {
     }
 }
 
+/// The conventions have a list; podman and the `dnsname` plugin have one for each network.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum AskedAliases {
+    List(Vec<String>),
+    ByNetwork(BTreeMap<String, Vec<String>>),
+}
+
+impl AskedAliases {
+    fn of(self, network: &str) -> Result<Vec<String>, Failure> {
+        let wrong = |what: String| Failure::new(Code::InvalidConfig, format!("runtimeConfig.aliases: {what}"));
+        let mut aliases = match self {
+            Self::List(aliases) => aliases,
+            Self::ByNetwork(mut lists) => lists.remove(network).unwrap_or_default(),
+        };
+        aliases.sort_unstable();
+        aliases.dedup();
+        let is_wrong = |alias: &&String| !is_name(alias) || alias.len() > ALIAS_LETTERS_MAX;
+        match aliases.iter().find(is_wrong) {
+            Some(alias) => Err(wrong(format!("{:?} is no name", shown_text(alias)))),
+            None if aliases.len() > ALIASES_MAX => Err(wrong(format!("more than {ALIASES_MAX} names"))),
+            None => Ok(aliases),
+        }
+    }
+}
+
 fn addresses(key: &str, value: &Value) -> Result<Vec<IpAddr>, Failure> {
     let texts: Vec<String> = read(key, value)?;
     texts.iter().map(|text| parse_address(text)).collect()
@@ -251,7 +294,11 @@ pub(crate) fn unsupported(key: &str, value: &Value) -> Failure {
 }
 
 pub(crate) fn shown(value: &Value) -> String {
-    value.to_string().chars().take(SHOWN_MAX).collect()
+    shown_text(&value.to_string())
+}
+
+fn shown_text(text: &str) -> String {
+    text.chars().take(SHOWN_MAX).collect()
 }
 
 #[cfg(test)]
@@ -261,7 +308,7 @@ mod tests {
     use super::*;
 
     fn wishes(runtime: &Value, args: &Value, cni_args: &str) -> Result<Wishes, Failure> {
-        Wishes::read(Some(runtime), Some(args), cni_args)
+        Wishes::read("pods", Some(runtime), Some(args), cni_args)
     }
 
     #[test]
@@ -276,11 +323,14 @@ mod tests {
             ],
             "bandwidth": {"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 0, "egressBurst": 0},
             "dns": {"servers": ["10.96.0.10"], "searches": ["svc"], "options": ["ndots:5"]},
-            "aliases": {},
+            "aliases": ["web", "db", "web"],
+            "cgroupPath": "/kubepods.slice/kubepods-pod1.slice",
+            "deviceID": "",
         });
         let wishes = wishes(&runtime, &json!({}), "").unwrap();
         assert_eq!(wishes.addresses.len(), 2);
         assert_eq!(wishes.mac, Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(wishes.aliases, ["db", "web"]);
         let ports: Vec<String> = wishes.ports.iter().map(ToString::to_string).collect();
         assert_eq!(ports, ["port 8080/tcp", "192.0.2.1:53/udp", "port 9/tcp"]);
         assert_eq!(wishes.bandwidth.egress, None);
@@ -304,12 +354,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_other_networks_are_passed_over() {
+        let aliases = |runtime: Value| wishes(&runtime, &json!({}), "").unwrap().aliases;
+        assert_eq!(aliases(json!({"aliases": {"pods": ["a"], "others": ["b"]}})), ["a"]);
+        assert!(aliases(json!({"aliases": {"others": ["b"]}})).is_empty());
+        assert!(aliases(json!({"aliases": {}})).is_empty() && aliases(json!({"aliases": []})).is_empty());
+    }
+
+    #[test]
     fn what_is_wrong_or_not_honoured_is_named() {
         for (runtime, cni_args, code, reason) in [
             (json!({"ips": ["10.0.0.x"]}), "", 7, "\"10.0.0.x\" is not an IP address"),
             (json!({"mac": "02:00"}), "", 7, "runtimeConfig.mac: \"02:00\""),
-            (json!({"aliases": {"net": ["a"]}}), "", 2, "runtimeConfig.aliases"),
-            (json!({"cgroupPath": "/kubepods"}), "", 2, "runtimeConfig.cgroupPath"),
+            (
+                json!({"aliases": ["a b"]}),
+                "",
+                7,
+                "runtimeConfig.aliases: \"a b\" is no name",
+            ),
+            (json!({"aliases": {"pods": ["a\n"]}}), "", 7, "\"a\\n\" is no name"),
+            (json!({"aliases": "a"}), "", 7, "runtimeConfig.aliases: \"a\" is wrong"),
+            (json!({"cgroupPath": 7}), "", 7, "runtimeConfig.cgroupPath: 7 is wrong"),
+            (json!({"deviceID": "0000:00:01.0"}), "", 2, "runtimeConfig.deviceID"),
             (
                 json!({"ipRanges": [[{"subnet": "10.0.0.0/24"}]]}),
                 "",

@@ -34,8 +34,15 @@ impl Network {
         if view.pods.is_empty() {
             bail!("no pod {pod} is attached");
         }
-        super::print(&pods(&view.pods))
+        super::print(&(pods(&view.pods) + &aliases(&view.pods)))
     }
+}
+
+/// A line for each pod that has any.
+fn aliases(pods: &[NetworkPod]) -> String {
+    let named = pods.iter().filter(|pod| !pod.aliases.is_empty());
+    let line = |pod: &NetworkPod| format!("{} by name: {}\n", pod.container_id, pod.aliases.join(", "));
+    named.map(line).collect()
 }
 
 fn is_named(attached: &NetworkPod, pod: &str) -> bool {

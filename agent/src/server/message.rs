@@ -205,6 +205,8 @@ pub struct NetworkPod {
     pub link: String,
     /// Bytes of the largest packet.
     pub mtu: u32,
+    /// Names that a resolver on the node may know it by.
+    pub aliases: Vec<String>,
     /// How many ports of the node lead to it.
     pub ports: usize,
     /// Whether everything of it is there.

@@ -27,7 +27,9 @@ pub(super) async fn show(api: &Arc<Api>) -> Result<Answer, Problem> {
         let pod = own.iter().find(|pod| Some(&pod.owner) == owner.as_ref());
         pod.map_or(0, |pod| pod.ports.len())
     };
+    let network = &api.node.network;
     let pods = attachments.into_iter().map(|(attachment, ports)| NetworkPod {
+        aliases: pod_network::aliases(network, &attachment),
         name: names.get(&attachment.container_id).cloned(),
         network: attachment.network,
         addresses: attachment.addresses,
@@ -38,7 +40,6 @@ pub(super) async fn show(api: &Arc<Api>) -> Result<Answer, Problem> {
         complete: attachment.complete,
         container_id: attachment.container_id,
     });
-    let network = &api.node.network;
     let counts = api.node.inspector.as_ref().map(|inspector| inspector.counts());
     json(&NetworkView {
         pods: pods.collect(),
@@ -69,6 +70,7 @@ pub(super) async fn check(api: &Arc<Api>) -> Result<Answer, Problem> {
         let network = &node.network;
         let valid: Vec<(String, String)> = known.into_iter().map(|uid| (uid, INTERFACE.to_owned())).collect();
         pod_network::prepare(network)?;
+        pod_network::forget_stale_aliases(network)?;
         Ok::<_, NetworkError>(NetworkCheck {
             links: pod_network::retain(network, &valid)?,
             ports: pod_network::close_stale_ports(network)?,

@@ -117,9 +117,10 @@ fn what_runtimes_ask_for_is_done_or_refused_by_its_name() {
     )
     .succeeded();
     node.del("rate");
+    let cgroup = with_runtime(&node, "cgroupPath", &json!("/kubepods.slice/kubepods-pod1.slice"));
+    node.verb("ADD", "cgroup", &pod.path(), &cgroup).succeeded();
+    node.del("cgroup");
     for (key, value) in [
-        ("aliases", json!({"pods": ["web"]})),
-        ("cgroupPath", json!("/kubepods")),
         ("ipRanges", json!([[{"subnet": "10.244.0.0/24"}]])),
         ("infinibandGUID", json!("c2:11:22:33:44:55:66:77")),
         ("deviceID", json!("0000:00:01.0")),
@@ -128,4 +129,52 @@ fn what_runtimes_ask_for_is_done_or_refused_by_its_name() {
         assert_eq!(answer.failure(), Some(2), "{key}: {answer:?}");
         assert!(answer.json()["msg"].as_str().unwrap().contains(key), "{answer:?}");
     }
+}
+
+#[test]
+fn a_pod_is_found_by_its_aliases_until_it_is_gone() {
+    tests::require_root!();
+    let node = Node::new("aliases");
+    node.prepare();
+    let (a, b) = (NetworkNamespace::new(), NetworkNamespace::new());
+    let audit = LeakAudit::begin(&node.scratch, &[&node.namespace, &a, &b]);
+    // As podman says it, and as the conventions do.
+    let by_network = with_runtime(&node, "aliases", &json!({"pods": ["web", "www"], "others": ["x"]}));
+    let list = with_runtime(&node, "aliases", &json!(["web"]));
+    let resolver = || {
+        let files = std::fs::read_dir(node.scratch.input().join("hosts/pods")).unwrap();
+        let mut lines: Vec<String> = files
+            .flat_map(|file| {
+                let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+                text.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect();
+        lines.sort_unstable();
+        lines
+    };
+    let of = |result: Value, names: &str| -> Vec<String> {
+        addresses(&result)
+            .iter()
+            .map(|address| format!("{address} {names}"))
+            .collect()
+    };
+    let first = of(
+        node.verb("ADD", "a", &a.path(), &by_network).succeeded().json(),
+        "web www",
+    );
+    let second = of(node.verb("ADD", "b", &b.path(), &list).succeeded().json(), "web");
+    let mut both = [first, second.clone()].concat();
+    both.sort_unstable();
+    assert_eq!(resolver(), both);
+    node.del("a");
+    assert_eq!(resolver(), second);
+    let mut keep_none = node.config.clone();
+    keep_none["cni.dev/valid-attachments"] = json!([]);
+    node.verb("GC", "x", b.path().as_ref(), &keep_none).succeeded();
+    assert!(resolver().is_empty());
+    node.namespace
+        .run(|| cni::pod_network::teardown(&node.network()))
+        .unwrap();
+    node.prepare();
+    audit.finish();
 }
