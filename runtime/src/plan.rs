@@ -154,6 +154,9 @@ impl Terminal {
     };
 }
 
+/// How many steps an ordinary container takes: a longer list grows.
+const ORDINARY: usize = 96;
+
 /// The list of steps while it grows.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
@@ -164,6 +167,14 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
+    /// An empty list with room for those of an ordinary container.
+    fn new() -> Self {
+        Self {
+            list: Vec::with_capacity(ORDINARY),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn push(&mut self, field: &str, step: InitStep) {
         self.list.push(Planned {
             field: field.into(),
@@ -229,7 +240,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     if is_mapped {
         process_facts.groups = groups(mapping::lets_set_groups(&mappings, process_facts.privileges));
     }
-    let mut steps = Steps::default();
+    let mut steps = Steps::new();
 
     // Both while others may still write to its /proc entry, and the first while nobody else is in its user namespace.
     time::plan(linux.time_offsets().as_ref(), &namespaces, &mut steps)?;

@@ -1,6 +1,8 @@
 //! What this process may do on its host: a fact that plans are made from.
 
 use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::sys::capability::{self, Mask};
 
@@ -19,20 +21,28 @@ pub(crate) struct Privileges {
     pub(crate) devices: bool,
     /// Map any id into a user namespace.
     pub(crate) maps_ids: bool,
+    /// Change supplementary groups, as far as its user namespace is concerned.
+    pub(crate) sets_groups: bool,
     /// Its own user and group.
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
 impl Privileges {
-    /// Looks at this process.
+    /// Looks at this process, once: what it may do less, it gives up in its children only.
     pub(crate) fn look() -> Self {
+        static OWN: OnceLock<Privileges> = OnceLock::new();
+        *OWN.get_or_init(Self::look_now)
+    }
+
+    fn look_now() -> Self {
         let effective = capability::effective_set();
         let has = |capability: u32| effective & (1 << capability) != 0;
         Self {
             mounts: has(SYS_ADMIN),
             devices: has(SYS_ADMIN) && is_in_first_user_namespace(),
             maps_ids: has(SETUID) && has(SETGID),
+            sets_groups: lets_set_groups(Path::new("/proc/self/setgroups")),
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
         }
@@ -44,6 +54,7 @@ impl Privileges {
             mounts: true,
             devices: true,
             maps_ids: true,
+            sets_groups: true,
             uid: 0,
             gid: 0,
         }
@@ -56,13 +67,20 @@ impl Privileges {
 
     /// The capabilities that a container's process can be given.
     pub(crate) fn available(has_user_namespace: bool) -> Mask {
+        static OWN: OnceLock<Mask> = OnceLock::new();
         // Who enters a user namespace has all of them there (user_namespaces(7)).
         if has_user_namespace {
             capability::known_set()
         } else {
-            capability::bounding_set()
+            *OWN.get_or_init(capability::bounding_set)
         }
     }
+}
+
+/// Whether a process may change its supplementary groups, by the `setgroups` file of its /proc entry; where there is
+/// none it may.
+pub(crate) fn lets_set_groups(file: &Path) -> bool {
+    fs::read_to_string(file).map_or(true, |word| word.trim() != "deny")
 }
 
 fn is_in_first_user_namespace() -> bool {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The modules that give processes and mounts labels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,12 +12,15 @@ pub(crate) struct SecurityModules {
 }
 
 impl SecurityModules {
-    /// Looks at this host.
+    /// Looks at this host, once: it has had them since it was booted.
     pub(crate) fn look() -> Self {
-        let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
-        Self {
-            apparmor: apparmor.is_ok_and(|word| word.trim() == "Y"),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-        }
+        static HOSTS: OnceLock<SecurityModules> = OnceLock::new();
+        *HOSTS.get_or_init(|| {
+            let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+            Self {
+                apparmor: apparmor.is_ok_and(|word| word.trim() == "Y"),
+                selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            }
+        })
     }
 }

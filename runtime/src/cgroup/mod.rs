@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,8 +38,17 @@ pub struct CgroupError {
     pub source: io::Error,
 }
 
-/// Where the cgroup2 filesystem is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid host.
+/// Where the cgroup2 filesystem is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid host. It stays
+/// where it was found.
 pub fn root() -> Result<PathBuf, CgroupError> {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    match ROOT.get() {
+        Some(root) => Ok(root.clone()),
+        None => find_root().map(|root| ROOT.get_or_init(|| root).clone()),
+    }
+}
+
+fn find_root() -> Result<PathBuf, CgroupError> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .into_iter()
         .map(PathBuf::from)
@@ -72,11 +82,12 @@ impl Cgroup {
         self.path.join("cgroup.procs").exists()
     }
 
-    /// Makes it and the cgroups above it, and turns those of `controllers` on for it that its ancestors have.
+    /// Makes it and the cgroups above it, and turns those of `controllers` on for it that its ancestors have. Says whether
+    /// it was not there before.
     ///
     /// A controller that can't be turned on (not there, or processes in an ancestor) is no error: what needs it shows
     /// as not enforced, see [`Cgroup::limit`].
-    pub fn create(&self, controllers: &[&str]) -> Result<(), CgroupError> {
+    pub fn create(&self, controllers: &[&str]) -> Result<bool, CgroupError> {
         let root = root()?;
         let below = self.path.strip_prefix(&root).map_err(|_| CgroupError {
             action: format!("find below {} the cgroup", root.display()),
@@ -84,17 +95,16 @@ impl Cgroup {
             source: io::ErrorKind::InvalidInput.into(),
         })?;
         let mut ancestor = Self::at(root);
+        let mut is_new = false;
         for name in below.components() {
             ancestor.turn_on(controllers)?;
             ancestor = Self::at(ancestor.path.join(name));
-            match fs::create_dir(&ancestor.path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(ancestor.error("create", error));
-                }
-                _ => {}
-            }
+            is_new = match fs::create_dir(&ancestor.path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                result => result.map(|()| true).map_err(|error| ancestor.error("create", error))?,
+            };
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// The controllers that it can be limited with.

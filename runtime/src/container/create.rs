@@ -1,8 +1,7 @@
 //! `create`: a process with everything set up, which waits to be started.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use oci_spec::runtime::LinuxNamespaceType;
 
@@ -92,47 +91,38 @@ pub(super) fn create_with(
             manner: request.manner,
             privileges,
             modules: SecurityModules::look(),
-            groups: plan::groups(lets_set_groups(Path::new("/proc/self/setgroups"))),
+            groups: plan::groups(privileges.sets_groups),
         },
     };
     let plan = plan::container(request.spec, facts)?;
     lap(Lap::PLANNED);
     let confinement = Confinement::of(request.spec)?;
-    let is_new = cgroup.as_ref().is_some_and(|cgroup| !cgroup.exists());
-    let result = confinement.make(cgroup.as_ref()).and_then(|()| {
-        lap(Lap::CONFINED);
-        let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
-        let pid_namespace = pid_namespace.map_err(|error| host("open the pid namespace to join", error))?;
-        let (pid_namespace, cgroup) = (pid_namespace.as_ref().map(AsFd::as_fd), cgroup.as_ref());
-        launch(
-            token,
-            Launch {
-                plan,
-                streams,
-                cgroup,
-                confinement: Some(&confinement),
-                companion: None,
-                pid_namespace,
-                root: None,
-                who,
-                hooks,
-                starts_at_once: request.manner.starts_at_once,
-                gate,
-                privileges,
-            },
-        )
-    });
+    let pid_namespace = plan.pid_namespace.as_ref().map(File::open).transpose();
+    let pid_namespace = pid_namespace.map_err(|error| host("open the pid namespace to join", error))?;
+    let is_new = confinement.make(cgroup.as_ref())?;
+    lap(Lap::CONFINED);
+    let result = launch(
+        token,
+        Launch {
+            plan,
+            streams,
+            cgroup: cgroup.as_ref(),
+            confinement: Some(&confinement),
+            companion: None,
+            pid_namespace: pid_namespace.as_ref().map(AsFd::as_fd),
+            root: None,
+            who,
+            hooks,
+            starts_at_once: request.manner.starts_at_once,
+            gate,
+            privileges,
+        },
+    );
     if let (Err(_), Some(cgroup), true) = (&result, &cgroup, is_new) {
         // The error that is returned says more than that its cgroup could not be removed either.
         let _ = cgroup.remove();
     }
     result
-}
-
-/// Whether a process may change its supplementary groups, by the `setgroups` file of its /proc entry; where there is
-/// none it may.
-pub(super) fn lets_set_groups(file: &Path) -> bool {
-    fs::read_to_string(file).map_or(true, |word| word.trim() != "deny")
 }
 
 /// Makes the cgroup of a container that this code does not make itself, and returns a sentence for each thing that it
@@ -164,9 +154,9 @@ impl Confinement {
         })
     }
 
-    /// Makes the cgroup.
-    fn make(&self, cgroup: Option<&Cgroup>) -> Result<(), CreateError> {
-        let Some(cgroup) = cgroup else { return Ok(()) };
+    /// Makes the cgroup, and says whether it was not there before.
+    fn make(&self, cgroup: Option<&Cgroup>) -> Result<bool, CreateError> {
+        let Some(cgroup) = cgroup else { return Ok(false) };
         let controllers = self.limits.controllers().into_iter().chain(COUNTED);
         Ok(cgroup.create(&controllers.collect::<Vec<_>>())?)
     }

@@ -7,14 +7,13 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxNamespaceType;
 
-use super::create::lets_set_groups;
 use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
 use super::{Created, Manner, Running, SingleThreaded, Stdio, Who, kill};
 use crate::cgroup::Cgroup;
 use crate::field::scheduling;
 use crate::plan::{self, ProcessFacts};
-use crate::privileges::Privileges;
+use crate::privileges::{Privileges, lets_set_groups};
 use crate::security::SecurityModules;
 use crate::spec::{Process, Spec};
 use crate::sys::pidfd::pid_of;

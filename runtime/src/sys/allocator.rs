@@ -1,6 +1,6 @@
 //! The allocators of our programs: one for debug builds, which proves something, and one for released ones, which is fast.
 
-#[cfg(target_env = "musl")]
+#[cfg(any(target_env = "musl", test))]
 mod kept;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -241,7 +241,7 @@ impl Named {
             use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
             matches!(error.source.kind(), PermissionDenied | ReadOnlyFilesystem | NotFound)
         };
-        let made = self.cgroup().map_or(Ok(()), |cgroup| cgroup.create(&[]));
+        let made = self.cgroup().map_or(Ok(false), |cgroup| cgroup.create(&[]));
         if made.is_err_and(|error| may_not(&error)) {
             self.record.cgroup = None;
         }

@@ -35,6 +35,7 @@ fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
         mounts: false,
         devices: false,
         maps_ids: false,
+        sets_groups: true,
         uid: 1000,
         gid: 1000,
     };

@@ -15,6 +15,7 @@ fn privileges() -> [Privileges; 2] {
         mounts: false,
         devices: false,
         maps_ids: false,
+        sets_groups: false,
         uid: 1000,
         gid: 1000,
     };
