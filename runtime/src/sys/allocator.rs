@@ -6,7 +6,7 @@ mod kept;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-#[cfg(target_env = "musl")]
+#[cfg(any(target_env = "musl", test))]
 pub use kept::Kept;
 #[cfg(target_env = "musl")]
 pub(crate) use kept::trim;

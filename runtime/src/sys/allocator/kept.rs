@@ -74,16 +74,21 @@ mod tests {
 
     #[test]
     fn what_is_given_is_kept_and_given_back() {
-        let layout = Layout::from_size_align(100_000, 64).unwrap();
-        // SAFETY: used within its size, and given back with its layout.
-        unsafe {
-            let memory = Kept.alloc_zeroed(layout);
-            assert!(memory.addr() % 64 == 0 && *memory.add(99_999) == 0);
-            memory.write(7);
-            let memory = Kept.realloc(memory, layout, 200_000);
-            assert_eq!(*memory, 7);
-            Kept.dealloc(memory, Layout::from_size_align(200_000, 64).unwrap());
-        }
+        let layout = |size| Layout::from_size_align(size, 64).unwrap();
+        // SAFETY: the size is not zero.
+        let memory = unsafe { Kept.alloc_zeroed(layout(100_000)) };
+        assert!(memory.addr().is_multiple_of(64));
+        // SAFETY: that many bytes were given, all zeros.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(memory, 100_000) };
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        bytes.fill(7);
+        // SAFETY: given with this layout.
+        let memory = unsafe { Kept.realloc(memory, layout(100_000), 200_000) };
+        // SAFETY: more than that many bytes were given, and they are what was written.
+        let bytes = unsafe { std::slice::from_raw_parts(memory, 100_000) };
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        // SAFETY: given with this layout, and not used any more.
+        unsafe { Kept.dealloc(memory, layout(200_000)) };
         trim();
     }
 }
