@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tests::{Need, eventually, require, require_root};
 
-use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
+use crate::bundle::{Bundle, Finished, PATIENCE, link, with_bundle};
 
 /// CRIU asks the kernel for what it needs; a release that is older than the kernel may find it wanting.
 pub(crate) const CRIU: Need<'_> = Need::Success(&["criu", "check"]);
@@ -88,6 +88,9 @@ fn a_container_goes_on_where_it_was() {
         bundle.file("data/file", "bound");
         bundle.file("rootfs/key", "secret");
         bundle.mount("bind", "data", "/data", &["bind"]);
+        fs::create_dir(bundle.rootfs().join("real")).unwrap();
+        link(&bundle.rootfs(), "link", "/real");
+        bundle.mount("bind", "data", "/link", &["bind"]);
         bundle.set("/linux/maskedPaths", json!(["/proc/keys", "/proc/acpi", "/key"]));
         run(bundle);
         let finished = checkpoint(bundle, &["--manage-cgroups-mode", "soft"]);
@@ -103,9 +106,12 @@ fn a_container_goes_on_where_it_was() {
             fs::read_to_string(&pid).unwrap(),
             bundle.state_of("c1")["pid"].to_string()
         );
-        let seen = bundle.ok("exec", &["c1", "sh", "-c", "cat /data/file /key; cat /proc/1/cgroup"]);
+        let seen = bundle.ok(
+            "exec",
+            &["c1", "sh", "-c", "cat /data/file /real/file /key; cat /proc/1/cgroup"],
+        );
         assert!(
-            seen.starts_with("bound") && seen.contains("0::/") && !seen.contains("secret"),
+            seen.starts_with("boundbound") && seen.contains("0::/") && !seen.contains("secret"),
             "{seen}"
         );
         let procs = fs::read_to_string(bundle.scratch.cgroup().join("c1/cgroup.procs")).unwrap();
@@ -113,6 +119,27 @@ fn a_container_goes_on_where_it_was() {
             procs.lines().any(|line| line == fs::read_to_string(&pid).unwrap()),
             "{procs}"
         );
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+#[test]
+fn what_was_added_to_a_restored_container_is_written_down_with_it() {
+    require!(Need::Root, CRIU);
+    with_bundle("checkpoint-again", |bundle| {
+        run(bundle);
+        for round in 0..2 {
+            let finished = checkpoint(bundle, &[]);
+            assert_eq!(finished.code, Some(0), "{round}: {finished:?}");
+            detach(&mut restore(bundle));
+            let added =
+                "sleep 4242 < /dev/null > /dev/null 2>&1 & for of in self 1; do readlink /proc/$of/ns/time; done";
+            let clocks = bundle.ok("exec", &["c1", "sh", "-c", added]);
+            let (own, inits) = clocks.split_once('\n').unwrap();
+            assert_eq!(own, inits.trim_end(), "{round}");
+            let there = bundle.ok("exec", &["c1", "sh", "-c", "ps | grep -c 'sleep [4]242'"]);
+            assert_eq!(there.trim(), (round + 1).to_string());
+        }
         bundle.ok("delete", &["--force", "c1"]);
     });
 }

@@ -2,16 +2,19 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
 use super::error::{VerbError, file};
 use super::{Named, Status};
+use crate::container_path::ContainerPath;
 use crate::criu::service::{CriuError, Service};
 use crate::criu::{self, Common, Dump, Tolerance};
+use crate::init::inside;
 use crate::plan::{FieldError, has_namespace, has_own_mounts};
 use crate::spec::Spec;
 
@@ -68,7 +71,8 @@ impl Named {
         let streams = Streams::of(init.pid).map_err(file("look at the standard streams of", &self.directory))?;
         let mut external = streams.external();
         external.extend(joined(&spec)?);
-        let mounts: Vec<_> = self.mounts(&spec).map(|(target, _)| (target.clone(), target)).collect();
+        let seen = |(target, _): (String, String)| (seen_at(init.pid, &target).unwrap_or(target.clone()), target);
+        let mounts: Vec<_> = self.mounts(&spec).map(seen).collect();
         let masked = masked(&spec, init.pid).map(|path| (path, NULL.to_owned()));
         let mounts: Vec<_> = mounts.into_iter().chain(masked).collect();
         let common = Common {
@@ -122,6 +126,15 @@ pub(super) const NULL: &str = "/dev/null";
 fn is_bind(mount: &Mount) -> bool {
     let binds = |option: &String| option == "bind" || option == "rbind";
     mount.typ().as_deref() == Some("bind") || mount.options().iter().flatten().any(binds)
+}
+
+/// Where a mount is in the container: its place in the configuration may lead through links of the image.
+fn seen_at(pid: u32, target: &str) -> Option<String> {
+    let root = File::open(format!("/proc/{pid}/root")).ok()?;
+    let path = ContainerPath::new("mounts", Path::new(target)).ok()?;
+    let found = inside::open(root.as_fd(), path.relative(), OFlag::O_PATH).ok()?;
+    let place = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+    place.into_os_string().into_string().ok()
 }
 
 /// As the kernel shows the place of a mount.

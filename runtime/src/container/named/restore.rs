@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::fchdir;
 use oci_spec::runtime::LinuxNamespaceType;
+use serde_json::{Value, json};
 
 use super::checkpoint::{DESCRIPTORS, EXTERNAL, NULL, directory, path_of, settings};
 use super::error::{VerbError, file};
@@ -25,6 +26,7 @@ use crate::container_path::ContainerPath;
 use crate::criu::service::Service;
 use crate::criu::{self, Common, Notification, Restore, Tolerance};
 use crate::init::inside;
+use crate::plan::has_namespace;
 use crate::spec::Spec;
 use crate::sys::namespace::{setns, unshare};
 use crate::sys::pidfd::pidfd_open;
@@ -91,6 +93,7 @@ impl Named {
         drop(scope);
         let kernel = |error| VerbError::Kernel("look at the restored process", error);
         self.record.init = Some(Init::of(pid).map_err(kernel)?);
+        self.note_clocks(bundle, pid)?;
         self.write()?;
         let running = Running {
             pid,
@@ -103,6 +106,25 @@ impl Named {
             running,
             named: self.clone(),
         })
+    }
+
+    /// CRIU gives what it restores a time namespace, so that its clocks go on where they were. What is added later has to
+    /// be in it, too: it would see other clocks, and could not be written down again.
+    fn note_clocks(&self, bundle: &Bundle, pid: u32) -> Result<(), VerbError> {
+        let clocks = |process: &str| fs::read_link(format!("/proc/{process}/ns/time")).ok();
+        if has_namespace(&bundle.spec, LinuxNamespaceType::Time) || clocks(&pid.to_string()) == clocks("self") {
+            return Ok(());
+        }
+        let config = || -> serde_json::Result<Vec<u8>> {
+            let mut config: Value = serde_json::from_slice(bundle.text())?;
+            let namespaces = config.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
+            if let Some(list) = namespaces {
+                list.push(json!({ "type": "time" }));
+            }
+            serde_json::to_vec(&config)
+        };
+        let config = config().map_err(|error| file("add a time namespace to", &bundle.directory)(error.into()))?;
+        self.write_config(&config)
     }
 
     /// Returns the first process, and the master of its terminal if it has one.
