@@ -110,7 +110,7 @@ mod tests {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
-            backends: Vec::new(),
+            backends: Default::default(),
             counters: Counters::default(),
         };
         let service = ServiceStatus {

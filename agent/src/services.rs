@@ -394,7 +394,7 @@ impl Keeper {
     /// Gives Services that have changed their addresses; comes back with those that get others, or are told another problem.
     fn assign(&mut self, changed: &BTreeSet<ServiceName>) -> Result<BTreeSet<ServiceName>, UpdateError> {
         let mut objects = self.catalog.walk();
-        let others = self.desk.update(changed, |name| objects.service(name));
+        let others = self.desk.update(changed, &mut |name| objects.service(name));
         if !others.is_empty() {
             let spec = |name| objects.service(name)?.spec.as_ref();
             // An address that the object names itself is found there again.

@@ -77,7 +77,8 @@ pub fn assign<'a>(
         .map(|service| (ServiceName::of(service), service))
         .collect();
     let mut desk = Desk::new(ranges.to_vec(), previous.clone());
-    desk.update(services.keys(), |name| services.get(name).copied());
+    let names = services.keys().cloned().collect();
+    desk.update(&names, &mut |name| services.get(name).copied());
     desk.assignment
 }
 
@@ -137,15 +138,13 @@ impl Desk {
 
     /// Serves Services that have changed; comes back with those that have other addresses or problems than before. All
     /// is then as if every Service had come anew.
-    pub fn update<'a, 'n>(
+    pub fn update<'a>(
         &mut self,
-        changed: impl IntoIterator<Item = &'n ServiceName>,
-        mut service: impl FnMut(&ServiceName) -> Option<&'a Service>,
+        changed: &BTreeSet<ServiceName>,
+        service: &mut dyn FnMut(&ServiceName) -> Option<&'a Service>,
     ) -> BTreeSet<ServiceName> {
         let mut spec = |name: &ServiceName| service(name)?.spec.as_ref().filter(|spec| has_cluster_address(spec));
-        let changed = changed
-            .into_iter()
-            .map(|name| (name.clone(), self.leave(name, spec(name))));
+        let changed = changed.iter().map(|name| (name.clone(), self.leave(name, spec(name))));
         let mut customers: BTreeMap<ServiceName, Customer<'a>> = changed.collect();
         // What one gives back is what another may have been waiting for.
         if customers.values().any(|customer| !customer.addresses.is_empty()) {
@@ -221,7 +220,12 @@ impl Desk {
                 .iter()
                 .filter_map(|range| self.allocate(name, range, before))
                 .collect(),
-            false => asked.iter().filter_map(|address| self.claim(name, *address)).collect(),
+            false => {
+                // As long as it has to be: it stays.
+                let mut addresses = Vec::with_capacity(asked.len());
+                addresses.extend(asked.iter().filter_map(|address| self.claim(name, *address)));
+                addresses
+            }
         }
     }
 
@@ -536,7 +540,7 @@ mod tests {
                         None => drop(services.remove(&name)),
                     }
                 }
-                let others = desk.update(&changed, |name| services.get(name));
+                let others = desk.update(&changed, &mut |name| services.get(name));
                 let now = desk.assignment();
                 prop_assert_eq!(now, &assign(services.values(), &ranges, &before.addresses));
                 let names = before.addresses.keys().chain(now.addresses.keys());

@@ -197,7 +197,7 @@ impl HostPort {
                 port: self.port,
             },
             kind: Kind::HostPort,
-            backends: vec![SocketAddr::new(pod, self.target)],
+            backends: [SocketAddr::new(pod, self.target)].into(),
             rules: Rules {
                 // The pod sees the client itself.
                 local: scope == Scope::Outside,

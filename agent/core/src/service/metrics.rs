@@ -479,7 +479,7 @@ mod tests {
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
-            backends: Vec::new(),
+            backends: Default::default(),
             counters: Counters {
                 forwarded: 5,
                 no_local: 1,

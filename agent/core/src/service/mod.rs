@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -271,7 +271,7 @@ pub struct PortStatus {
     /// The port that they connect to on a node's own address.
     pub node_port: Option<u16>,
     /// Where they get to.
-    pub backends: Vec<SocketAddr>,
+    pub backends: topology::Backends,
     /// Counted in the kernel since the port appeared.
     pub counters: Counters,
 }

@@ -2,6 +2,7 @@
 //! (`CategorizeEndpoints` in `pkg/proxy/topology.go`), restated.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::endpoint::Endpoint;
 
@@ -25,13 +26,16 @@ pub struct Policies {
     pub is_external: bool,
 }
 
+/// Addresses of endpoints, each once, in order. A copy costs nothing: frontends and what is said of them share it.
+pub type Backends = Arc<[SocketAddr]>;
+
 /// The endpoints that are used, by policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Categories {
     /// For the policy `Cluster`; `None` if nothing of the Service follows it.
-    pub cluster: Option<Vec<SocketAddr>>,
+    pub cluster: Option<Backends>,
     /// For the policy `Local`; `None` if nothing of the Service follows it.
-    pub local: Option<Vec<SocketAddr>>,
+    pub local: Option<Backends>,
     /// Whether there is a usable endpoint anywhere, even if none of the two lists has it.
     pub any: bool,
 }
@@ -52,15 +56,16 @@ pub fn categorize(endpoints: &[Endpoint], policies: Policies, place: &Place) -> 
 
 impl Categories {
     /// Every endpoint that can be reached from here, each once, in order.
-    pub fn reachable(&self) -> Vec<SocketAddr> {
-        let mut all: Vec<SocketAddr> = self.cluster.iter().chain(&self.local).flatten().copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+    pub fn reachable(&self) -> Backends {
+        match (&self.cluster, &self.local) {
+            (Some(all), None) | (None, Some(all)) => Arc::clone(all),
+            (None, None) => Backends::default(),
+            (Some(cluster), Some(local)) => in_order(cluster.iter().chain(&**local).copied().collect()),
+        }
     }
 }
 
-fn cluster(endpoints: &[Endpoint], place: &Place) -> Vec<SocketAddr> {
+fn cluster(endpoints: &[Endpoint], place: &Place) -> Backends {
     match Nearness::of(endpoints, place) {
         Nearness::Any => ready_or_leaving(endpoints, |_| true),
         Nearness::Node => ready(endpoints, |endpoint| endpoint.nodes.contains(&place.node)),
@@ -68,11 +73,11 @@ fn cluster(endpoints: &[Endpoint], place: &Place) -> Vec<SocketAddr> {
     }
 }
 
-fn ready(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> bool) -> Vec<SocketAddr> {
+fn ready(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> bool) -> Backends {
     addresses(endpoints, |endpoint| endpoint.ready && is_wanted(endpoint))
 }
 
-fn ready_or_leaving(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> bool) -> Vec<SocketAddr> {
+fn ready_or_leaving(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> bool) -> Backends {
     let ready = ready(endpoints, &is_wanted);
     if ready.is_empty() {
         addresses(endpoints, |endpoint| is_leaving(endpoint) && is_wanted(endpoint))
@@ -81,12 +86,17 @@ fn ready_or_leaving(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> boo
     }
 }
 
-fn addresses(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> bool) -> Vec<SocketAddr> {
+fn addresses(endpoints: &[Endpoint], is_wanted: impl Fn(&Endpoint) -> bool) -> Backends {
     let wanted = endpoints.iter().filter(|endpoint| is_wanted(endpoint));
-    let mut addresses: Vec<SocketAddr> = wanted.map(|endpoint| endpoint.address).collect();
+    let mut addresses = Vec::with_capacity(endpoints.len());
+    addresses.extend(wanted.map(|endpoint| endpoint.address));
+    in_order(addresses)
+}
+
+fn in_order(mut addresses: Vec<SocketAddr>) -> Backends {
     addresses.sort_unstable();
     addresses.dedup();
-    addresses
+    addresses.into()
 }
 
 fn is_leaving(endpoint: &Endpoint) -> bool {
@@ -157,7 +167,7 @@ mod tests {
         }
     }
 
-    fn text(addresses: Option<&Vec<SocketAddr>>) -> String {
+    fn text(addresses: Option<&Backends>) -> String {
         let last = |address: &SocketAddr| address.ip().to_string().rsplit('.').next().unwrap().to_owned();
         addresses.map_or("-".into(), |addresses| {
             addresses.iter().map(last).collect::<Vec<_>>().join(" ")

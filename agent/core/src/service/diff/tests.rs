@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::super::image::{Capacity, Ledger};
 use super::super::table::{Entry, Frontend, Kind, Rules, Scope, ServiceTable};
+use super::super::topology::Backends;
 use super::super::{Protocol, ServiceName, ServicePort};
 use super::*;
 
@@ -146,7 +147,7 @@ fn table(rows: &BTreeMap<u8, u8>) -> ServiceTable {
             port: 80,
         };
         let backend = |bit: u8| SocketAddr::new(Ipv4Addr::new(10, 244, *number, bit).into(), 8080);
-        let backends: Vec<_> = (0..8).filter(|bit| backends & (1 << bit) != 0).map(backend).collect();
+        let backends: Backends = (0..8).filter(|bit| backends & (1 << bit) != 0).map(backend).collect();
         let rules = Rules {
             drops: backends.is_empty() && number % 2 == 0,
             affinity: (number % 3 == 0).then_some(10),

@@ -1,9 +1,9 @@
 //! What is found out about one port of a Service, and which of its backends each kind of client gets.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::super::ServicePort;
-use super::super::topology::{Categories, Policies};
+use super::super::topology::{Backends, Categories, Policies};
 
 /// One port.
 pub(super) struct Found {
@@ -18,15 +18,15 @@ impl Found {
         &self.categories[usize::from(address.is_ipv6())]
     }
 
-    pub(super) fn cluster(&self, address: IpAddr) -> (&[SocketAddr], bool) {
-        (self.of(address).cluster.as_deref().unwrap_or_default(), false)
+    pub(super) fn cluster(&self, address: IpAddr) -> (Backends, bool) {
+        (self.of(address).cluster.clone().unwrap_or_default(), false)
     }
 
-    fn local(&self, address: IpAddr) -> (&[SocketAddr], bool) {
-        (self.of(address).local.as_deref().unwrap_or_default(), true)
+    fn local(&self, address: IpAddr) -> (Backends, bool) {
+        (self.of(address).local.clone().unwrap_or_default(), true)
     }
 
-    pub(super) fn inside(&self, address: IpAddr) -> (&[SocketAddr], bool) {
+    pub(super) fn inside(&self, address: IpAddr) -> (Backends, bool) {
         if self.policies.internal_local {
             self.local(address)
         } else {
@@ -34,7 +34,7 @@ impl Found {
         }
     }
 
-    pub(super) fn outside(&self, address: IpAddr) -> (&[SocketAddr], bool) {
+    pub(super) fn outside(&self, address: IpAddr) -> (Backends, bool) {
         if self.policies.external_local {
             self.local(address)
         } else {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::super::topology::Backends;
 use super::super::{AddressRange, Protocol, ServicePort};
 
 /// Who asks for a frontend.
@@ -47,7 +48,7 @@ pub struct Entry {
     /// What it is.
     pub kind: Kind,
     /// Backends of the frontend's family, each once, in order.
-    pub backends: Vec<SocketAddr>,
+    pub backends: Backends,
     /// What else holds.
     pub rules: Rules,
 }

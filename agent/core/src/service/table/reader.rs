@@ -11,7 +11,7 @@ use super::super::address::{Given, has_cluster_address};
 use super::super::catalog::Candidates;
 use super::super::endpoint::{Endpoint, positive};
 use super::super::health::HealthCheck;
-use super::super::topology::{Categories, Policies, categorize};
+use super::super::topology::{Backends, Categories, Policies, categorize};
 use super::super::{AddressRange, Counters, PortStatus, Protocol, ServiceName, ServicePort, ServiceStatus};
 use super::NodeFacts;
 use super::found::Found;
@@ -213,11 +213,16 @@ impl<'a> Reader<'a> {
     }
 
     /// The backends that are told: those of the Service's families.
-    fn seen(&self, categories: &[Categories; 2]) -> Vec<SocketAddr> {
-        let same = |backend: &SocketAddr| self.cluster_ips.iter().any(|own| own.is_ipv6() == backend.is_ipv6());
-        let all = categories.iter().flat_map(Categories::reachable);
+    fn seen(&self, categories: &[Categories; 2]) -> Backends {
         let is_headless = !has_cluster_address(self.spec);
-        all.filter(|backend| is_headless || same(backend)).collect()
+        let has = |is_v6| is_headless || self.cluster_ips.iter().any(|own| own.is_ipv6() == is_v6);
+        let [of_v4, of_v6] = categories;
+        match (has(false), has(true)) {
+            (true, true) => of_v4.reachable().iter().chain(&*of_v6.reachable()).copied().collect(),
+            (true, false) => of_v4.reachable(),
+            (false, true) => of_v6.reachable(),
+            (false, false) => Backends::default(),
+        }
     }
 
     fn add(&mut self, found: &Found, node_port: Option<u16>, frontends: &mut BTreeMap<Frontend, Entry>) {
@@ -291,12 +296,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn entry(&self, found: &Found, kind: Kind, (backends, local): (&[SocketAddr], bool), address: IpAddr) -> Entry {
+    fn entry(&self, found: &Found, kind: Kind, (backends, local): (Backends, bool), address: IpAddr) -> Entry {
         let guarded = kind == Kind::LoadBalancer && !self.ranges.is_empty();
         Entry {
             owner: found.owner.clone(),
             kind,
-            backends: backends.to_vec(),
             rules: Rules {
                 drops: found.of(address).any && backends.is_empty(),
                 local,
@@ -304,6 +308,7 @@ impl<'a> Reader<'a> {
                 ranges: guarded.then(|| self.ranges.clone()),
                 ..Rules::default()
             },
+            backends,
         }
     }
 

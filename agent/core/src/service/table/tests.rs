@@ -175,7 +175,7 @@ fn each_family_has_its_own_backends() {
     let backends: Vec<_> = table
         .frontends
         .values()
-        .flat_map(|entry| &entry.backends)
+        .flat_map(|entry| &*entry.backends)
         .map(ToString::to_string)
         .collect();
     assert_eq!(backends, ["10.244.0.1:80", "[fd00:244::1]:80"]);
