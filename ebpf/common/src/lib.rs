@@ -13,3 +13,4 @@ pub mod maps;
 mod plain;
 pub mod pods;
 pub mod record;
+pub mod stream;

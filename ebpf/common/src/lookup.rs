@@ -17,7 +17,7 @@ pub trait World<K, S> {
     fn slot(&self, index: u32) -> Option<S>;
     /// Who connects. Asked for only where a frontend makes a difference between clients.
     fn caller(&self) -> Caller;
-    /// An evenly spread number: random for a fresh choice each time, [`stable`] for the same choice as long as the
+    /// An evenly spread number: [`fresh`] for another choice each time, [`stable`] for the same choice as long as the
     /// backends stay, a hash of the flow for a Maglev table.
     fn draw(&self, traits: Traits) -> u32;
     /// Seconds since the machine started.
@@ -189,6 +189,18 @@ pub fn index(region: Region, draw: u32) -> Option<u32> {
 #[inline(always)]
 pub fn stable(cookie: u64) -> u32 {
     (cookie.wrapping_mul(GOLDEN) >> 32) as u32
+}
+
+/// An evenly spread number of a socket's cookie that is another one at another time, for a socket that connects again
+/// where nobody answered. It spreads like the kernel's random numbers and costs a few instructions instead of a call.
+/// Sockets of one client may be any regular choice of all that are made; each bit of a cookie therefore changes every bit
+/// of the number (the last steps of MurmurHash3).
+#[inline(always)]
+pub fn fresh(cookie: u64, tick: u64) -> u32 {
+    let mut word = cookie ^ tick.rotate_left(32);
+    word = (word ^ word >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    word = (word ^ word >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (word >> 32) as u32
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

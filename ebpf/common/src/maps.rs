@@ -12,6 +12,7 @@
 //! | `flows` | hash | a packet of a client outside → what becomes of its address, see [`crate::flow`] |
 //! | `fragments` | LRU hash | a packet in pieces → its ports |
 //! | `streams`, `sockets` | array, socket storage | a TCP socket, any other one → the Service it was connected to |
+//! | `taken` | array | places of `streams` → whether somebody has them, see [`crate::stream`] |
 //! | `replies` | LRU hash | socket and backend → the Service that a datagram was sent to |
 //! | `counters` | per-CPU array | Service port id → [`Counters`] |
 
@@ -32,7 +33,7 @@ pub use service::{MAX_REGION_BASE, Region, Service, Traits};
 pub use slot::{Slot4, Slot6};
 
 /// Version of this layout. It names the directory of the pins; another layout is another number.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Most IPv4 frontends.
 pub const MAX_FRONTENDS4: u32 = 131_072;

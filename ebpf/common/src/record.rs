@@ -7,7 +7,6 @@ use crate::plain::plain;
 
 plain! {
     SocketRecord: 40,
-    StreamRecord: 48,
     ReplyKey: 32,
     ReplyValue: 20,
 }
@@ -78,6 +77,13 @@ impl SocketRecord {
         }
     }
 
+    /// Notes that the socket is connected as another record says, whatever it sends.
+    pub const fn connect(&mut self, other: Self) {
+        let sends = self.state & SENDS;
+        *self = other;
+        self.state |= sends;
+    }
+
     /// Whether `replies` may hold entries of this socket.
     pub const fn sends(&self) -> bool {
         self.state & SENDS != 0
@@ -118,32 +124,6 @@ impl SocketRecord {
         })
     }
 }
-
-/// TCP sockets that are connected to a Service and remembered in `streams`, a power of two. Of two sockets that fall on one
-/// place the later one is remembered in `sockets`.
-pub const MAX_STREAMS: u32 = 65_536;
-
-/// Value of `streams`. The kernel takes several times as long to give a socket a storage of its own as for all the rest of
-/// a connect, so that TCP sockets have places in a table that is there; a place is free again when its socket is closed.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamRecord {
-    /// The socket's cookie, which no later socket gets; zero in a free place.
-    pub cookie: u64,
-    /// What was done for it.
-    pub record: SocketRecord,
-}
-
-impl StreamRecord {
-    /// The place of a socket. Cookies count upwards, so that sockets of one time are spread evenly.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower bits are the place")]
-    pub const fn place(cookie: u64) -> u32 {
-        cookie as u32 & (MAX_STREAMS - 1)
-    }
-}
-
-const _: () = assert!(MAX_STREAMS.is_power_of_two());
 
 /// Key of `replies`.
 #[repr(C)]

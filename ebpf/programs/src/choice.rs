@@ -1,6 +1,5 @@
 //! The choice of a backend for a socket.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::lookup::{Caller, Choice, Drop, choose, stable};
 use ebpf_common::maps::{Frontend4, Frontend6, Traits};
@@ -12,8 +11,8 @@ use crate::world::{Asker, Maps};
 /// How a socket draws among backends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Draw {
-    /// Anew each time.
-    Random,
+    /// By this number, another one each time.
+    By(u32),
     /// The same as long as the backends stay: one conversation of datagrams.
     Stable,
 }
@@ -66,8 +65,7 @@ impl Asker for Asking<'_> {
     #[inline(always)]
     fn draw(&self, _: Traits) -> u32 {
         match self.draw {
-            // SAFETY: the helper takes nothing and always answers.
-            Draw::Random => unsafe { bpf_get_prandom_u32() },
+            Draw::By(number) => number,
             Draw::Stable => stable(socket::cookie(self.context)),
         }
     }

@@ -13,7 +13,8 @@ use ebpf_common::maps::{
     MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES, MAX_SLOTS4, MAX_SLOTS6, Member, RangeKey, Region,
     Service, Slot4, Slot6,
 };
-use ebpf_common::record::{MAX_STREAMS, ReplyKey, ReplyValue, SocketRecord, StreamRecord};
+use ebpf_common::record::{ReplyKey, ReplyValue, SocketRecord};
+use ebpf_common::stream::{MAX_STREAMS, MAX_TAKEN, Places, StreamRecord, Taken};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 /// Bits of a [`RangeKey`].
@@ -41,6 +42,8 @@ pub(crate) static FLOWS: HashMap<Tuple, Entry, { MAX_FLOWS as usize }, { BPF_F_N
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 #[btf_map(name = "streams")]
 static STREAMS: Array<StreamRecord, { MAX_STREAMS as usize }> = Array::new();
+#[btf_map(name = "taken")]
+static TAKEN: Array<Taken, { MAX_TAKEN as usize }> = Array::new();
 #[btf_map(name = "sockets")]
 pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[btf_map(name = "replies")]
@@ -124,14 +127,25 @@ pub(crate) fn is_member(member: &Member) -> bool {
     MEMBERS.get_ptr(member).is_some()
 }
 
-/// The place of a TCP socket, whoever has it.
-#[inline(always)]
-pub(crate) fn stream(cookie: u64) -> Option<&'static mut StreamRecord> {
-    let place = STREAMS.get_ptr_mut(StreamRecord::place(cookie))?;
-    // SAFETY: a lookup returned the pointer, and an array's elements stay. Only the socket whose cookie stands there is
-    // served by it, one system call at a time; two that take a free place within the same few nanoseconds may mix their
-    // records, of which none matches a peer then.
-    Some(unsafe { &mut *place })
+/// The places of TCP sockets.
+pub(crate) struct Streams;
+
+impl Places for Streams {
+    #[inline(always)]
+    fn place(&mut self, index: u32) -> Option<&mut StreamRecord> {
+        let place = STREAMS.get_ptr_mut(index)?;
+        // SAFETY: a lookup returned the pointer, and an array's elements stay. Only the socket whose cookie stands there is
+        // served by it, one system call at a time; two that take a free place within the same few nanoseconds may mix
+        // their records, of which none matches a peer then.
+        Some(unsafe { &mut *place })
+    }
+
+    #[inline(always)]
+    fn taken(&mut self, index: u32) -> Option<&mut Taken> {
+        let taken = TAKEN.get_ptr_mut(index)?;
+        // SAFETY: as above; each byte is written alone, on behalf of who has the place or finds it free.
+        Some(unsafe { &mut *taken })
+    }
 }
 
 /// Whether an address is in one of the ranges of a Service port.

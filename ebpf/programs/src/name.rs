@@ -3,7 +3,9 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::maps::TCP;
+use ebpf_common::stream;
 
+use crate::maps::Streams;
 use crate::socket::{self, Family, PROCEED};
 
 #[cgroup_sock_addr(getpeername4)]
@@ -20,7 +22,7 @@ fn service_getpeername6(context: SockAddrContext) -> i32 {
 fn name(context: &SockAddrContext, family: Family) -> i32 {
     let peer = socket::peer(context, family);
     if socket::protocol(context) == Some(TCP)
-        && let Some(record) = socket::stream(context)
+        && let Some(record) = stream::find(&mut Streams, socket::cookie(context))
         && let Some(service) = record.service_of(&peer)
     {
         socket::replace(context, family, &service);

@@ -5,8 +5,9 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use ebpf_common::maps::TCP;
+use ebpf_common::stream;
 
-use crate::maps;
+use crate::maps::Streams;
 use crate::socket::{self, PROCEED};
 
 #[cgroup_sock(sock_release)]
@@ -16,11 +17,7 @@ fn service_release(context: SockContext) -> i32 {
     if socket::named(number) == Some(TCP) {
         // SAFETY: the helper takes the context of this kind of program.
         let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
-        if let Some(place) = maps::stream(cookie)
-            && place.cookie == cookie
-        {
-            place.cookie = 0;
-        }
+        stream::free(&mut Streams, cookie);
     }
     PROCEED
 }

@@ -5,9 +5,9 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::maps::{MAPPED, TCP, UDP};
-use ebpf_common::record::{Peer, SocketRecord, StreamRecord};
+use ebpf_common::record::{Peer, SocketRecord};
 
-use crate::maps::{self, SOCKETS};
+use crate::maps::SOCKETS;
 
 /// Verdict of a hook: go on.
 pub(crate) const PROCEED: i32 = 1;
@@ -49,8 +49,20 @@ fn fail(errno: i32) -> i32 {
 /// The protocol as Services know it.
 #[inline(always)]
 pub(crate) fn protocol(context: &SockAddrContext) -> Option<u8> {
-    // SAFETY: the kernel passes a valid context.
-    named(unsafe { (*context.sock_addr).protocol })
+    named(number(context))
+}
+
+/// Whether the socket is a TCP one, of those that have a [`protocol`]. Asked for anew where it is needed, so that the verifier
+/// need not go through what lies between once for each answer.
+#[inline(always)]
+pub(crate) fn is_stream(context: &SockAddrContext) -> bool {
+    number(context) != u32::from(UDP)
+}
+
+#[inline(always)]
+fn number(context: &SockAddrContext) -> u32 {
+    // SAFETY: the kernel passes a valid context. Volatile, so that each reading is one.
+    unsafe { (&raw const (*context.sock_addr).protocol).read_volatile() }
 }
 
 /// The protocol that a socket's number stands for.
@@ -102,9 +114,16 @@ pub(crate) fn port(context: &SockAddrContext) -> u16 {
 /// Address and port of the caller's system call.
 #[inline(always)]
 pub(crate) fn peer(context: &SockAddrContext, family: Family) -> Peer {
-    match address(context, family) {
-        Address::V4(word) => Peer::v4(word, port(context)),
-        Address::V6(words) => Peer::v6(words, port(context)),
+    address(context, family).with_port(port(context))
+}
+
+impl Address {
+    #[inline(always)]
+    pub(crate) fn with_port(self, port: u16) -> Peer {
+        match self {
+            Address::V4(word) => Peer::v4(word, port),
+            Address::V6(words) => Peer::v6(words, port),
+        }
     }
 }
 
@@ -169,28 +188,6 @@ pub(crate) fn is_connected(context: &SockAddrContext) -> bool {
     let socket = unsafe { (*context.sock_addr).__bindgen_anon_1.sk };
     // SAFETY: as above; the verifier checks the socket for null where it can be null.
     !socket.is_null() && unsafe { (*socket).state } == ESTABLISHED
-}
-
-/// The record of a TCP socket that has a place in the table for them.
-#[inline(always)]
-pub(crate) fn stream(context: &SockAddrContext) -> Option<&'static mut SocketRecord> {
-    let cookie = cookie(context);
-    let place = maps::stream(cookie)?;
-    (place.cookie == cookie).then_some(&mut place.record)
-}
-
-/// Keeps a TCP socket's record in its place; false when another socket has it.
-#[inline(always)]
-pub(crate) fn keep_stream(context: &SockAddrContext, record: SocketRecord) -> bool {
-    let cookie = cookie(context);
-    let Some(place) = maps::stream(cookie) else {
-        return false;
-    };
-    if place.cookie != 0 && place.cookie != cookie {
-        return false;
-    }
-    *place = StreamRecord { cookie, record };
-    true
 }
 
 /// The socket's record, if it has one.

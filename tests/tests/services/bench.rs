@@ -107,7 +107,7 @@ fn program(node: &mut Node<'_>, scratch: &Scratch, size: u32, before: u64) {
     let time = whole(size, BACKENDS);
     figure(size, "all programmed", nanoseconds(time));
     figure(size, "agent memory", footprint::of_process() - before);
-    figure(size, "maps", footprint::of_maps(&scratch.bpf_dir().join("v2/maps")));
+    figure(size, "maps", footprint::of_maps(&scratch.bpf_dir().join("v3/maps")));
     let one = median((0..CHANGES).map(|round| {
         let slice = slice(size - 1, 2 + round % 2);
         node.change_timed(|facts| facts.slices.put(slice))

@@ -12,7 +12,7 @@ use super::server::{Backend, echo, udp};
 
 /// Fills the table of flows with those of nobody, heard of at `last`, in seconds since the machine started.
 pub(crate) fn fill_flows(bpf_dir: &Path, last: u32) {
-    let pin = MapData::from_pin(bpf_dir.join("v2/maps/flows")).unwrap();
+    let pin = MapData::from_pin(bpf_dir.join("v3/maps/flows")).unwrap();
     let mut flows: HashMap<_, [u8; 40], [u8; 48]> = Map::HashMap(pin).try_into().unwrap();
     let nobody = Peer::v4(1, 1);
     for number in 0.. {

@@ -296,7 +296,7 @@ fn a_directory_elsewhere_gets_a_bpf_file_system_for_as_long_as_it_is_needed() {
     let mut maps = KernelMaps::open(&dir, &cgroup, &[]).unwrap();
     maps.attach().unwrap();
     drop(maps);
-    assert!(dir.join("v2/links/connect4").exists());
+    assert!(dir.join("v3/links/connect4").exists());
     remove_all(&dir).unwrap();
     audit.finish();
 }
@@ -314,7 +314,7 @@ fn maps_of_another_shape_are_replaced() {
         node.client().ask("tcp 10.96.0.1:80"),
         format!("{} 10.96.0.1:80", backend.label)
     );
-    assert!(!node.bpf_dir().join("v2/maps_new").exists());
+    assert!(!node.bpf_dir().join("v3/maps_new").exists());
 }
 
 #[test]

@@ -281,7 +281,7 @@ impl<'a> Node<'a> {
 
     /// Puts a map of another kind in the place of one of ours.
     pub(crate) fn pin_a_foreign_map_as(&self, name: &str) {
-        let maps = self.bpf_dir().join("v2/maps");
+        let maps = self.bpf_dir().join("v3/maps");
         std::fs::remove_file(maps.join(name)).unwrap();
         let slots = aya::maps::MapData::from_pin(maps.join("slots4")).unwrap();
         slots.pin(maps.join(name)).unwrap();

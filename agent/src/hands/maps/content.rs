@@ -23,8 +23,8 @@ use super::MapsError;
 
 /// The maps that the agent reads and writes.
 pub(super) struct Content {
-    pub(super) svc4: HashMap<MapData, [u8; 8], [u8; 32]>,
-    pub(super) svc6: HashMap<MapData, [u8; 20], [u8; 32]>,
+    pub(super) svc4: HashMap<MapData, [u8; 8], [u8; 16]>,
+    pub(super) svc6: HashMap<MapData, [u8; 20], [u8; 16]>,
     pub(super) slots4: MappedArray<8>,
     pub(super) slots6: MappedArray<24>,
     counters: PerCpuArray<MapData, [u8; 48]>,
@@ -329,14 +329,14 @@ fn region6(step: &MapStep) -> Option<(u32, &[Slot6])> {
     Some((*base, slots))
 }
 
-fn published4(step: &MapStep) -> Option<([u8; 8], [u8; 32])> {
+fn published4(step: &MapStep) -> Option<([u8; 8], [u8; 16])> {
     let MapStep::Publish4(key, service) = step else {
         return None;
     };
     Some((key.to_bytes(), service.to_bytes()))
 }
 
-fn published6(step: &MapStep) -> Option<([u8; 20], [u8; 32])> {
+fn published6(step: &MapStep) -> Option<([u8; 20], [u8; 16])> {
     let MapStep::Publish6(key, service) = step else {
         return None;
     };
@@ -362,7 +362,7 @@ fn entries<const KEY: usize, Key: Ord>(
     name: &'static str,
     key: impl Fn([u8; KEY]) -> Key,
 ) -> Result<BTreeMap<Key, Service>, MapsError> {
-    let all = ebpf_kernel::read_elements::<KEY, 32>(map.as_fd());
+    let all = ebpf_kernel::read_elements::<KEY, 16>(map.as_fd());
     let all = all.map_err(|source| failed("list", name)(MapError::IoError(source)))?;
     let read = |(bytes, service)| (key(bytes), Service::from_bytes(service));
     Ok(all.into_iter().map(read).collect())

@@ -1,8 +1,8 @@
 //! The kernel's Service maps and the programs that read them. Everything is pinned, so that it outlives the agent:
 //!
 //! ```text
-//! <bpf-dir>/v2/maps/<name>       the maps, see `ebpf_common::maps`
-//! <bpf-dir>/v2/links/<hook>      what holds each program to the cgroup; and `arriving_<index>`, `leaving_<index>` of a link
+//! <bpf-dir>/v3/maps/<name>       the maps, see `ebpf_common::maps`
+//! <bpf-dir>/v3/links/<hook>      what holds each program to the cgroup; and `arriving_<index>`, `leaving_<index>` of a link
 //! ```
 //!
 //! What is written is decided in `agent_core::service`; here it is only done.

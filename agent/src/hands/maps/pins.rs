@@ -10,7 +10,7 @@ use ebpf_common::maps::{
     LAYOUT, MAX_AFFINITIES, MAX_CLIENTS, MAX_FRONTENDS4, MAX_FRONTENDS6, MAX_IDS, MAX_MEMBERS, MAX_RANGES, MAX_REPLIES,
     MAX_SLOTS4, MAX_SLOTS6,
 };
-use ebpf_common::record::MAX_STREAMS;
+use ebpf_common::stream::{MAX_STREAMS, MAX_TAKEN};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -56,12 +56,13 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
 }
 
 /// The maps, as `ebpf/programs` defines them.
-pub(super) const MAPS: [MapShape; 14] = [
-    shape("svc4", MapType::Hash, 8, 32, MAX_FRONTENDS4),
-    shape("svc6", MapType::Hash, 20, 32, MAX_FRONTENDS6),
+pub(super) const MAPS: [MapShape; 15] = [
+    shape("svc4", MapType::Hash, 8, 16, MAX_FRONTENDS4),
+    shape("svc6", MapType::Hash, 20, 16, MAX_FRONTENDS6),
     shape("slots4", MapType::Array, 4, 8, MAX_SLOTS4).mapped(),
     shape("slots6", MapType::Array, 4, 24, MAX_SLOTS6).mapped(),
     shape("streams", MapType::Array, 4, 48, MAX_STREAMS),
+    shape("taken", MapType::Array, 4, 64, MAX_TAKEN),
     shape("sockets", MapType::SkStorage, 4, 40, 0),
     shape("replies", MapType::LruHash, 32, 20, MAX_REPLIES),
     shape("counters", MapType::PerCpuArray, 4, 48, MAX_IDS),

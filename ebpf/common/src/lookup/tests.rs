@@ -217,6 +217,31 @@ fn consecutive_cookies_use_all_backends_alike() {
     assert!(hits.iter().all(|hits| (190..=210).contains(hits)), "{hits:?}");
 }
 
+/// A client may make every socket of the node, every second or any other; its sockets use all backends alike.
+#[test]
+fn sockets_that_come_at_any_distance_are_spread_evenly() {
+    for distance in [1, 2, 3, 8, 89, 1024, 4096] {
+        let mut hits = [0_u32; 5];
+        for socket in 0..5_000 {
+            let draw = fresh(4096 + distance * socket, 4_294_937_296);
+            hits[index(Region::new(0, 5, 0), draw).unwrap() as usize] += 1;
+        }
+        assert!(
+            hits.iter().all(|hits| (850..=1150).contains(hits)),
+            "{distance}: {hits:?}"
+        );
+    }
+}
+
+#[test]
+fn a_socket_that_connects_again_later_draws_anew() {
+    let mut hits = [0_u32; 5];
+    for tick in 0..5_000 {
+        hits[index(Region::new(0, 5, 0), fresh(7, 4_294_937_296 + tick)).unwrap() as usize] += 1;
+    }
+    assert!(hits.iter().all(|hits| (850..=1150).contains(hits)), "{hits:?}");
+}
+
 proptest! {
     #[test]
     fn every_number_falls_inside_the_region(base in 0..1_u32 << 23, count in 1..=u16::MAX, draw: u32) {

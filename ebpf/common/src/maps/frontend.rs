@@ -39,12 +39,9 @@ impl Frontend4 {
 
     /// The same of words in network order, as the kernel hands them over.
     pub const fn from_wire(address: u32, port: u16, protocol: u8) -> Self {
-        Self {
-            address,
-            port,
-            protocol,
-            scope: 0,
-        }
+        // Written at once: a processor that reads as a whole what was written in parts waits until it is in memory.
+        let whole = address as u64 | (port as u64) << 32 | (protocol as u64) << 48;
+        Self::from_bytes(whole.to_le_bytes())
     }
 
     /// The address.

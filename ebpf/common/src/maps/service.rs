@@ -4,7 +4,7 @@ use super::{MAX_SLOTS4, MAX_SLOTS6};
 use crate::plain::plain;
 
 plain! {
-    Service: 32,
+    Service: 16,
 }
 
 /// What a frontend's region is beside its slots: a set of bits.
@@ -104,7 +104,6 @@ pub struct Service {
     pub id: u32,
     /// How long a client that is not heard of keeps its backend, in seconds; for [`Traits::STICKY`].
     pub affinity: u32,
-    reserved: [u32; 4],
 }
 
 impl Service {
@@ -114,7 +113,6 @@ impl Service {
             region,
             id,
             affinity: 0,
-            reserved: [0; 4],
         }
     }
 

@@ -43,7 +43,7 @@ fn measure(node: &Node<'_>, hook: &str, question: &str) -> u64 {
 
 /// How long the program of a hook has run in all, and how often.
 fn run(node: &Node<'_>, hook: &str) -> (Duration, u64) {
-    let pin = node.bpf_dir().join("v2/links").join(hook);
+    let pin = node.bpf_dir().join("v3/links").join(hook);
     let link = FdLink::from(PinnedLink::from_pin(pin).unwrap());
     let id = link.info().unwrap().program_id();
     let is_it = |info: &ProgramInfo| info.id() == id;
