@@ -43,7 +43,7 @@ struct Bench {
     have: Image,
     ledger: Ledger,
     ids: Vec<u32>,
-    cluster_ips_outside: bool,
+    facts: NodeFacts,
 }
 
 impl Bench {
@@ -58,7 +58,7 @@ impl Bench {
             maps,
             have,
             ids: Vec::new(),
-            cluster_ips_outside: false,
+            facts: facts(),
         };
         bench.set(manifests);
         bench
@@ -66,14 +66,6 @@ impl Bench {
 
     /// Makes these Services all there are; flows that there were are forgotten.
     fn set(&mut self, manifests: &str) {
-        let mut facts = NodeFacts {
-            node_port_addresses: vec![ip("203.0.113.1"), ip("2001:db8:71::1")],
-            external_ips: true,
-            cluster_ips_outside: self.cluster_ips_outside,
-            own: Some((1, vec![ip("203.0.113.1"), ip("2001:db8:71::1")])),
-            ..NodeFacts::default()
-        };
-        facts.place.node = "here".into();
         let (mut services, mut slices) = (Shelf::default(), Shelf::default());
         for object in agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap() {
             match object {
@@ -91,10 +83,10 @@ impl Bench {
             slices: &slices,
             pods: &[],
         };
-        let table = table(objects, &assignment, &facts);
+        let table = table(objects, &assignment, &self.facts);
         let (mut want, problems) = self.ledger.image(&table.frontends, &self.have, Default::default());
         assert!(problems.is_empty(), "{problems:?}");
-        want.clients = clients(&facts, &[client_pod()]);
+        want.clients = clients(&self.facts, &[client_pod()]);
         self.maps.perform(&diff(&self.have, &want)).unwrap();
         self.maps.sweep(u32::MAX).unwrap();
         self.ledger.settle(&want, Default::default());
@@ -130,6 +122,19 @@ impl Bench {
     fn counters(&self) -> Counters {
         self.maps.counters(self.ids[0]).unwrap()
     }
+}
+
+/// The node `here`, with one address of each family.
+fn facts() -> NodeFacts {
+    let addresses = vec![ip("203.0.113.1"), ip("2001:db8:71::1")];
+    let mut facts = NodeFacts {
+        node_port_addresses: addresses.clone(),
+        external_ips: true,
+        own: Some((1, addresses)),
+        ..NodeFacts::default()
+    };
+    facts.place.node = "here".into();
+    facts
 }
 
 /// A pod of the node that asks.

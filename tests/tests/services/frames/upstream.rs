@@ -3,16 +3,19 @@
 //! the program, too. Each row says which of those tests it is of; one without a name is of none.
 //!
 //! Not here: `masqueradeAll` and a proxy that doesn't know its pods (TestInternalExternalMasquerade), as nobody who asks from
-//! the node is ever masked; SCTP from the node (TestClusterIPGeneral); a source that is the balancer's own address
-//! (TestLoadBalancer), which rules see and sockets don't have; `--nodeport-addresses` (TestNodePorts), which is chosen before
-//! (`services::node`), and hairpin (TestClusterIPGeneral), which takes a pod (`features`).
+//! the node is ever masked; SCTP from a pod (TestClusterIPGeneral), which is asked for from outside instead; a source that is
+//! the balancer's own address (TestLoadBalancer), which rules see and sockets don't have; and hairpin (TestClusterIPGeneral),
+//! which takes a pod (`features`). What is in the file beside flows is the text of rules (TestOverallNFTablesRules,
+//! TestSyncProxyRulesRepeated, TestSyncProxyRulesStartup, the names of chains), tables of kube-proxy's own
+//! (TestBuildServiceMap…, TestUpdateEndpointsMap), or has its test elsewhere: TestLoadBalancerIngressRouteTypeProxy in
+//! `features`, TestNoEndpointsMetric and TestHealthCheckNodePortWhenTerminating in `agent_core::service` (`metrics`, `table`).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use agent::hands::maps::look::Question;
 use ebpf_common::lookup::Choice;
-use ebpf_common::maps::{TCP, UDP};
+use ebpf_common::maps::{SCTP, TCP, UDP};
 
 use super::frame::Frame;
 use super::{Bench, DROP, SYN, at, ip};
@@ -237,7 +240,7 @@ fn flows_go_where_upstreams_tests_have_them_go() {
     tests::require_root!();
     tests::require!(tests::Need::Kernel(5, 18));
     let mut bench = Bench::new("fr-upstream", "");
-    bench.cluster_ips_outside = true;
+    bench.facts.cluster_ips_outside = true;
     for row in &ROWS {
         bench.set(&manifest(row));
         for family in [0, 1] {
@@ -264,7 +267,7 @@ fn flows_go_where_upstreams_tests_have_them_go() {
 fn ports_and_addresses_are_told_apart_as_upstreams_tests_tell_them() {
     tests::require_root!();
     tests::require!(tests::Need::Kernel(5, 18));
-    let bench = Bench::new("fr-upstream-ports", APART);
+    let mut bench = Bench::new("fr-upstream-ports", APART);
     for (name, from, to, protocol, expected) in &ASKED {
         for family in [0, 1] {
             let found = chosen(&bench, at(from[family]), at(to[family]), *protocol);
@@ -272,6 +275,16 @@ fn ports_and_addresses_are_told_apart_as_upstreams_tests_tell_them() {
             let expected = expected.map(|port| vec![port; 2]);
             assert_eq!(ports, expected, "{name}, IPv{}", [4, 6][family]);
         }
+    }
+    // TestNodePorts with `--nodeport-addresses` that have the second address in them, too.
+    bench
+        .facts
+        .node_port_addresses
+        .extend(SECOND_NODE_ADDRESS.map(|address| at(address).ip()));
+    bench.set(APART);
+    for (from, second) in OUTSIDE.iter().chain(&BLOCKED).zip(SECOND_NODE_ADDRESS.iter().cycle()) {
+        let found = chosen(&bench, at(from), at(second), TCP);
+        assert_eq!(found.map(|slots| slots.len()), Ok(2), "{from} to {second}");
     }
 }
 
@@ -288,7 +301,7 @@ const BLOCKED: [&str; 2] = ["198.51.100.130:4000", "[2001:db8:51:8000::2]:4000"]
 const SECOND_BALANCER: [&str; 2] = ["192.0.2.51:80", "[2001:db8:50::51]:80"];
 const SECOND_NODE_ADDRESS: [&str; 2] = ["203.0.113.77:30080", "[2001:db8:71::77]:30080"];
 
-const ASKED: [Asked; 20] = [
+const ASKED: [Asked; 21] = [
     ("cluster address", POD, ADDRESSES[0], TCP, Ok(8080)),
     (
         "another Service's",
@@ -306,6 +319,13 @@ const ASKED: [Asked; 20] = [
     ),
     ("one port, TCP", POD, ["10.96.0.1:53", "[fd00:96::1]:53"], TCP, Ok(5353)),
     ("one port, UDP", POD, ["10.96.0.1:53", "[fd00:96::1]:53"], UDP, Ok(53)),
+    (
+        "one port, SCTP, from outside",
+        OUTSIDE,
+        ["192.0.2.50:53", "[2001:db8:50::50]:53"],
+        SCTP,
+        Ok(5399),
+    ),
     // What is no Service's is refused or dropped by kube-proxy's nftables, and passed on by its iptables, as here.
     ("a port of TCP by UDP", POD, ADDRESSES[0], UDP, Err(PASSED)),
     (
@@ -370,6 +390,7 @@ spec:
   - {name: https, port: 443, nodePort: 30443}
   - {name: dns-tcp, port: 53, nodePort: 30053}
   - {name: dns-udp, port: 53, nodePort: 30054, protocol: UDP}
+  - {name: dns-sctp, port: 53, nodePort: 30055, protocol: SCTP}
 status:
   loadBalancer: {ingress: [{ip: 192.0.2.50}, {ip: 192.0.2.51}, {ip: "2001:db8:50::50"}, {ip: "2001:db8:50::51"}]}
 ---
@@ -391,6 +412,7 @@ ports:
 - {name: https, port: 8443}
 - {name: dns-tcp, port: 5353}
 - {name: dns-udp, port: 53, protocol: UDP}
+- {name: dns-sctp, port: 5399, protocol: SCTP}
 endpoints: [{addresses: [10.244.0.2], nodeName: here}, {addresses: [10.244.1.2], nodeName: there}]
 ---
 apiVersion: discovery.k8s.io/v1
@@ -402,6 +424,7 @@ ports:
 - {name: https, port: 8443}
 - {name: dns-tcp, port: 5353}
 - {name: dns-udp, port: 53, protocol: UDP}
+- {name: dns-sctp, port: 5399, protocol: SCTP}
 endpoints: [{addresses: ["fd00:244::2"], nodeName: here}, {addresses: ["fd00:244:1::2"], nodeName: there}]
 ---
 apiVersion: discovery.k8s.io/v1

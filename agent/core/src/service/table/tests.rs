@@ -155,6 +155,32 @@ fn whom_sctp_does_not_serve_is_said() {
     );
 }
 
+/// TestHealthCheckNodePortWhenTerminating of kube-proxy's nftables.
+#[test]
+fn a_balancer_is_told_of_ready_endpoints_alone() {
+    let told = |ready: bool, terminating: bool| {
+        let service = service(|spec| {
+            spec.type_ = Some("LoadBalancer".into());
+            spec.external_traffic_policy = Some("Local".into());
+            spec.health_check_node_port = Some(30_000);
+        });
+        let mut pods = ["10.244.0.1", "10.244.0.2", "10.244.0.3"].map(|address| pod("a", address, ready));
+        pods.iter_mut().for_each(|pod| pod.terminating = terminating);
+        let unready = pod("b", "10.244.0.4", false);
+        let objects = Objects {
+            services: &[service.into()].into_iter().collect(),
+            slices: &Shelf::default(),
+            pods: &[&pods[..], &[unready]].concat(),
+        };
+        let table = table(objects, &Assignment::default(), &NodeFacts::default());
+        let check = table.services.values().next().unwrap().health_check;
+        check.map(|check| check.local_endpoints[0])
+    };
+    assert_eq!(told(true, false), Some(3));
+    assert_eq!(told(true, true), Some(0));
+    assert_eq!(told(false, true), Some(0));
+}
+
 #[test]
 fn each_family_has_its_own_backends() {
     let name = ServiceName {
