@@ -66,6 +66,8 @@ struct Attaching<'a> {
     netfilter: Option<Netfilter>,
     pod: Connection,
     netns: Netns,
+    /// The node's.
+    home: Netns,
 }
 
 impl<'a> Attaching<'a> {
@@ -81,7 +83,7 @@ impl<'a> Attaching<'a> {
         if netns.is_same(&home).map_err(failed)? {
             return Err(NetworkError::OwnNamespace(request.netns.to_owned()));
         }
-        let pod = observe::connect_inside(&netns, home, request.netns)?;
+        let pod = observe::connect_inside(&netns, &home, request.netns)?;
         Ok(Self {
             network,
             request,
@@ -92,6 +94,7 @@ impl<'a> Attaching<'a> {
             netfilter: None,
             pod,
             netns,
+            home,
         })
     }
 
@@ -198,7 +201,8 @@ impl<'a> Attaching<'a> {
     /// Raises the link, furnishes the pod and publishes it; changes nothing where that is done.
     fn complete(&self, host: &HostEnd) -> Result<Attachment, NetworkError> {
         let request = self.request;
-        sysctl::guard_link(&host.name, host.addresses.iter().any(IpAddr::is_ipv6))?;
+        let has_ipv6 = host.addresses.iter().any(IpAddr::is_ipv6);
+        sysctl::guard_link(&host.name, has_ipv6)?;
         let inspector = self.network.inspector.as_deref();
         let raised = Raised {
             bandwidth: request.bandwidth,
@@ -206,6 +210,10 @@ impl<'a> Attaching<'a> {
         };
         self.node
             .perform(&plan::raise(host, raised), inspector.map(AsFd::as_fd))?;
+        if has_ipv6 {
+            let settings = self.netns.visit(&self.home, || sysctl::allow_ipv6(request.ifname));
+            settings.map_err(|source| observe::inaccessible(request.netns, source))??;
+        }
         self.pod.perform(&plan::furnish(host, request.bandwidth), None)?;
         let has_ports = !request.ports.is_empty();
         self.node

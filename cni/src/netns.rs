@@ -50,7 +50,7 @@ impl Netns {
     ///
     /// # Errors
     /// When the file is no network namespace (`EINVAL`).
-    pub(crate) fn visit<T>(&self, home: Self, work: impl FnOnce() -> T) -> io::Result<T> {
+    pub(crate) fn visit<T>(&self, home: &Self, work: impl FnOnce() -> T) -> io::Result<T> {
         let home = Home(home);
         enter(&self.file)?;
         let result = work();
@@ -80,9 +80,9 @@ impl AsFd for Netns {
 }
 
 /// Where a thread that visits goes back to, however the visit ends.
-struct Home(Netns);
+struct Home<'a>(&'a Netns);
 
-impl Drop for Home {
+impl Drop for Home<'_> {
     fn drop(&mut self) {
         if enter(&self.0.file).is_err() {
             process::abort();

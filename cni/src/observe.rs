@@ -184,7 +184,7 @@ pub(crate) fn first_change(pod: &Connection, made: &Attachment) -> Result<Option
 }
 
 /// A socket in a pod's namespace, for a thread whose own is `home`.
-pub(crate) fn connect_inside(netns: &Netns, home: Netns, path: &Path) -> Result<Connection, NetworkError> {
+pub(crate) fn connect_inside(netns: &Netns, home: &Netns, path: &Path) -> Result<Connection, NetworkError> {
     let opened = netns
         .visit(home, Connection::open)
         .map_err(|source| inaccessible(path, source))?;

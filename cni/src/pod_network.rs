@@ -466,7 +466,7 @@ pub fn check(
     }
     let failed = |source| observe::inaccessible(netns, source);
     let (opened, home) = (Netns::open(netns).map_err(failed)?, Netns::current().map_err(failed)?);
-    match observe::first_change(&observe::connect_inside(&opened, home, netns)?, &found)? {
+    match observe::first_change(&observe::connect_inside(&opened, &home, netns)?, &found)? {
         Some(what) => Err(changed(what)),
         None => Ok(found),
     }

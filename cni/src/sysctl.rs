@@ -40,12 +40,11 @@ pub enum SysctlError {
 /// # Errors
 /// When a setting exists and can't be made.
 pub(crate) fn guard_link(link: &str, has_ipv6: bool) -> Result<(), SysctlError> {
-    let setting = |of: &str, key: &str| Path::new(IPV6_CONF).join(of).join(key);
-    let is_on = |path: &Path| read(path).as_deref() == Some("1");
     write(&setting(link, "accept_ra"), "0")?;
     if !has_ipv6 {
         return Ok(());
     }
+    enable_ipv6(link)?;
     // An inspector asks for routes, which the kernel answers on links that forward by this name alone.
     let (forwarding, by_force) = (setting(link, "forwarding"), setting(link, "force_forwarding"));
     if !is_on(&forwarding) {
@@ -55,6 +54,35 @@ pub(crate) fn guard_link(link: &str, has_ipv6: bool) -> Result<(), SysctlError> 
         write(&by_force, "1")?;
     }
     Ok(())
+}
+
+/// Lets `lo` and the pod's end of its link have IPv6 addresses, wherever the namespace was made by somebody who turned IPv6
+/// off in it, and keep them when the link is taken down or given to a VRF; as the reference plugins do. For a thread in the
+/// pod's namespace.
+///
+/// # Errors
+/// When a setting exists and can't be made.
+pub(crate) fn allow_ipv6(ifname: &str) -> Result<(), SysctlError> {
+    enable_ipv6("lo")?;
+    enable_ipv6(ifname)?;
+    write(&setting(ifname, "keep_addr_on_down"), "1").map(drop)
+}
+
+/// The kernel takes its lock of all links to write this one, too.
+fn enable_ipv6(link: &str) -> Result<(), SysctlError> {
+    let switch = setting(link, "disable_ipv6");
+    if is_on(&switch) {
+        write(&switch, "0")?;
+    }
+    Ok(())
+}
+
+fn setting(of: &str, key: &str) -> PathBuf {
+    Path::new(IPV6_CONF).join(of).join(key)
+}
+
+fn is_on(path: &Path) -> bool {
+    read(path).as_deref() == Some("1")
 }
 
 /// A setting's value, where the kernel has it.

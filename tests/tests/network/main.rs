@@ -16,6 +16,7 @@ use tests::{LeakAudit, NetworkNamespace, Scratch};
 
 mod bench;
 mod inspector;
+mod ipv6;
 mod limits;
 mod off_node;
 mod peers;
