@@ -17,6 +17,11 @@ pub(crate) struct ContainerPath {
 }
 
 impl ContainerPath {
+    /// The root itself.
+    pub(crate) fn root() -> Self {
+        Self { prefixes: Vec::new() }
+    }
+
     /// Takes `path` apart; a relative one starts from the root. `field` is named if it can't be a path.
     pub(crate) fn new(field: &str, path: &Path) -> Result<Self, FieldError> {
         let mut names: Vec<&[u8]> = Vec::new();

@@ -292,7 +292,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     paths::plan(linux, &mut steps)?;
     steps.add_late();
     change.after_hooks(&mut steps);
-    rootfs::finish(spec.root().as_ref(), propagation, &mut steps)?;
+    rootfs::finish(spec.root().as_ref(), propagation, &mut steps);
     let mut plan = finish(process, process_facts, linux, None, steps)?;
     plan.door = namespaces.through_door();
     plan.net_devices = net_devices::of(linux, &namespaces)?;

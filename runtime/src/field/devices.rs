@@ -114,10 +114,7 @@ fn host_node(device: &Device) -> Result<Tree, FieldError> {
         source: source.into(),
         recursive: false,
         attributes: Attributes::default(),
-        recursive_attributes: Attributes {
-            propagation: libc::MS_PRIVATE,
-            ..Attributes::default()
-        },
+        recursive_attributes: Attributes::propagating(libc::MS_PRIVATE),
         id_map: None,
         device: Some((device.kind, makedev(device.major.into(), device.minor.into()))),
         taken: RefCell::default(),

@@ -1,7 +1,6 @@
 //! `root` and `linux.rootfsPropagation`.
 
 use std::cell::RefCell;
-use std::path::Path;
 use std::rc::Rc;
 
 use oci_spec::runtime::Root;
@@ -113,10 +112,7 @@ pub(crate) fn plan(
                 source,
                 recursive: true,
                 attributes: Attributes::default(),
-                recursive_attributes: Attributes {
-                    propagation: propagation.during_setup,
-                    ..Attributes::default()
-                },
+                recursive_attributes: Attributes::propagating(propagation.during_setup),
                 id_map: None,
                 device: None,
                 taken: RefCell::default(),
@@ -151,54 +147,32 @@ pub(crate) fn plan(
     steps.push("root", InitStep::OpenNewRoot);
     if change.is_shared {
         // What is mounted below it is not to reach whoever the host shares its mounts with.
-        let attributes = Attributes {
-            propagation: propagation.during_setup,
-            ..Attributes::default()
-        };
-        let (path, recursive) = (ContainerPath::new("root", Path::new("/"))?, true);
-        steps.push(
-            "linux.rootfsPropagation",
-            InitStep::SetMountAttributes {
-                path,
-                attributes,
-                recursive,
-            },
-        );
+        let attributes = Attributes::propagating(propagation.during_setup);
+        steps.push("linux.rootfsPropagation", change_root(attributes, true));
     }
     Ok(())
 }
 
 /// Plans what the root becomes when everything in it is in place.
-pub(crate) fn finish(root: Option<&Root>, propagation: Propagation, steps: &mut Steps) -> Result<(), FieldError> {
-    let path = ContainerPath::new("root", Path::new("/"))?;
+pub(crate) fn finish(root: Option<&Root>, propagation: Propagation, steps: &mut Steps) {
     if root.and_then(Root::readonly).unwrap_or(false) {
         let attributes = Attributes {
             set: libc::MOUNT_ATTR_RDONLY,
             ..Attributes::default()
         };
-        let (path, recursive) = (path.clone(), false);
-        steps.push(
-            "root.readonly",
-            InitStep::SetMountAttributes {
-                path,
-                attributes,
-                recursive,
-            },
-        );
+        steps.push("root.readonly", change_root(attributes, false));
     }
     if let Some((propagation, recursive)) = propagation.afterwards {
-        let attributes = Attributes {
-            propagation,
-            ..Attributes::default()
-        };
-        steps.push(
-            "linux.rootfsPropagation",
-            InitStep::SetMountAttributes {
-                path,
-                attributes,
-                recursive,
-            },
-        );
+        let attributes = Attributes::propagating(propagation);
+        steps.push("linux.rootfsPropagation", change_root(attributes, recursive));
     }
-    Ok(())
+}
+
+/// The step that changes the mount of the root, and those below it if `recursive`.
+fn change_root(attributes: Attributes, recursive: bool) -> InitStep {
+    InitStep::SetMountAttributes {
+        path: ContainerPath::root(),
+        attributes,
+        recursive,
+    }
 }

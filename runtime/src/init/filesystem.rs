@@ -90,10 +90,7 @@ fn new_filesystem(new: &NewMount) -> nix::Result<OwnedFd> {
     fsconfig_create(filesystem.as_fd())?;
     let mounted = fsmount(filesystem.as_fd(), new.attributes.set)?;
     if new.attributes.propagation != 0 {
-        let attributes = Attributes {
-            propagation: new.attributes.propagation,
-            ..Attributes::default()
-        };
+        let attributes = Attributes::propagating(new.attributes.propagation);
         mount_setattr(mounted.as_fd(), attributes, false)?;
     }
     Ok(mounted)

@@ -26,6 +26,14 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
+    /// Another propagation, and nothing else.
+    pub(crate) fn propagating(propagation: u64) -> Self {
+        Self {
+            propagation,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
