@@ -36,6 +36,9 @@ pub(super) enum Variant {
     Flag(bool),
     Number(u64),
     Numbers(Vec<u32>),
+    Signed(i32),
+    Texts(Vec<String>),
+    Unsigned(u32),
 }
 
 /// The body of a message while it grows; all numbers are little-endian.
@@ -99,6 +102,18 @@ impl Body {
             Variant::Numbers(numbers) => {
                 self.signature("au");
                 self.array(4, |body| numbers.iter().for_each(|number| body.number(*number)));
+            }
+            Variant::Signed(number) => {
+                self.signature("i");
+                self.number(number.cast_unsigned());
+            }
+            Variant::Texts(texts) => {
+                self.signature("as");
+                self.array(4, |body| texts.iter().for_each(|text| body.text(text)));
+            }
+            Variant::Unsigned(number) => {
+                self.signature("u");
+                self.number(*number);
             }
         }
     }

@@ -3,6 +3,9 @@
 //! A scope is never empty when it is made. It begins with this process, which goes back as soon as the container's own
 //! has been born in it.
 
+mod property;
+
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -33,11 +36,18 @@ pub struct SystemdError {
 pub struct Scope {
     slice: String,
     name: String,
+    /// What annotations ask of it.
+    asked: Vec<property::Property>,
 }
 
 impl Scope {
-    /// Reads `linux.cgroupsPath` in the form `slice:prefix:name`; without one a name of our own.
-    pub fn of(asked: Option<&Path>, id: &str) -> Result<Self, FieldError> {
+    /// Reads `linux.cgroupsPath` in the form `slice:prefix:name`; without one a name of our own. Annotations may ask for
+    /// more properties.
+    pub fn of(
+        asked: Option<&Path>,
+        id: &str,
+        annotations: Option<&HashMap<String, String>>,
+    ) -> Result<Self, FieldError> {
         let asked = asked.and_then(Path::to_str).filter(|path| !path.is_empty());
         let own = format!(":orlop-oci:{id}");
         let refuse = |reason| FieldError::new("linux.cgroupsPath", reason);
@@ -55,6 +65,7 @@ impl Scope {
             } else {
                 format!("{prefix}-{name}.scope")
             },
+            asked: property::of(annotations)?,
         };
         let is_plain = |text: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:@\\".contains(c);
@@ -120,6 +131,8 @@ impl Scope {
             ("PIDs", Variant::Numbers(vec![std::process::id()])),
         ];
         properties.extend(self::properties(limits));
+        // The last word is theirs.
+        properties.extend(self.asked.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let mut body = Body::default();
         body.text(&self.name);
         body.text("replace");
@@ -293,7 +306,7 @@ mod tests {
             (Some("a.slice:b:../c"), None),
             (Some("a.slice:b:c d"), None),
         ] {
-            let scope = Scope::of(asked.map(Path::new), "c");
+            let scope = Scope::of(asked.map(Path::new), "c", None);
             assert_eq!(
                 scope.ok().map(|scope| scope.path()).as_deref(),
                 path.map(Path::new),

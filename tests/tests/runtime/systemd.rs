@@ -104,6 +104,14 @@ fn a_container_is_a_scope_of_its_slice_while_it_lives() {
             "/linux/resources",
             json!({ "pids": { "limit": 50 }, "memory": { "limit": 64 << 20 } }),
         );
+        bundle.set(
+            "/annotations",
+            json!({
+                "org.systemd.property.TimeoutStopUSec": "uint64 7000000",
+                "org.systemd.property.After": "['only.target']",
+                "org.systemd.property.KillSignal": "37",
+            }),
+        );
         bundle.create("exec sleep 1000");
         let scope = || systemd.scope("machine.slice/machine-test.slice", "orlop-c1.scope");
         let path = scope().expect("the scope is there");
@@ -130,6 +138,11 @@ fn a_container_is_a_scope_of_its_slice_while_it_lives() {
             ("50".into(), (64 << 20).to_string())
         );
         assert_eq!(show("Delegate"), "yes");
+        assert_eq!(
+            (show("TimeoutStopUSec"), show("KillSignal")),
+            ("7s".into(), "37".into())
+        );
+        assert!(show("After").contains("only.target"), "{}", show("After"));
         if cgroup_controllers().iter().any(|name| name == "cpu") {
             bundle.ok("update", &["--cpu-quota", "50000", "--cpu-period", "100000", "c1"]);
             assert_eq!(show("CPUQuotaPerSecUSec"), "500ms");
@@ -168,5 +181,10 @@ fn a_container_that_can_not_be_made_leaves_no_scope() {
                 .fails("create", &["--bundle", dir.to_str().unwrap(), "c1"])
                 .contains("slice:prefix:name")
         );
+        bundle.set("/linux/cgroupsPath", json!("system.slice:orlop:c1"));
+        bundle.set("/annotations", json!({ "org.systemd.property.Slice": "'other.slice'" }));
+        bundle.file("config.json", &bundle.config.to_string());
+        let error = bundle.fails("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
+        assert!(error.contains("annotations.org.systemd.property.Slice"), "{error}");
     });
 }

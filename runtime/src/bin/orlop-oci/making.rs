@@ -76,7 +76,11 @@ pub(crate) fn place_of(globals: &Globals, spec: &Spec, id: &str) -> Result<Place
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     match globals.manager {
         Manager::Disabled => Ok(Place::Callers),
-        Manager::Systemd => Ok(Place::Scope(Scope::of(path.as_deref(), id)?)),
+        Manager::Systemd => Ok(Place::Scope(Scope::of(
+            path.as_deref(),
+            id,
+            spec.annotations().as_ref(),
+        )?)),
         Manager::Cgroupfs => match place::below_root(path.as_deref(), id) {
             Err(PlaceError::Cgroup(_)) if globals.rootless => Ok(Place::Callers),
             directory => Ok(Place::Directory(directory?)),
