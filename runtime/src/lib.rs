@@ -42,6 +42,7 @@ mod proc;
 #[cfg(test)]
 mod random;
 mod report;
+mod resctrl;
 mod security;
 mod step;
 mod tree;

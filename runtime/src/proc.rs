@@ -1,8 +1,9 @@
 //! What the files of /proc say of processes (proc(5)): pure readers of their text.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// What is of interest in `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,18 @@ pub(crate) fn maps_every_id(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// Where a filesystem of `kind` is mounted first, by a list as `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+pub(crate) fn mount_of(list: &[u8], kind: &str) -> Option<PathBuf> {
+    list.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let place = fields.nth(4)?;
+        // Behind any number of optional fields.
+        fields.find(|field| *field == b"-")?;
+        let is_its = fields.next()? == kind.as_bytes();
+        is_its.then(|| PathBuf::from(OsString::from_vec(unescaped(place))))
+    })
+}
+
 /// How many of the mounts in a list as `/proc/PID/mountinfo` (proc_pid_mountinfo(5)) are on `directory`.
 pub(crate) fn mounts_on(list: &[u8], directory: &Path) -> usize {
     let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescaped);
@@ -85,6 +98,14 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_is_found_by_its_kind() {
+        let list = b"22 1 0:20 / / rw shared:1 - ext4 x rw\n23 22 0:21 / /a\\040b rw - resctrl r rw\nshort\n";
+        assert_eq!(mount_of(list, "ext4").as_deref(), Some(Path::new("/")));
+        assert_eq!(mount_of(list, "resctrl").as_deref(), Some(Path::new("/a b")));
+        assert_eq!(mount_of(list, "x"), None);
+    }
+
+    #[test]
     fn a_command_with_brackets_and_spaces_does_not_confuse() {
         let text = "7 (a) Z (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0\n";
         let stat = Stat::parse(text).unwrap();
@@ -106,7 +127,7 @@ mod tests {
             let text = String::from_utf8_lossy(bytes);
             let _ = (Stat::parse(&text), pid_of_pidfd(&text));
             let _ = (cgroup_path(&text), maps_every_id(&text));
-            let _ = mounts_on(bytes, Path::new("/a b"));
+            let _ = (mounts_on(bytes, Path::new("/a b")), mount_of(bytes, "proc"));
         });
     }
 }

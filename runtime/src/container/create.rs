@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxNamespaceType;
 
@@ -51,21 +52,37 @@ impl Created {
 
 /// Creates a container from `request`. Its process waits for [`Created::start`].
 ///
-/// It has no name that a hook could be told, and nobody to run the later ones: a spec with hooks is refused.
+/// It has no name that a hook could be told or a class be called by, and nobody to run the later hooks: a spec with
+/// hooks or `linux.intelRdt` is refused.
 pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Created, CreateError> {
-    if hook::has_any(request.spec) {
-        return Err(FieldError::new("hooks", "are not supported for a container without a name").into());
+    let linux = request.spec.linux().as_ref();
+    let has_class = linux.is_some_and(|linux| linux.intel_rdt().is_some());
+    for (field, is_there) in [("hooks", hook::has_any(request.spec)), ("linux.intelRdt", has_class)] {
+        if is_there {
+            return Err(FieldError::new(field, "is not supported for a container without a name").into());
+        }
     }
-    create_with(token, request, None, None)
+    create_with(token, request, Company::default())
 }
 
-/// As [`create`]; runs the hooks that come before the start, and can be left behind at `gate`.
+/// What a container with a name has besides.
+#[derive(Default)]
+pub(super) struct Company<'a> {
+    /// Those that come before the start are run.
+    pub(super) hooks: Option<&'a Hooks<'a>>,
+    /// Where it can be left behind.
+    pub(super) gate: Option<Gate>,
+    /// The directories of its groups of the resctrl filesystem.
+    pub(super) groups: &'a [PathBuf],
+}
+
+/// As [`create`], in `company`.
 pub(super) fn create_with(
     token: &SingleThreaded,
     request: CreateRequest<'_>,
-    hooks: Option<&Hooks<'_>>,
-    gate: Option<Gate>,
+    company: Company<'_>,
 ) -> Result<Created, CreateError> {
+    let Company { hooks, gate, groups } = company;
     lap(Lap::BEGUN);
     let (streams, terminal) = streams(request.stdio)?;
     let privileges = Privileges::look();
@@ -112,6 +129,7 @@ pub(super) fn create_with(
             pid_namespace: pid_namespace.as_ref().map(AsFd::as_fd),
             root: None,
             who,
+            groups,
             hooks,
             starts_at_once: request.manner.starts_at_once,
             gate,

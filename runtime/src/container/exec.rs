@@ -1,7 +1,7 @@
 //! `exec`: one more process in a running container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -28,6 +28,8 @@ pub struct Target<'a> {
     /// Where that cgroup takes no process any more, because the container manages cgroups itself, the new one goes to its
     /// init's.
     pub follows_init: bool,
+    /// The directories of its groups of the resctrl filesystem.
+    pub groups: &'a [PathBuf],
     /// What it was created from: namespaces and seccomp profile are taken from here, everything else from the process.
     pub spec: &'a Spec,
     /// Its name, for a seccomp profile with a listener.
@@ -98,6 +100,7 @@ pub(super) fn create_exec(
             pid_namespace,
             root: root_of(target.pidfd),
             who: target.who,
+            groups: target.groups,
             hooks: None,
             starts_at_once: manner.starts_at_once,
             gate: None,

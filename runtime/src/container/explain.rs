@@ -10,11 +10,16 @@ use super::error::CreateError;
 use super::hook::{self, Moment};
 use super::{Manner, Rootfs};
 use crate::cgroup::Limits;
+use crate::field::intel_rdt::{self, ResctrlPlan, shown};
 use crate::plan::{self, Facts, FieldError, InitPlan, ProcessFacts, Terminal};
 use crate::privileges::Privileges;
 use crate::security::SecurityModules;
 use crate::spec::Spec;
 use crate::step::{InitStep, Planned};
+
+/// What a container is called that has no name yet.
+const NAME: &str = "ID";
+const CLASS: &str = "linux.intelRdt";
 
 /// Who performs a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -99,11 +104,19 @@ pub(crate) fn explain_for(
     let plan = plan::container(spec, facts)?;
     let mut list = List::default();
     list.confine(spec, cgroup)?;
+    let classes = spec.linux().as_ref().map(intel_rdt::of).transpose()?.flatten();
+    let classes = classes
+        .map(|asked| asked.presumed(NAME))
+        .transpose()?
+        .unwrap_or_default();
+    list.steps_of(&classes);
     list.make(&plan);
+    list.join(&classes);
     for planned in &plan.steps {
         list.perform(spec, planned);
     }
     list.hooks(spec, Moment::Poststart);
+    list.leave(&classes);
     list.hooks(spec, Moment::Poststop);
     Ok(Explanation {
         steps: list.steps,
@@ -162,6 +175,29 @@ impl List {
             self.push(Doer::Runtime, limit.field.as_str(), step);
         }
         Ok(())
+    }
+
+    fn steps_of(&mut self, classes: &ResctrlPlan) {
+        for step in &classes.steps {
+            self.push(Doer::Runtime, CLASS, step.to_string());
+        }
+    }
+
+    fn join(&mut self, classes: &ResctrlPlan) {
+        for group in &classes.joined {
+            let step = format!("put it into the resctrl group {}", shown(group));
+            self.push(Doer::Runtime, CLASS, step);
+        }
+    }
+
+    fn leave(&mut self, classes: &ResctrlPlan) {
+        if let Some(group) = &classes.removed {
+            let step = format!(
+                "remove the resctrl group {} when the container is deleted",
+                shown(group)
+            );
+            self.push(Doer::Runtime, CLASS, step);
+        }
     }
 
     fn make(&mut self, plan: &InitPlan) {

@@ -153,7 +153,11 @@ pub fn features() -> Value {
             },
             "apparmor": { "enabled": is_honoured(&with("/process/apparmorProfile", json!("x"))) },
             "selinux": { "enabled": is_honoured(&with("/process/selinuxLabel", json!("a:b:c:d"))) },
-            "intelRdt": { "enabled": is_honoured(&with("/linux/intelRdt", json!({ "closID": "x" }))) },
+            "intelRdt": {
+                "enabled": is_honoured(&with("/linux/intelRdt", json!({ "closID": "x" }))),
+                "schemata": is_honoured(&with("/linux/intelRdt", json!({ "schemata": ["L3:0=f"] }))),
+                "monitoring": is_honoured(&with("/linux/intelRdt", json!({ "enableMonitoring": true }))),
+            },
             "memoryPolicy": {
                 "modes": honoured(&["MPOL_DEFAULT", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_PREFERRED", "MPOL_LOCAL"],
                     |mode| with("/linux/memoryPolicy", json!({ "mode": mode, "nodes": "0" }))),

@@ -314,6 +314,7 @@ fn spawn(
                 root: None,
                 privileges: Privileges::look(),
                 who: None,
+                groups: &[],
                 hooks: None,
                 starts_at_once: true,
                 gate: None,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
@@ -25,7 +26,7 @@ use crate::sys::namespace::set_children_pid_namespace;
 use crate::sys::schedule::{affinity, set_affinity};
 use crate::sys::socket;
 use crate::sys::stopwatch::{Lap, lap};
-use crate::{init, mapping};
+use crate::{init, mapping, resctrl};
 
 /// Everything that a process is made from.
 pub(super) struct Launch<'a> {
@@ -41,6 +42,8 @@ pub(super) struct Launch<'a> {
     pub(super) pid_namespace: Option<BorrowedFd<'a>>,
     /// The root of the running container that the process is added to.
     pub(super) root: Option<OwnedFd>,
+    /// The directories of the groups of the resctrl filesystem that it is put into, one after the other.
+    pub(super) groups: &'a [PathBuf],
     /// What to run when the process says that its hooks may run.
     pub(super) hooks: Option<&'a Hooks<'a>>,
     /// Its start follows at once.
@@ -63,6 +66,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         companion,
         pid_namespace,
         root,
+        groups,
         hooks,
         starts_at_once,
         gate,
@@ -134,6 +138,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     let mut help = || {
         give_devices(token, &plan, &child)?;
         give_maps(&child, &ours, &mut plan, privileges)?;
+        give_groups(&child, groups)?;
         if let Some(confinement) = confinement {
             plan.unenforced.splice(0..0, confinement.enforce(cgroup)?);
         }
@@ -253,6 +258,14 @@ fn put_gate(plan: &mut InitPlan, ours: Option<Gate>) {
             return;
         }
     }
+}
+
+/// Puts the process into its class before it executes anything; its children will be in it, too.
+fn give_groups(child: &Child, groups: &[PathBuf]) -> Result<(), CreateError> {
+    groups.iter().try_for_each(|group| {
+        let action = || format!("put the process into the resctrl group {}", group.display());
+        resctrl::join(group, child.pid).map_err(|error| host(&action(), error))
+    })
 }
 
 /// Writes what only a process outside can: who its users are, and what it may not set itself.

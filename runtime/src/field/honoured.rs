@@ -3,8 +3,6 @@
 //! Everything else of the specification is read by a file of this directory or by [`crate::cgroup`]. `annotations` are
 //! for others to read, and `ociVersion` only has to be 1.
 
-use oci_spec::runtime::Linux;
-
 use crate::plan::FieldError;
 use crate::spec::{Process, Spec};
 
@@ -23,8 +21,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), FieldError> {
         ("zos", spec.zos().is_some()),
         ("uidMappings", spec.uid_mappings().is_some()),
         ("gidMappings", spec.gid_mappings().is_some()),
-    ])?;
-    spec.linux().as_ref().map_or(Ok(()), check_linux)
+    ])
 }
 
 /// Refuses what a process can't be given.
@@ -34,10 +31,6 @@ pub(crate) fn check_process(process: &Process) -> Result<(), FieldError> {
         // The specification has a name only for Windows.
         ("process.user.username", is_filled(process.user().username().as_deref())),
     ])
-}
-
-fn check_linux(linux: &Linux) -> Result<(), FieldError> {
-    refuse(&[("linux.intelRdt", linux.intel_rdt().is_some())])
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), FieldError> {

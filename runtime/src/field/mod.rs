@@ -4,6 +4,7 @@ pub(crate) mod architecture;
 pub(crate) mod capabilities;
 pub(crate) mod devices;
 pub(crate) mod honoured;
+pub(crate) mod intel_rdt;
 pub(crate) mod labels;
 pub(crate) mod mount_options;
 pub(crate) mod mounts;

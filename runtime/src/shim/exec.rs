@@ -45,6 +45,7 @@ impl Shim {
             follows_init: true,
             pidfd: pidfd.as_fd(),
             cgroup: cgroup.as_deref(),
+            groups: &[],
             spec: &spec,
             who: None,
         };

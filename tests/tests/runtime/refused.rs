@@ -38,6 +38,11 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
             "process.ioPriority.priority",
         ),
         ("/process/oomScoreAdj", json!(2000), "process.oomScoreAdj"),
+        (
+            "/linux/intelRdt",
+            json!({ "closID": "info" }),
+            "linux.intelRdt.closID: \"info\" is no name of a class",
+        ),
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/process/args", json!([]), "process.args"),
         ("/process/env", json!(["NOVALUE"]), "process.env[0]"),
@@ -155,6 +160,23 @@ fn a_field_that_is_not_honoured_is_refused_by_its_name() {
             assert!(finished.err.contains(field), "{pointer} {value}: {finished:?}");
         });
     }
+}
+
+/// On a host that has classes it runs in one of its own, which goes with it.
+#[test]
+fn a_class_of_caches_takes_a_host_that_has_them() {
+    require_root!();
+    with_bundle("class", |bundle| {
+        bundle.set("/linux/intelRdt", json!({}));
+        let finished = bundle.run("true");
+        if std::path::Path::new("/sys/fs/resctrl/info").exists() {
+            assert_eq!(finished.code, Some(0), "{finished:?}");
+        } else {
+            assert_eq!(finished.code, Some(1), "{finished:?}");
+            let words = "linux.intelRdt takes the resctrl filesystem, and ";
+            assert!(finished.err.contains(words), "{finished:?}");
+        }
+    });
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::cgroup::place::Place;
 use crate::cgroup::systemd::Entered;
 use crate::cgroup::{Cgroup, CgroupError, Limits};
 use crate::container::config;
-use crate::container::create::create_with;
+use crate::container::create::{Company, create_with};
 use crate::container::hook;
 use crate::container::{CreateRequest, Created, FieldError, Manner, Rootfs, Running, SingleThreaded, Stdio};
 use crate::report::START;
@@ -133,8 +133,10 @@ impl Fresh {
         named.write_config(config)?;
         let scope = named.enter_scope(&order.cgroup, &self.spec)?;
         named.record.count_mounts(&self.spec)?;
+        let groups = named.plan_resctrl(&self.spec)?;
         // Before the process is there: whoever finds the creator dead must know which cgroup to empty.
         named.write()?;
+        groups.map_or(Ok(()), |groups| groups.make())?;
         // Hooks may ask what it is doing: it waits.
         let is_held = order.starts && !hook::has_any(&self.spec);
         let gate = if is_held { None } else { Some(named.make_gate()?) };
@@ -147,7 +149,12 @@ impl Fresh {
             stdio: order.stdio,
             manner: order.manner,
         };
-        let created = create_with(token, request, Some(&hooks), gate)?;
+        let company = Company {
+            hooks: Some(&hooks),
+            gate,
+            groups: &named.record.resctrl.joined,
+        };
+        let created = create_with(token, request, company)?;
         drop(scope);
         let init = Init::of(created.pid).map_err(|error| VerbError::Kernel("look at the new process", error))?;
         named.record.init = Some(init);

@@ -89,6 +89,7 @@ pub(super) fn put_away(token: &SingleThreaded, named: &Named, spec: Option<&Spec
     if let Some(cgroup) = named.cgroup() {
         cgroup.remove()?;
     }
+    named.leave_resctrl()?;
     named.unmount_root()?;
     named.remove()?;
     let failed = spec.map(|spec| named.hooks(spec).each_on_host(token, Moment::Poststop, None));

@@ -8,6 +8,7 @@ use crate::cgroup::CgroupError;
 use crate::cgroup::systemd::SystemdError;
 use crate::container::{CreateError, ExecError, FieldError, HookError, StartError, ThreadsError};
 use crate::criu::service::CriuError;
+use crate::resctrl::ResctrlError;
 
 /// Why a verb was not carried out. The words are runc's where its callers look for them.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,9 @@ pub enum VerbError {
     /// Its cgroup could not be used.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its class of caches and bandwidth could not be had.
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
     /// systemd did not make, limit or stop its scope.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
@@ -128,6 +132,7 @@ impl VerbError {
             | Self::Unenforced(_)
             | Self::Field(_)
             | Self::Cgroup(_)
+            | Self::Resctrl(_)
             | Self::Systemd(_)
             | Self::Hook(_)
             | Self::Criu(_)

@@ -15,6 +15,7 @@ mod list;
 mod pause;
 mod ps;
 mod record;
+mod resctrl;
 mod restore;
 mod resume;
 mod shown_root;

@@ -37,6 +37,9 @@ pub struct Record {
     /// The systemd unit that the cgroup is, if systemd has made it.
     #[serde(default)]
     pub unit: Option<String>,
+    /// Its groups of the resctrl filesystem, if it was given any.
+    #[serde(default)]
+    pub(super) resctrl: ResctrlGroups,
     /// How many mounts there were on its root filesystem's directory before its own, which is seen by others too; none
     /// where nobody else sees it.
     #[serde(default)]
@@ -45,6 +48,15 @@ pub struct Record {
     pub init: Option<Init>,
     /// What the process has still to do when it is started, for an error: action and field by the number of the step.
     pub(super) steps: BTreeMap<u32, (String, String)>,
+}
+
+/// Groups of the resctrl filesystem, by their directories.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct ResctrlGroups {
+    /// Those that each process of the container is put into, one after the other.
+    pub(super) joined: Vec<PathBuf>,
+    /// The one that goes with the container.
+    pub(super) removed: Option<PathBuf>,
 }
 
 /// A process that can't be taken for another one that gets its number later.
@@ -67,6 +79,7 @@ impl Record {
             created: stamp_of_now(),
             cgroup,
             unit: None,
+            resctrl: ResctrlGroups::default(),
             mounts_before: None,
             init: None,
             steps: BTreeMap::new(),

@@ -27,6 +27,7 @@ use crate::criu::service::Service;
 use crate::criu::{self, Common, Notification, Restore, Tolerance};
 use crate::init::inside;
 use crate::plan::has_namespace;
+use crate::resctrl::join;
 use crate::spec::Spec;
 use crate::sys::namespace::{setns, unshare};
 use crate::sys::pidfd::pidfd_open;
@@ -86,7 +87,9 @@ impl Named {
         let spec = &bundle.spec;
         self.write_config(bundle.text())?;
         let scope = self.enter_scope(&order.cgroup, spec)?;
+        let groups = self.plan_resctrl(spec)?;
         self.write()?;
+        groups.map_or(Ok(()), |groups| groups.make())?;
         let cgroup = self.cgroup();
         let unenforced = confine(spec, cgroup.as_ref())?;
         let (pid, terminal) = self.call_criu(token, spec, order, cgroup.as_ref())?;
@@ -144,6 +147,10 @@ impl Named {
         let work = order.work.map(directory).transpose()?;
         let service = Service::start(&outside.files, true)?;
         let place = cgroup.map(|cgroup| cgroup.add(service.pid())).transpose()?;
+        // What CRIU restores are its children.
+        for group in &self.record.resctrl.joined {
+            join(group, service.pid()).map_err(file("put CRIU into the resctrl group", group))?;
+        }
         let place = place.and_then(|()| own_cgroup::path_of(service.pid()));
         let common = Common {
             images: images.as_fd(),

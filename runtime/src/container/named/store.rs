@@ -151,6 +151,7 @@ impl Named {
             pidfd: init.as_fd(),
             cgroup: self.record.cgroup.as_deref(),
             follows_init: true,
+            groups: &self.record.resctrl.joined,
             spec,
             who: Some(Who {
                 id: &self.record.id,
