@@ -74,6 +74,7 @@ impl Node {
             },
             network: NodeNetwork {
                 inspector: inspector.as_ref().map(Inspector::program),
+                pacer: inspector.as_ref().map(Inspector::pacer),
                 ..network_of(&config.places)
             },
             inspector,

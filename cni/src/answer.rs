@@ -8,8 +8,9 @@ use netlink_packet_route::AddressFamily;
 use nix::errno::Errno;
 
 use crate::{
+    bandwidth::Bandwidth,
     cidr::Cidr,
-    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_of_name, mac_of_name},
+    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_of_name, limits_of_name, mac_of_name},
     netlink::Refusal,
     plan::{HostEnd, PodEnd, Way},
     step::Mac,
@@ -31,6 +32,7 @@ struct LinkFacts {
     alias: Option<String>,
     addresses: Vec<IpAddr>,
     asked_mac: Option<Mac>,
+    bandwidth: Bandwidth,
     mtu: u32,
 }
 
@@ -60,6 +62,8 @@ impl LinkFacts {
                 IFLA_PROP_LIST => {
                     facts.addresses = held_addresses(attribute.value());
                     facts.asked_mac = names(attribute.value()).find_map(|name| mac_of_name(&name));
+                    let limits = names(attribute.value()).find_map(|name| limits_of_name(&name));
+                    facts.bandwidth = limits.unwrap_or_default();
                 }
                 _ => {}
             }
@@ -99,6 +103,7 @@ pub fn decode_host_end(payload: &[u8]) -> Option<HostEnd> {
         addresses,
         mac,
         asked_mac,
+        bandwidth,
         mtu,
         ..
     } = LinkFacts::decode(payload)?;
@@ -112,6 +117,7 @@ pub fn decode_host_end(payload: &[u8]) -> Option<HostEnd> {
         // A link that is no Ethernet is nobody's host end.
         mac: mac.try_into().unwrap_or_default(),
         asked_mac,
+        bandwidth,
         mtu,
     })
 }
@@ -216,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{message::encode, step::LinkStep};
+    use crate::{bandwidth::Rate, message::encode, step::LinkStep};
 
     #[test]
     fn a_links_answer_is_read_for_its_identity_and_addresses() {
@@ -233,6 +239,7 @@ mod tests {
                 Prop::AltIfName("orlop-fd00--5".to_owned()),
                 Prop::AltIfName("somebody-elses".to_owned()),
                 Prop::AltIfName("orlmac-020000000009-orlabc".to_owned()),
+                Prop::AltIfName("orlbits-8000000.800000--orlabc".to_owned()),
                 Prop::AltIfName("orlop-10.0.0.5".to_owned()),
             ]),
         ]);
@@ -247,6 +254,13 @@ mod tests {
             addresses: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
             mac: [2, 0, 0, 0, 0, 1],
             asked_mac: Some([2, 0, 0, 0, 0, 9]),
+            bandwidth: Bandwidth {
+                ingress: Some(Rate {
+                    bits_per_second: 8_000_000,
+                    burst_bits: 800_000,
+                }),
+                egress: None,
+            },
             mtu: 1500,
         };
         assert_eq!(decode_host_end(&payload), Some(expected));

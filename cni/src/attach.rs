@@ -16,7 +16,8 @@ use crate::{
     netns::Netns,
     node_network::NodeNetwork,
     observe::{self, FirstLook},
-    plan::{self, Course, HostEnd, Raised, Wanted},
+    pacer,
+    plan::{self, Course, HostEnd, Wanted},
     pod_network::{AttachRequest, Attachment, NetworkError, prepare_again},
     ports,
     step::LinkStep,
@@ -203,18 +204,15 @@ impl<'a> Attaching<'a> {
         let request = self.request;
         let has_ipv6 = host.addresses.iter().any(IpAddr::is_ipv6);
         sysctl::guard_link(&host.name, has_ipv6)?;
-        let inspector = self.network.inspector.as_deref();
-        let raised = Raised {
-            bandwidth: request.bandwidth,
-            is_inspected: inspector.is_some(),
-        };
-        self.node
-            .perform(&plan::raise(host, raised), inspector.map(AsFd::as_fd))?;
+        // A limit may be changed, but does not go while the pod is there.
+        let bandwidth = request.bandwidth.or(host.bandwidth);
+        let means = pacer::means(self.network, host.index, bandwidth);
+        self.node.perform(&plan::raise(host, &means), None)?;
         if has_ipv6 {
             let settings = self.netns.visit(&self.home, || sysctl::allow_ipv6(request.ifname));
             settings.map_err(|source| observe::inaccessible(request.netns, source))??;
         }
-        self.pod.perform(&plan::furnish(host, request.bandwidth), None)?;
+        self.pod.perform(&plan::furnish(host, &means), None)?;
         let has_ports = !request.ports.is_empty();
         self.node
             .perform(&plan::publish(host, &self.wanted.pod_cidrs, has_ports), None)?;
@@ -224,7 +222,11 @@ impl<'a> Attaching<'a> {
         if !request.aliases.is_empty() {
             self.names().tell(&host.name, &host.addresses, request.aliases)?;
         }
-        Ok(observe::attachment(&self.wanted.identity, host, true))
+        let host = HostEnd {
+            bandwidth,
+            ..host.clone()
+        };
+        Ok(observe::attachment(&self.wanted.identity, &host, true))
     }
 
     fn open_ports(&self, host: &HostEnd) -> Result<(), NetworkError> {
@@ -255,6 +257,7 @@ impl<'a> Attaching<'a> {
     fn delete(&self, index: u32) -> Result<(), NetworkError> {
         self.names().forget(&self.wanted.identity.host_link())?;
         self.node.perform(&[LinkStep::Delete { index }], None)?;
+        pacer::forget(self.network, [index]);
         Ok(self.leases.release(&[&self.wanted.identity.host_link()])?)
     }
 }

@@ -1,7 +1,9 @@
-//! Limits on what a pod receives and sends, as token buckets of the kernel (`tbf`). Nothing here acts.
+//! Limits on what a pod receives and sends. Nothing here acts.
 //!
 //! What a pod receives waits in a queue of the node's end of its link, what it sends in one of the pod's own end, where a
-//! full queue holds the sender back instead of dropping packets.
+//! full queue holds the sender back instead of dropping packets. With a [`crate::pacer::Pacer`], a program tells each packet
+//! when it departs and the queue (`fq`) holds it until then; without one, or where the kernel has no such queue, it is a
+//! token bucket (`tbf`) of the same numbers.
 
 /// Nanoseconds that a packet waits at most before it is dropped, as CNI's `bandwidth` plugin has it.
 const LATENCY_MILLISECONDS: u64 = 25;
@@ -25,6 +27,21 @@ pub struct Bandwidth {
     pub ingress: Option<Rate>,
     /// Of what the pod sends.
     pub egress: Option<Rate>,
+}
+
+impl Bandwidth {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These limits, and those of `other` where there are none.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            ingress: self.ingress.or(other.ingress),
+            egress: self.egress.or(other.egress),
+        }
+    }
 }
 
 /// The numbers that `tbf` takes.

@@ -117,6 +117,7 @@ impl Config {
         Ok(NodeNetwork {
             run_dir: agents.run_dir.clone(),
             inspector: agents.inspector.clone(),
+            pacer: agents.pacer.clone(),
             ..network
         })
     }
@@ -148,7 +149,10 @@ impl Config {
     pub fn network_to_remove(&self, agents: Option<&NodeNetwork>) -> NodeNetwork {
         let own = || self.run_dir().unwrap_or_else(|_| PathBuf::from(RUN_DIR));
         let run_dir = agents.map_or_else(own, |agents| agents.run_dir.clone());
-        NodeNetwork::new(&self.name, &[], &run_dir)
+        NodeNetwork {
+            pacer: agents.and_then(|agents| agents.pacer.clone()),
+            ..NodeNetwork::new(&self.name, &[], &run_dir)
+        }
     }
 
     /// What the runtime asks for with this call; `cni_args` is `CNI_ARGS`.

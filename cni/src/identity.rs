@@ -6,7 +6,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::step::Mac;
+use crate::{
+    bandwidth::{Bandwidth, Rate},
+    step::Mac,
+};
 
 /// Leads every host link's name.
 const NAME_PREFIX: &str = "orl";
@@ -16,6 +19,8 @@ const ALIAS_PREFIX: &str = "orlop:";
 const ADDRESS_PREFIX: &str = "orlop-";
 /// Leads the alternative name that stands for a hardware address that was asked for.
 const MAC_PREFIX: &str = "orlmac-";
+/// Leads the alternative name that stands for limits that were asked for.
+const LIMITS_PREFIX: &str = "orlbits-";
 /// `IFALIASZ - 1`: longest alias that the kernel takes, in bytes.
 const ALIAS_BYTES_MAX: usize = 255;
 /// `IFNAMSIZ - 1`: longest link name, in bytes.
@@ -130,6 +135,40 @@ pub fn mac_of_name(name: &str) -> Option<Mac> {
     (digits.len() == 12).then_some(mac)
 }
 
+/// The alternative link name that keeps limits that were asked for: bits a second and of a burst, of what the pod receives
+/// and of what it sends. The link's own name makes it unique.
+pub fn limits_name(bandwidth: Bandwidth, host_link: &str) -> String {
+    let part = |rate: Option<Rate>| {
+        rate.map_or_else(String::new, |rate| {
+            format!("{}.{}", rate.bits_per_second, rate.burst_bits)
+        })
+    };
+    format!(
+        "{LIMITS_PREFIX}{}-{}-{host_link}",
+        part(bandwidth.ingress),
+        part(bandwidth.egress)
+    )
+}
+
+/// Reads [`limits_name`] back; `None` for any other name.
+pub fn limits_of_name(name: &str) -> Option<Bandwidth> {
+    let mut parts = name.strip_prefix(LIMITS_PREFIX)?.splitn(3, '-');
+    let mut part = || match parts.next()? {
+        "" => Some(None),
+        text => {
+            let (rate, burst) = text.split_once('.')?;
+            Some(Some(Rate {
+                bits_per_second: rate.parse().ok()?,
+                burst_bits: burst.parse().ok()?,
+            }))
+        }
+    };
+    Some(Bandwidth {
+        ingress: part()?,
+        egress: part()?,
+    })
+}
+
 /// Whether the text is what CNI allows for network names and container ids.
 pub fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -208,6 +247,16 @@ mod tests {
             prop_assert!(!name.contains([':', '/', ' ']) && name.len() < 128);
             prop_assert_eq!(mac_of_name(&name), Some(mac));
             prop_assert_eq!(address_of_name(&name), None);
+        }
+
+        #[test]
+        fn limits_are_read_back_from_valid_link_names(ingress: Option<(u64, u64)>, egress: Option<(u64, u64)>) {
+            let rate = |(bits_per_second, burst_bits)| Rate { bits_per_second, burst_bits };
+            let bandwidth = Bandwidth { ingress: ingress.map(rate), egress: egress.map(rate) };
+            let name = limits_name(bandwidth, "orl5gcn2iz3jtgm");
+            prop_assert!(!name.contains([':', '/', ' ']) && name.len() < 128);
+            prop_assert_eq!(limits_of_name(&name), Some(bandwidth));
+            prop_assert_eq!((address_of_name(&name), mac_of_name(&name)), (None, None));
         }
 
         #[test]

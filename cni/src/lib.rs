@@ -24,6 +24,7 @@ pub mod netns;
 pub mod nft;
 mod node_network;
 mod observe;
+pub mod pacer;
 pub mod plan;
 pub mod plugin;
 pub mod pod_network;

@@ -21,8 +21,8 @@ use netlink_packet_route::{
 use crate::{
     bandwidth::Bucket,
     cidr::Cidr,
-    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_name, mac_name},
-    step::{LinkKind, LinkRef, LinkStep, Mac},
+    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_name, limits_name, mac_name},
+    step::{Hook, LinkKind, LinkRef, LinkStep, Mac, Program},
 };
 
 /// Metric of the unreachable routes: worse than any route that somebody means.
@@ -33,19 +33,22 @@ const PEER_METRIC: u32 = 1 << 20;
 const FORWARDING: u16 = 1;
 const RP_FILTER: u16 = 8;
 const ROUTE_LOCALNET: u16 = 26;
-/// `TC_H_ROOT`, `TC_H_CLSACT`, and the place behind it for what comes in.
+/// `TC_H_ROOT`, `TC_H_CLSACT`, and the places behind it for what comes in and what leaves.
 const ROOT: u32 = u32::MAX;
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const INCOMING: u32 = 0xffff_fff2;
+const OUTGOING: u32 = 0xffff_fff3;
+/// Handles of the queues: a queue of another kind is another one.
+const BUCKET_HANDLE: u32 = 0x0001_0000;
+const PACED_HANDLE: u32 = 0x0002_0000;
 
-/// The message of a step and the flags to send it with. `handle` is the namespace where a pair's other end goes, or the
-/// program of [`LinkStep::Inspect`].
-pub fn encode(step: &LinkStep, handle: Option<BorrowedFd<'_>>) -> (RouteNetlinkMessage, u16) {
+/// The message of a step and the flags to send it with. `pod` is the namespace where a pair's other end goes.
+pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMessage, u16) {
     const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
     const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
     match step {
-        LinkStep::CreatePair { .. } => (RouteNetlinkMessage::NewLink(pair(step, handle)), NEW),
+        LinkStep::CreatePair { .. } => (RouteNetlinkMessage::NewLink(pair(step, pod)), NEW),
         LinkStep::ProbeNetkit => (RouteNetlinkMessage::NewLink(impossible_netkit()), NEW),
         // Strict source checks cost nothing here: one pod lies behind each link.
         LinkStep::MakeOurs { link, alias } => {
@@ -59,27 +62,43 @@ pub fn encode(step: &LinkStep, handle: Option<BorrowedFd<'_>>) -> (RouteNetlinkM
             (RouteNetlinkMessage::NewLinkProp(refer(link, names)), NEW | NLM_F_APPEND)
         }
         LinkStep::KeepMac { link, mac } => {
-            let names = LinkAttribute::PropList(vec![Prop::AltIfName(mac_name(*mac, link))]);
-            let link = LinkRef::Name(link.clone());
-            (
-                RouteNetlinkMessage::NewLinkProp(refer(&link, names)),
-                NEW | NLM_F_APPEND,
-            )
+            let named = named(link, mac_name(*mac, link));
+            (RouteNetlinkMessage::NewLinkProp(named), NEW | NLM_F_APPEND)
+        }
+        LinkStep::KeepLimits { link, bandwidth } => {
+            let named = named(link, limits_name(*bandwidth, link));
+            (RouteNetlinkMessage::NewLinkProp(named), NEW | NLM_F_APPEND)
+        }
+        LinkStep::DropLimits { link, bandwidth } => {
+            let named = named(link, limits_name(*bandwidth, link));
+            (RouteNetlinkMessage::DelLinkProp(named), 0)
         }
         LinkStep::RouteLoopback { index } => set(
             &LinkRef::Index(*index),
             LinkAttribute::AfSpecUnspec(vec![turn_on(&[ROUTE_LOCALNET])]),
         ),
         LinkStep::Limit { index, bucket } => {
-            let message = traffic(*index, 0x0001_0000, ROOT, "tbf", token_bucket(bucket));
+            let message = traffic(*index, BUCKET_HANDLE, ROOT, "tbf", token_bucket(bucket));
+            (RouteNetlinkMessage::NewQueueDiscipline(message), SET)
+        }
+        LinkStep::Pace { index } => {
+            let message = traffic(*index, PACED_HANDLE, ROOT, "fq", departure_times());
+            (RouteNetlinkMessage::NewQueueDiscipline(message), SET)
+        }
+        LinkStep::ProbePace => {
+            let message = traffic(1, PACED_HANDLE, ROOT, "fq", impossible_queue());
             (RouteNetlinkMessage::NewQueueDiscipline(message), SET)
         }
         LinkStep::PrepareInspection { index } => {
             let message = traffic(*index, CLSACT_HANDLE, CLSACT, "clsact", Vec::new());
             (RouteNetlinkMessage::NewQueueDiscipline(message), NEW)
         }
-        LinkStep::Inspect { index } => {
-            let mut message = traffic(*index, 1, INCOMING, "bpf", program(handle));
+        LinkStep::Inspect { index, hook, program } => {
+            let parent = match hook {
+                Hook::Incoming => INCOMING,
+                Hook::Outgoing => OUTGOING,
+            };
+            let mut message = traffic(*index, 1, parent, "bpf", classifier(*program));
             // Priority 1, all protocols (`ETH_P_ALL`).
             message.header.info = 1 << 16 | u32::from(3u16.to_be());
             (RouteNetlinkMessage::NewTrafficFilter(message), SET)
@@ -136,6 +155,12 @@ fn refer(link: &LinkRef, attribute: impl Into<Option<LinkAttribute>>) -> LinkMes
     }
     message.attributes.extend(attribute.into());
     message
+}
+
+/// A link by its name, and another name of it.
+fn named(link: &str, name: String) -> LinkMessage {
+    let names = LinkAttribute::PropList(vec![Prop::AltIfName(name)]);
+    refer(&LinkRef::Name(link.to_owned()), names)
 }
 
 fn pair(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> LinkMessage {
@@ -314,15 +339,37 @@ fn token_bucket(bucket: &Bucket) -> Vec<DefaultNla> {
     options
 }
 
+/// A queue that goes by packets' times alone: senders' own rates are not looked at (`nopacing`), for the limit is one of
+/// them all, and one sender may fill as much of the queue as many.
+fn departure_times() -> Vec<DefaultNla> {
+    const TCA_FQ_PLIMIT: u16 = 1;
+    const TCA_FQ_FLOW_PLIMIT: u16 = 2;
+    const TCA_FQ_RATE_ENABLE: u16 = 5;
+    /// Packets; the program drops what would wait too long.
+    const PACKETS: u32 = 10_000;
+    let number = |kind, value: u32| DefaultNla::new(kind, value.to_ne_bytes().to_vec());
+    vec![
+        number(TCA_FQ_PLIMIT, PACKETS),
+        number(TCA_FQ_FLOW_PLIMIT, PACKETS),
+        number(TCA_FQ_RATE_ENABLE, 0),
+    ]
+}
+
+fn impossible_queue() -> Vec<DefaultNla> {
+    const TCA_FQ_QUANTUM: u16 = 3;
+    vec![DefaultNla::new(TCA_FQ_QUANTUM, 0u32.to_ne_bytes().to_vec())]
+}
+
 /// A classifier whose program decides itself (`direct-action`).
-fn program(handle: Option<BorrowedFd<'_>>) -> Vec<DefaultNla> {
+fn classifier(program: Program) -> Vec<DefaultNla> {
+    const TCA_BPF_CLASSID: u16 = 3;
     const TCA_BPF_FD: u16 = 6;
     const TCA_BPF_NAME: u16 = 7;
     const TCA_BPF_FLAGS: u16 = 8;
     const DIRECT_ACTION: u32 = 1;
-    let fd = handle.map_or(-1, |program| program.as_raw_fd());
     vec![
-        DefaultNla::new(TCA_BPF_FD, fd.to_ne_bytes().to_vec()),
+        DefaultNla::new(TCA_BPF_CLASSID, u32::from(program.place).to_ne_bytes().to_vec()),
+        DefaultNla::new(TCA_BPF_FD, program.descriptor.to_ne_bytes().to_vec()),
         DefaultNla::new(TCA_BPF_NAME, b"orlop\0".to_vec()),
         DefaultNla::new(TCA_BPF_FLAGS, DIRECT_ACTION.to_ne_bytes().to_vec()),
     ]

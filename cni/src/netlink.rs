@@ -84,17 +84,12 @@ impl Connection {
         Ok(Self { socket })
     }
 
-    /// Has the steps done, in order. Answers with the payload of the last link that was shown. `handle` is what a step
-    /// refers to by descriptor: the namespace that [`LinkStep::CreatePair`] puts the other end into, or the program of
-    /// [`LinkStep::Inspect`].
+    /// Has the steps done, in order. Answers with the payload of the last link that was shown. `pod` is the namespace
+    /// that [`LinkStep::CreatePair`] puts the other end into.
     ///
     /// # Errors
     /// The first refusal that its step does not tolerate.
-    pub fn perform(
-        &self,
-        steps: &[LinkStep],
-        handle: Option<BorrowedFd<'_>>,
-    ) -> Result<Option<Vec<u8>>, Box<StepError>> {
+    pub fn perform(&self, steps: &[LinkStep], pod: Option<BorrowedFd<'_>>) -> Result<Option<Vec<u8>>, Box<StepError>> {
         let Some(last) = steps.last() else { return Ok(None) };
         let failed = |step: &LinkStep, source| {
             Box::new(StepError {
@@ -102,7 +97,7 @@ impl Connection {
                 source,
             })
         };
-        let answers = self.exchange(steps, handle).map_err(|source| failed(last, source))?;
+        let answers = self.exchange(steps, pod).map_err(|source| failed(last, source))?;
         let refused = answers.refusals.into_iter().find_map(|(number, refusal)| {
             let step = steps.get(place(number)?)?;
             (!step.tolerates(refusal.errno)).then(|| failed(step, refusal))
@@ -132,10 +127,10 @@ impl Connection {
         Ok(answers)
     }
 
-    fn exchange(&self, steps: &[LinkStep], handle: Option<BorrowedFd<'_>>) -> Result<Answers, Refusal> {
+    fn exchange(&self, steps: &[LinkStep], pod: Option<BorrowedFd<'_>>) -> Result<Answers, Refusal> {
         let mut batch = Vec::new();
         for (number, step) in (1..).zip(steps) {
-            let (message, flags) = encode(step, handle);
+            let (message, flags) = encode(step, pod);
             let ack = if number == count(steps) { NLM_F_ACK } else { 0 };
             append(&mut batch, message, NLM_F_REQUEST | flags | ack, number);
         }

@@ -12,6 +12,7 @@ use crate::{
     firewall::Firewall,
     identity::{Identity, check_ifname, is_name},
     ipam,
+    pacer::Pacer,
     plan::Wanted,
     pod_network::{AttachRequest, NetworkError},
     step::LinkKind,
@@ -68,6 +69,8 @@ pub struct NodeNetwork {
     pub peers: Vec<Peer>,
     /// A loaded eBPF classifier that looks at what each pod sends; none leaves all to the kernel's own means.
     pub inspector: Option<Arc<OwnedFd>>,
+    /// What limits pods by programs, beside an inspector; none leaves limits to token buckets.
+    pub pacer: Option<Arc<dyn Pacer>>,
 }
 
 impl NodeNetwork {
@@ -84,6 +87,7 @@ impl NodeNetwork {
             reached_as_pod: Vec::new(),
             peers: Vec::new(),
             inspector: None,
+            pacer: None,
         }
     }
 

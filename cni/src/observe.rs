@@ -156,6 +156,7 @@ pub(crate) fn attachment(identity: &Identity, host: &HostEnd, complete: bool) ->
         mtu: host.mtu,
         host_link: host.name.clone(),
         host_index: host.index,
+        bandwidth: host.bandwidth,
         complete,
     }
 }

@@ -8,11 +8,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    bandwidth::Bandwidth,
+    bandwidth::{Bandwidth, Bucket},
     cidr::Cidr,
     identity::{GROUP, Identity},
     ipam,
-    step::{LOOPBACK, LinkKind, LinkRef, LinkStep, Mac},
+    step::{Hook, LOOPBACK, LinkKind, LinkRef, LinkStep, Mac, Program},
 };
 
 /// Next hop of every pod, answered by a permanent neighbour instead of ARP; no interface has it.
@@ -66,6 +66,8 @@ pub struct HostEnd {
     pub mac: Mac,
     /// The hardware address that was asked for the pod's end.
     pub asked_mac: Option<Mac>,
+    /// Limits that were asked for.
+    pub bandwidth: Bandwidth,
 }
 
 impl HostEnd {
@@ -75,13 +77,26 @@ impl HostEnd {
     }
 }
 
-/// What [`raise`] does beside bringing up the link.
+/// What stands on a link beside the link itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Raised {
-    /// Limits on what the pod receives; those on what it sends are for [`furnish`].
+pub struct Means {
+    /// The limits that the two below keep.
     pub bandwidth: Bandwidth,
-    /// A program comes along that looks at what the pod sends.
-    pub is_inspected: bool,
+    /// Looks at what the pod sends.
+    pub inspector: Option<Program>,
+    /// Limits what the pod receives, at the node's end.
+    pub ingress: Option<Limit>,
+    /// Limits what the pod sends, at the pod's end.
+    pub egress: Option<Limit>,
+}
+
+/// What keeps a limit at one end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The kernel's token bucket.
+    Bucket(Bucket),
+    /// A program that says when packets depart.
+    Paced(Program),
 }
 
 /// The link of the wanted name in the pod's namespace, as the kernel shows it.
@@ -204,34 +219,69 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
 }
 
 /// Second batch, on the node: what sees the pod's packets is there before the first of them.
-pub fn raise(host: &HostEnd, raised: Raised) -> Vec<LinkStep> {
-    let index = host.index;
-    let mut steps = Vec::new();
-    if raised.is_inspected {
-        steps.extend([LinkStep::PrepareInspection { index }, LinkStep::Inspect { index }]);
-    }
-    steps.extend(raised.bandwidth.ingress.map(|rate| LinkStep::Limit {
-        index,
-        bucket: rate.bucket(),
-    }));
+pub fn raise(host: &HostEnd, means: &Means) -> Vec<LinkStep> {
+    let mut steps = keep_limits(host, means.bandwidth);
+    steps.extend(inspect(host.index, means));
     steps.push(LinkStep::SetUp {
-        link: LinkRef::Index(index),
+        link: LinkRef::Index(host.index),
     });
     steps
 }
 
+/// Has the link itself say how its pod is limited: the next agent reads it there.
+fn keep_limits(host: &HostEnd, bandwidth: Bandwidth) -> Vec<LinkStep> {
+    let (link, earlier) = (|| host.name.clone(), host.bandwidth);
+    if bandwidth == earlier {
+        return Vec::new();
+    }
+    let drop = (!earlier.is_none()).then(|| LinkStep::DropLimits {
+        link: link(),
+        bandwidth: earlier,
+    });
+    let keep = LinkStep::KeepLimits {
+        link: link(),
+        bandwidth,
+    };
+    drop.into_iter().chain([keep]).collect()
+}
+
+/// What of a link's means stands at the node's end.
+pub fn inspect(index: u32, means: &Means) -> Vec<LinkStep> {
+    let mut steps = Vec::new();
+    if let Some(program) = means.inspector {
+        steps.extend(attach_program(index, Hook::Incoming, program));
+    }
+    steps.extend(means.ingress.map(|limit| limit_by(index, limit)).unwrap_or_default());
+    steps
+}
+
+fn attach_program(index: u32, hook: Hook, program: Program) -> [LinkStep; 2] {
+    [
+        LinkStep::PrepareInspection { index },
+        LinkStep::Inspect { index, hook, program },
+    ]
+}
+
+fn limit_by(index: u32, limit: Limit) -> Vec<LinkStep> {
+    match limit {
+        Limit::Bucket(bucket) => vec![LinkStep::Limit { index, bucket }],
+        Limit::Paced(program) => {
+            let mut steps = attach_program(index, Hook::Outgoing, program).to_vec();
+            steps.push(LinkStep::Pace { index });
+            steps
+        }
+    }
+}
+
 /// Third batch, in the pod: `lo`, the link, its addresses, and all else by way of the node.
-pub fn furnish(host: &HostEnd, bandwidth: Bandwidth) -> Vec<LinkStep> {
+pub fn furnish(host: &HostEnd, means: &Means) -> Vec<LinkStep> {
     let index = host.pod_index;
     let link = LinkRef::Index(index);
     let mut steps = vec![
         LinkStep::SetUp { link: LOOPBACK },
         LinkStep::NoAutomaticAddress { link: link.clone() },
     ];
-    steps.extend(bandwidth.egress.map(|rate| LinkStep::Limit {
-        index,
-        bucket: rate.bucket(),
-    }));
+    steps.extend(means.egress.map(|limit| limit_by(index, limit)).unwrap_or_default());
     steps.push(LinkStep::SetUp { link });
     for address in &host.addresses {
         let gateway = gateway(*address);

@@ -30,6 +30,7 @@ fn host(held: &[&str]) -> HostEnd {
         mtu: 1500,
         mac: HOST_MAC,
         asked_mac: None,
+        bandwidth: Bandwidth::default(),
     }
 }
 
@@ -143,30 +144,85 @@ fn a_link_is_limited_and_inspected_before_it_is_up() {
         bits_per_second: 8_000_000,
         burst_bits: 800_000,
     };
-    let raised = Raised {
+    let program = Program {
+        descriptor: 9,
+        place: 7,
+    };
+    let means = Means {
         bandwidth: Bandwidth {
             ingress: Some(rate),
-            egress: None,
+            egress: Some(rate),
         },
-        is_inspected: true,
+        inspector: Some(program),
+        ingress: Some(Limit::Bucket(rate.bucket())),
+        egress: Some(Limit::Bucket(rate.bucket())),
     };
     let host = host(&["10.244.0.5"]);
     assert_eq!(
-        lines(&raise(&host, raised)),
+        lines(&raise(&host, &means)),
         [
+            "keep the limits of link orl5gcn2iz3jtgm",
             "make the place for a program on link #7",
             "attach the program to link #7",
             "limit link #7 to 1000000 bytes a second",
             "bring up link #7",
         ]
     );
-    assert_eq!(lines(&raise(&host, Raised::default())), ["bring up link #7"]);
+    assert_eq!(lines(&raise(&host, &Means::default())), ["bring up link #7"]);
+    let limiting = lines(&furnish(&host, &means));
+    assert_eq!(limiting[2], "limit link #2 to 1000000 bytes a second");
+    let paced = Means {
+        ingress: Some(Limit::Paced(program)),
+        egress: Some(Limit::Paced(program)),
+        ..means
+    };
+    let pacing = |index| {
+        [
+            format!("make the place for a program on link #{index}"),
+            format!("attach the pacing program to link #{index}"),
+            format!("pace what link #{index} sends"),
+        ]
+    };
+    assert_eq!(lines(&inspect(7, &paced))[2..], pacing(7));
+    assert_eq!(lines(&furnish(&host, &paced))[2..5], pacing(2));
+}
+
+#[test]
+fn a_link_says_its_limits_once_and_the_last_ones() {
+    let rate = |bits_per_second| {
+        Some(Rate {
+            bits_per_second,
+            burst_bits: 8,
+        })
+    };
+    let limits = |ingress, egress| Bandwidth { ingress, egress };
+    let earlier = limits(rate(8_000), None);
+    let host = HostEnd {
+        bandwidth: earlier,
+        ..host(&["10.244.0.5"])
+    };
+    let raised = |bandwidth| {
+        let means = Means {
+            bandwidth,
+            ..Means::default()
+        };
+        lines(&raise(&host, &means))
+    };
+    assert_eq!(raised(earlier), ["bring up link #7"]);
+    assert_eq!(
+        raised(limits(None, rate(9_000)).or(earlier)),
+        [
+            "drop the earlier limits of link orl5gcn2iz3jtgm",
+            "keep the limits of link orl5gcn2iz3jtgm",
+            "bring up link #7",
+        ]
+    );
 }
 
 #[test]
 fn a_pod_is_furnished_with_everything_by_way_of_the_node() {
     assert_eq!(
-        lines(&furnish(&host(&["10.244.0.5", "fd00::5"]), Bandwidth::default())),
+        lines(&furnish(&host(&["10.244.0.5", "fd00::5"]), &Means::default())),
         [
             "bring up link #1",
             "turn off automatic IPv6 addresses of link #2",

@@ -8,7 +8,6 @@ use std::{
     collections::BTreeSet,
     io,
     net::IpAddr,
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +25,7 @@ use crate::{
     netlink::{Connection, Refusal, StepError},
     netns::Netns,
     observe::{self, FirstLook},
+    pacer,
     plan::{self, Conflict, HostEnd},
     ports,
     step::{LinkRef, LinkStep, Mac},
@@ -99,6 +99,8 @@ pub struct Attachment {
     pub host_link: String,
     /// Interface index of the host's end.
     pub host_index: u32,
+    /// Limits on what the pod receives and sends.
+    pub bandwidth: Bandwidth,
     /// Whether every step of the attaching was done; a half-made one is repaired by [`attach`] and removed by [`detach`].
     pub complete: bool,
 }
@@ -264,7 +266,7 @@ pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
     let node = connect()?;
     let is_ours = |end: &HostEnd| observe::identity(end).is_none_or(|identity| identity.network == network.name);
     let (ours, others): (Vec<HostEnd>, Vec<HostEnd>) = observe::host_ends(&node)?.into_iter().partition(is_ours);
-    delete_together(&node, &ours)?;
+    delete_together(network, &node, &ours)?;
     node.perform(&plan::clear_node(&network.pod_cidrs, &network.service_cidrs), None)?;
     let peers = network.peers.iter().flat_map(Peer::routes);
     let peers: Vec<LinkStep> = peers.map(|(to, _)| LinkStep::RemovePeerRoute { to }).collect();
@@ -291,6 +293,7 @@ pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result
         && observe::identity(&end).is_none_or(|identity| identity.network == network.name)
     {
         node.perform(&[LinkStep::Delete { index: end.index }], None)?;
+        pacer::forget(network, [end.index]);
     }
     Ok(Leases::new(&network.run_dir).release(&[&name])?)
 }
@@ -316,7 +319,7 @@ pub fn retain(network: &NodeNetwork, valid: &[(String, String)]) -> Result<usize
     let is_valid = |link: &str| valid.iter().any(|(id, ifname)| host_link(id, ifname) == link);
     ports::close(&network.name, |owner| !is_valid(owner))?;
     names_of(network).retain(is_valid)?;
-    delete_together(&node, &stale)?;
+    delete_together(network, &node, &stale)?;
     let names: Vec<&str> = stale.iter().map(|end| end.name.as_str()).collect();
     Leases::new(&network.run_dir).release(&names)?;
     Ok(stale.len())
@@ -410,19 +413,19 @@ fn names_of(network: &NodeNetwork) -> Names {
     Names::new(&network.run_dir, &network.name)
 }
 
-/// Has every link of this network looked at by the network's inspector, in the place of an earlier one.
+/// Has every link of this network looked at by the network's inspector, in the place of an earlier one, and limited as
+/// before. What a pod sends its own end goes on to limit, by the earlier program.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn inspect_again(network: &NodeNetwork) -> Result<(), NetworkError> {
-    let Some(inspector) = network.inspector.as_deref() else {
+    if network.inspector.is_none() {
         return Ok(());
-    };
+    }
     let node = connect()?;
     for attachment in list(network)? {
-        let index = attachment.host_index;
-        let steps = [LinkStep::PrepareInspection { index }, LinkStep::Inspect { index }];
-        match node.perform(&steps, Some(inspector.as_fd())) {
+        let means = pacer::means(network, attachment.host_index, attachment.bandwidth);
+        match node.perform(&plan::inspect(attachment.host_index, &means), None) {
             Err(error) if error.source.errno == Errno::ENODEV => {}
             other => drop(other?),
         }
@@ -495,6 +498,16 @@ pub fn has_netkit() -> Result<bool, NetworkError> {
     Ok(refused.is_some_and(|error| error.source.errno != Errno::EOPNOTSUPP))
 }
 
+/// Whether this kernel has the queue that a [`pacer::Pacer`] with programs needs. Makes none, but loads the kernel's module
+/// if there is one.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn has_pacing_queue() -> Result<bool, NetworkError> {
+    let refused = connect()?.perform(&[LinkStep::ProbePace], None).err();
+    Ok(refused.is_some_and(|error| error.source.errno != Errno::ENOENT))
+}
+
 /// Whether an [`attach`] would find an address of each range.
 ///
 /// # Errors
@@ -520,7 +533,7 @@ pub fn status(network: &NodeNetwork) -> Result<(), NetworkError> {
 }
 
 /// Removes many links at the price of one: each removal waits until no reader can have the link any more.
-fn delete_together(node: &Connection, ends: &[HostEnd]) -> Result<(), NetworkError> {
+fn delete_together(network: &NodeNetwork, node: &Connection, ends: &[HostEnd]) -> Result<(), NetworkError> {
     /// Group of the links that are deleted together; spells "orX".
     const DOOMED: u32 = 0x6f_72_58;
     if ends.is_empty() {
@@ -536,6 +549,7 @@ fn delete_together(node: &Connection, ends: &[HostEnd]) -> Result<(), NetworkErr
         )?;
     }
     node.perform(&[LinkStep::DeleteGroup { group: DOOMED }], None)?;
+    pacer::forget(network, ends.iter().map(|end| end.index));
     Ok(())
 }
 

@@ -349,6 +349,7 @@ mod tests {
             mtu: 1500,
             host_link: "orlabc".to_owned(),
             host_index: 7,
+            bandwidth: crate::bandwidth::Bandwidth::default(),
             complete: true,
         }
     }

@@ -2,11 +2,14 @@
 //!
 //! Each is one rtnetlink request. All but [`LinkStep::CreatePair`] and [`LinkStep::HoldAddress`] may be repeated.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, os::fd::RawFd};
 
 use nix::errno::Errno;
 
-use crate::{bandwidth::Bucket, cidr::Cidr};
+use crate::{
+    bandwidth::{Bandwidth, Bucket},
+    cidr::Cidr,
+};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -28,6 +31,24 @@ pub enum LinkRef {
     Name(String),
     /// By index in the namespace where the step is done.
     Index(u32),
+}
+
+/// An eBPF program for packets, loaded by somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    /// Its descriptor, open while the batch is sent.
+    pub descriptor: RawFd,
+    /// What the program is told with each packet: where the limits of the link stand, 0 for none.
+    pub place: u16,
+}
+
+/// Which packets of a link a program sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Those that come in by it, before the network stack.
+    Incoming,
+    /// Those that leave by it, before its queue.
+    Outgoing,
 }
 
 /// Index of `lo` in every network namespace.
@@ -114,15 +135,41 @@ pub enum LinkStep {
         /// The bucket.
         bucket: Bucket,
     },
+    /// Hold what the link sends until the time that a program has given each packet.
+    Pace {
+        /// Index of the link.
+        index: u32,
+    },
+    /// Ask for a queue as of [`Self::Pace`] with numbers that there is none of: always refused, with `ENOENT` where the
+    /// kernel has no such queues at all.
+    ProbePace,
+    /// Keep limits that were asked for as an alternative name.
+    KeepLimits {
+        /// Which link.
+        link: String,
+        /// The limits.
+        bandwidth: Bandwidth,
+    },
+    /// Remove what [`Self::KeepLimits`] made; not there is fine.
+    DropLimits {
+        /// Which link.
+        link: String,
+        /// The limits.
+        bandwidth: Bandwidth,
+    },
     /// Make the place for [`Self::Inspect`] on the link.
     PrepareInspection {
         /// Index of the link.
         index: u32,
     },
-    /// Have what comes in by the link looked at by the eBPF program that comes with the batch, in the place of another.
+    /// Have packets of the link looked at by a program, in the place of another.
     Inspect {
         /// Index of the link.
         index: u32,
+        /// Which packets.
+        hook: Hook,
+        /// The program.
+        program: Program,
     },
     /// Say for good which hardware address a neighbour has.
     AddNeighbour {
@@ -202,14 +249,17 @@ impl LinkStep {
             Self::NoAutomaticAddress { .. } => matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
             Self::RemoveAddress { .. } => errno == Errno::EADDRNOTAVAIL,
             Self::RemoveUnreachable { .. } | Self::RemovePeerRoute { .. } => errno == Errno::ESRCH,
-            Self::KeepMac { .. } | Self::PrepareInspection { .. } => errno == Errno::EEXIST,
+            Self::KeepMac { .. } | Self::KeepLimits { .. } | Self::PrepareInspection { .. } => errno == Errno::EEXIST,
+            Self::DropLimits { .. } => errno == Errno::EINVAL || errno == Errno::ENOENT,
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
             Self::CreatePair { .. }
             | Self::ProbeNetkit
+            | Self::ProbePace
             | Self::MakeOurs { .. }
             | Self::HoldAddress { .. }
             | Self::RouteLoopback { .. }
             | Self::Limit { .. }
+            | Self::Pace { .. }
             | Self::Inspect { .. }
             | Self::AddPeerRoute { .. }
             | Self::SetUp { .. }
@@ -249,7 +299,14 @@ impl fmt::Display for LinkStep {
             Self::RouteLoopback { index } => write!(f, "let link #{index} carry loopback addresses"),
             Self::Limit { index, bucket } => write!(f, "limit link #{index} to {} bytes a second", bucket.rate),
             Self::PrepareInspection { index } => write!(f, "make the place for a program on link #{index}"),
-            Self::Inspect { index } => write!(f, "attach the program to link #{index}"),
+            Self::Pace { index } => write!(f, "pace what link #{index} sends"),
+            Self::ProbePace => write!(f, "ask for a queue that paces"),
+            Self::KeepLimits { link, .. } => write!(f, "keep the limits of link {link}"),
+            Self::DropLimits { link, .. } => write!(f, "drop the earlier limits of link {link}"),
+            Self::Inspect { index, hook, .. } => match hook {
+                Hook::Incoming => write!(f, "attach the program to link #{index}"),
+                Hook::Outgoing => write!(f, "attach the pacing program to link #{index}"),
+            },
             Self::AddPeerRoute { to, gateway } => write!(f, "route {to} to {gateway}"),
             Self::RemovePeerRoute { to } => write!(f, "remove the route to {to}"),
             Self::NoAutomaticAddress { link } => write!(f, "turn off automatic IPv6 addresses of {link}"),

@@ -51,7 +51,19 @@ fn is_named(attached: &NetworkPod, pod: &str) -> bool {
 }
 
 fn pods(pods: &[NetworkPod]) -> String {
-    let headings = ["POD", "NETWORK", "ADDRESSES", "LINK", "MAC", "MTU", "PORTS", "COMPLETE"];
+    let headings = [
+        "POD",
+        "NETWORK",
+        "ADDRESSES",
+        "LINK",
+        "MAC",
+        "MTU",
+        "INGRESS",
+        "EGRESS",
+        "PORTS",
+        "COMPLETE",
+    ];
+    let limit = |bits: Option<u64>| bits.map_or_else(|| "-".to_owned(), bits_per_second);
     let row = |pod: &NetworkPod| {
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
         vec![
@@ -61,12 +73,26 @@ fn pods(pods: &[NetworkPod]) -> String {
             pod.link.clone(),
             pod.mac.clone(),
             pod.mtu.to_string(),
+            limit(pod.ingress),
+            limit(pod.egress),
             pod.ports.to_string(),
             pod.complete.to_string(),
         ]
     };
     let rows: Vec<Vec<String>> = pods.iter().map(row).collect();
     render(&headings, &rows)
+}
+
+/// As annotations write it: `8M`.
+fn bits_per_second(bits: u64) -> String {
+    let units = [("P", 15), ("T", 12), ("G", 9), ("M", 6), ("k", 3)];
+    let whole = units
+        .into_iter()
+        .find(|(_, power)| bits.is_multiple_of(10_u64.pow(*power)));
+    whole.map_or_else(
+        || bits.to_string(),
+        |(unit, power)| format!("{}{unit}", bits / 10_u64.pow(power)),
+    )
 }
 
 fn rest(view: &NetworkView) -> anyhow::Result<String> {

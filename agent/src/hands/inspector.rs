@@ -1,22 +1,29 @@
-//! The eBPF program of pod links, loaded; `cni` attaches it to each link with the batch that makes the link. Links keep
-//! the program when the agent ends, and get that of the next one when it starts.
+//! The eBPF programs of pod links, loaded; `cni` attaches them to each link with the batch that makes the link. Links keep
+//! the programs when the agent ends, and get those of the next one when it starts.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use aya::maps::PerCpuArray;
+use aya::maps::{HashMap, MapError, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use cni::pacer::Pacer;
 use ebpf_common::pods::Count;
 
-static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pods"));
-const NAME: &str = "pod_sends";
+use super::limits::{Limits, Pacing};
 
-/// The loaded program and its counters.
+static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pods"));
+const SENDS: &str = "pod_sends";
+const RECEIVES: &str = "pod_receives";
+const DEPARTS: &str = "pod_departs";
+const LIMITS: &str = "pod_limits";
+
+/// The loaded programs, their counters and the limits that they go by.
 #[derive(Debug)]
 pub struct Inspector {
     programs: Ebpf,
     program: Arc<OwnedFd>,
+    limits: Arc<Limits>,
 }
 
 /// Why pods are not inspected.
@@ -28,6 +35,12 @@ pub enum InspectorError {
     /// The kernel does not take the program; the verifier's words are in it.
     #[error("load the program of pod links")]
     Program(#[from] ProgramError),
+    /// A map of the object is not what it was made as.
+    #[error("open the limits of pods")]
+    Map(#[from] MapError),
+    /// The kernel can't be asked what it has.
+    #[error("look for a queue that paces")]
+    Queue(#[from] cni::pod_network::NetworkError),
     /// No descriptor can be had.
     #[error("keep the program of pod links")]
     Descriptor(#[from] std::io::Error),
@@ -37,22 +50,42 @@ pub enum InspectorError {
 }
 
 impl Inspector {
-    /// Loads the program.
+    /// Loads the programs. Those that pace are of no use where the kernel lacks the queue for it.
     pub fn load() -> Result<Self, InspectorError> {
-        // The program reads nothing of the kernel's own structures, whose description takes 20 MiB to read.
+        // The programs read nothing of the kernel's own structures, whose description takes 20 MiB to read.
         let mut programs = EbpfLoader::new().btf(None).load(PROGRAM)?;
-        let program: &mut SchedClassifier = programs
-            .program_mut(NAME)
-            .ok_or(InspectorError::Missing(NAME))?
-            .try_into()?;
-        program.load()?;
-        let program = Arc::new(program.fd()?.as_fd().try_clone_to_owned()?);
-        Ok(Self { programs, program })
+        let program = Arc::new(load(&mut programs, SENDS)?);
+        let pacing = if cni::pod_network::has_pacing_queue()? {
+            Some(Pacing {
+                receives: load(&mut programs, RECEIVES)?,
+                departs: load(&mut programs, DEPARTS)?,
+            })
+        } else {
+            None
+        };
+        let limits = programs.take_map(LIMITS).ok_or(InspectorError::Missing(LIMITS))?;
+        let limits = Arc::new(Limits::new(HashMap::try_from(limits)?, pacing));
+        Ok(Self {
+            programs,
+            program,
+            limits,
+        })
     }
 
     /// What is attached to links.
     pub fn program(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.program)
+    }
+
+    /// What limits pods.
+    pub fn pacer(&self) -> Arc<dyn Pacer> {
+        Arc::clone(&self.limits) as _
+    }
+
+    /// How many instructions the kernel went through to accept each program that is loaded.
+    pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
+        let count = |name| self.programs.program(name)?.info().ok()?.verified_instruction_count();
+        [SENDS, RECEIVES, DEPARTS].map(|name| (name, count(name))).to_vec()
     }
 
     /// What was counted since the agent started, over all CPUs.
@@ -67,4 +100,13 @@ impl Inspector {
         };
         (0..).zip(Count::ALL).filter_map(of).collect()
     }
+}
+
+fn load(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, InspectorError> {
+    let program: &mut SchedClassifier = programs
+        .program_mut(name)
+        .ok_or(InspectorError::Missing(name))?
+        .try_into()?;
+    program.load()?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }

@@ -6,6 +6,7 @@ pub mod devices;
 pub mod files;
 pub mod image;
 pub mod inspector;
+mod limits;
 pub mod maps;
 pub mod namespaces;
 pub mod network;

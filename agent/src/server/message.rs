@@ -209,6 +209,12 @@ pub struct NetworkPod {
     pub aliases: Vec<String>,
     /// How many ports of the node lead to it.
     pub ports: usize,
+    /// Bits a second that it receives at most.
+    #[serde(default)]
+    pub ingress: Option<u64>,
+    /// Bits a second that it sends at most.
+    #[serde(default)]
+    pub egress: Option<u64>,
     /// Whether everything of it is there.
     pub complete: bool,
 }

@@ -37,6 +37,8 @@ pub(super) async fn show(api: &Arc<Api>) -> Result<Answer, Problem> {
         link: attachment.host_link,
         mtu: attachment.mtu,
         ports: ports.len() + published(&attachment.container_id),
+        ingress: attachment.bandwidth.ingress.map(|rate| rate.bits_per_second),
+        egress: attachment.bandwidth.egress.map(|rate| rate.bits_per_second),
         complete: attachment.complete,
         container_id: attachment.container_id,
     });

@@ -8,6 +8,7 @@ pub mod carried;
 pub mod crc;
 pub mod flow;
 pub mod fragment;
+mod limit;
 pub mod lookup;
 pub mod maps;
 mod plain;

@@ -1,4 +1,6 @@
-//! What the program of pod links and the agent have to say to each other.
+//! What the programs of pod links and the agent have to say to each other.
+
+pub use crate::limit::{ENTRY_BYTES, Limit, LimitKey, MAX_LIMITS, Side};
 
 /// Hardware address of the host's end of a pod's link, by which the program knows it; spells "orlop". The pod network
 /// library gives it (`cni::plan::HOST_MAC`), and a test holds the two together.
@@ -15,11 +17,13 @@ pub enum Count {
     Kind,
     /// Went to another pod of the node at once.
     Crossed,
+    /// Dropped: more than the pod's limit lets wait.
+    Limit,
 }
 
 impl Count {
     /// All of them, in the order of their places.
-    pub const ALL: [Self; 4] = [Self::Source, Self::Mac, Self::Kind, Self::Crossed];
+    pub const ALL: [Self; 5] = [Self::Source, Self::Mac, Self::Kind, Self::Crossed, Self::Limit];
 
     /// In a few words.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +32,7 @@ impl Count {
             Self::Mac => "foreign-mac",
             Self::Kind => "not-ip",
             Self::Crossed => "crossed",
+            Self::Limit => "over-limit",
         }
     }
 }

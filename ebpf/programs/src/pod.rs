@@ -10,6 +10,8 @@ use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
 use ebpf_common::pods::{Count, HOST_MAC};
 
+use crate::pace::is_too_much;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const ETH_P_IP: u16 = 0x0800;
@@ -98,6 +100,9 @@ struct HeadV6 {
 /// Sees what a pod sends, on the way in by the host's end of its link.
 #[classifier]
 pub(crate) fn pod_sends(packet: TcContext) -> i32 {
+    if is_too_much(&packet) {
+        return drop_as(Count::Limit);
+    }
     inspect(&packet).unwrap_or(TC_ACT_OK as i32)
 }
 
@@ -263,7 +268,7 @@ fn look_up(packet: &TcContext, lookup: &mut Lookup) -> i64 {
 }
 
 #[inline(always)]
-fn drop_as(why: Count) -> i32 {
+pub(crate) fn drop_as(why: Count) -> i32 {
     count(why);
     TC_ACT_SHOT as i32
 }

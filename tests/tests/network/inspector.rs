@@ -10,17 +10,19 @@ use cni::pod_network::{self, AttachRequest};
 use ebpf_common::pods::Count;
 use tests::NetworkNamespace;
 
+use crate::limits::passed;
 use crate::{Node, V4, V6, connect, echo, tool};
 
-/// A node whose pods are inspected.
-fn inspected(test: &str) -> (Node, Inspector) {
+/// A node whose pods are inspected, and limited by programs.
+pub(crate) fn inspected(test: &str) -> (Node, Inspector) {
     let mut node = Node::new(test, &[V4, V6]);
     let inspector = Inspector::load().unwrap();
     node.network.inspector = Some(inspector.program());
+    node.network.pacer = Some(inspector.pacer());
     (node, inspector)
 }
 
-fn count(inspector: &Inspector, what: Count) -> u64 {
+pub(crate) fn count(inspector: &Inspector, what: Count) -> u64 {
     let counts = inspector.counts();
     counts.into_iter().find(|(count, _)| *count == what).unwrap().1
 }
@@ -132,15 +134,9 @@ fn what_goes_to_a_limited_pod_goes_through_its_queue() {
         ..AttachRequest::new(&netns, "limited", "eth0")
     };
     let attachment = node.run(|network| pod_network::attach(network, &request)).unwrap();
-    let sent = |text: String| -> u64 {
-        let sent = text.split("Sent ").nth(1).unwrap();
-        sent.split(' ').next().unwrap().parse().unwrap()
-    };
     let queue = || {
-        sent(tool(
-            &node.namespace,
-            &["tc", "-s", "qdisc", "show", "dev", &attachment.host_link, "root"],
-        ))
+        let words = ["tc", "-s", "qdisc", "show", "dev", &attachment.host_link, "root"];
+        passed(&tool(&node.namespace, &words))
     };
     let (before, crossed) = (queue(), count(&inspector, Count::Crossed));
     echo(&limited, attachment.addresses[0], &a);
@@ -189,6 +185,20 @@ fn links_of_an_agent_before_get_the_program_of_the_next() {
     node.run(pod_network::inspect_again).unwrap();
     echo(&b, in_b.addresses[0], &a);
     assert!(count(&second, Count::Crossed) >= 6);
+}
+
+/// A change that makes the verifier's work explode must not go unnoticed.
+#[test]
+fn the_verifier_goes_through_few_instructions() {
+    tests::require_root!();
+    const MOST: u32 = 10_000;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    for (program, count) in Inspector::load().unwrap().verified_instructions() {
+        // Those that pace are not loaded where the kernel lacks their queue.
+        let Some(count) = count else { continue };
+        println!("NOTE: verified instructions: {} {program} {count}", release.trim());
+        assert!(count <= MOST, "{program}: {count}");
+    }
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn limits_are_token_buckets_at_both_ends() {
 }
 
 /// Bytes that a queue has sent, out of `Sent 42 bytes 1 pkt`.
-fn passed(shown: &str) -> u64 {
+pub(crate) fn passed(shown: &str) -> u64 {
     let sent = shown.split("Sent ").nth(1).unwrap();
     sent.split(' ').next().unwrap().parse().unwrap()
 }

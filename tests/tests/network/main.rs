@@ -19,6 +19,7 @@ mod inspector;
 mod ipv6;
 mod limits;
 mod off_node;
+mod paced;
 mod peers;
 mod ports;
 

@@ -33,9 +33,11 @@ fn the_pod_network_is_shown_mended_and_told_of() {
         let shown = node.ok(&["network", "a"]);
         let row: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row[..3], ["default/a", "orlop", &address]);
-        assert_eq!(row[6..], ["1", "true"], "{shown}");
+        assert_eq!(row[6..], ["8M", "-", "1", "true"], "{shown}");
         let queue = tool(node, &["tc", "qdisc", "show", "dev", row[3]]);
-        assert!(queue.contains("tbf") && queue.contains("rate 8Mbit"), "{queue}");
+        let is_paced = pod_network::has_pacing_queue().unwrap();
+        let kind = if is_paced { "qdisc fq 2:" } else { "rate 8Mbit" };
+        assert!(queue.contains(kind), "{queue}");
 
         // A link that no pod has, and an address of the node that somebody took away.
         let ghost = NetworkNamespace::new();

@@ -55,6 +55,7 @@ const WANTED: &[&str] = &[
     "cls_bpf",
     "act_bpf",
     "sch_ingress",
+    "sch_fq",
     "sch_fq_codel",
     "sch_tbf",
     "inet_diag",

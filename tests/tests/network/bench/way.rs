@@ -12,7 +12,7 @@ use cni::bandwidth::Bandwidth;
 use cni::identity::Identity;
 use cni::netlink::Connection;
 use cni::netns::Netns;
-use cni::plan::{self, Raised, Wanted};
+use cni::plan::{self, Means, Wanted};
 use cni::pod_network::{self, AttachRequest, LinkKind, NodeNetwork};
 use cni::step::LinkStep;
 use serde_json::{Value, json};
@@ -173,8 +173,9 @@ fn attach_barely(id: usize, netns: &Path) -> u32 {
     let claim = plan::claim(&wanted, &[IpAddr::from([10, 243, high + 1, low])]);
     let shown = node.perform(&claim, Some(netns.as_fd())).unwrap().unwrap();
     let host = cni::answer::decode_host_end(&shown).unwrap();
-    node.perform(&plan::raise(&host, Raised::default()), None).unwrap();
-    pod.perform(&plan::furnish(&host, wanted.bandwidth), None).unwrap();
+    let means = Means::default();
+    node.perform(&plan::raise(&host, &means), None).unwrap();
+    pod.perform(&plan::furnish(&host, &means), None).unwrap();
     let publish = plan::publish(&host, &wanted.pod_cidrs, false);
     node.perform(&publish, None).unwrap();
     host.index
