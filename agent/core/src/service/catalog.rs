@@ -74,6 +74,11 @@ impl<'a> Walk<'a> {
 }
 
 impl<'a> Candidates<'a> {
+    /// How many endpoints its slices have.
+    pub fn in_slices(self) -> usize {
+        self.slices.iter().map(|slice| slice.size()).sum()
+    }
+
     /// The endpoints of one port of the Service: those that slices name, and the pods of this node that it selects.
     pub fn endpoints(
         self,

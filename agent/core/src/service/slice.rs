@@ -81,6 +81,11 @@ impl Slice {
         })
     }
 
+    /// How many endpoints it has.
+    pub(super) fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// When somebody changed what it follows from, if the object tells.
     pub fn trigger(&self) -> Option<Timestamp> {
         self.trigger

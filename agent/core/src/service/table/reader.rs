@@ -2,6 +2,7 @@
 //!
 //! Only fields that are honoured are read here; the manifest layer refuses a Service with others.
 
+use std::collections::btree_map as map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +10,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec, ServiceSpec};
 
 use super::super::address::{Given, has_cluster_address};
 use super::super::catalog::Candidates;
-use super::super::endpoint::{Endpoint, positive};
+use super::super::endpoint::positive;
 use super::super::health::HealthCheck;
 use super::super::topology::{Backends, Categories, Policies, categorize};
 use super::super::{AddressRange, Counters, PortStatus, Protocol, ServiceName, ServicePort, ServiceStatus};
@@ -93,7 +94,8 @@ impl<'a> Reader<'a> {
             direct: annotation(FORWARD_ANNOTATION, "direct"),
             here: BTreeSet::new(),
             problems: given.problems.to_vec(),
-            owned: Vec::new(),
+            // Most have no others.
+            owned: Vec::with_capacity(given.addresses.len() * spec.ports.as_ref().map_or(0, Vec::len)),
             rivals: BTreeSet::new(),
         };
         reader.load_balancer_ips = reader.usable("status.loadBalancer.ingress", ingress(service));
@@ -170,8 +172,10 @@ impl<'a> Reader<'a> {
         let protocol = Protocol::parse(spec.protocol.as_deref())?;
         let node_port = spec.node_port.and_then(positive).filter(|_| self.is_node_port_type());
         let endpoints = self.candidates.endpoints(self.spec, spec, protocol, &self.node.place);
-        let (of_v6, of_v4): (Vec<Endpoint>, Vec<Endpoint>) = endpoints.partition(|endpoint| endpoint.address.is_ipv6());
-        let families = [of_v4, of_v6];
+        let mut families = [Vec::with_capacity(self.candidates.in_slices()), Vec::new()];
+        for endpoint in endpoints {
+            families[usize::from(endpoint.address.is_ipv6())].push(endpoint);
+        }
         let here = families
             .iter()
             .flatten()
@@ -319,26 +323,29 @@ impl<'a> Reader<'a> {
             protocol: entry.owner.protocol,
             scope,
         };
-        match frontends.get(&frontend) {
-            Some(taken) if taken.owner != entry.owner => {
-                let problem = format!(
-                    "{address}/{} belongs to Service {}",
-                    entry.owner.protocol, taken.owner.service
-                );
-                if !self.problems.contains(&problem) {
-                    self.problems.push(problem);
-                }
-                if taken.owner.service != *self.name {
-                    self.rivals.insert(taken.owner.service.clone());
-                }
-            }
-            // An address that is given twice, as an external one and as the load balancer's: the guarded one stands.
-            Some(taken) if taken.rules.ranges.is_some() => {}
-            Some(_) => drop(frontends.insert(frontend, entry)),
-            None => {
+        let mut taken = match frontends.entry(frontend) {
+            map::Entry::Vacant(free) => {
+                free.insert(entry);
                 self.owned.push(frontend);
-                frontends.insert(frontend, entry);
+                return;
             }
+            map::Entry::Occupied(taken) => taken,
+        };
+        let holder = &taken.get().owner;
+        if *holder != entry.owner {
+            let problem = format!(
+                "{address}/{} belongs to Service {}",
+                entry.owner.protocol, holder.service
+            );
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
+            if holder.service != *self.name {
+                self.rivals.insert(holder.service.clone());
+            }
+        } else if taken.get().rules.ranges.is_none() {
+            // An address that is given twice, as an external one and as the load balancer's: the guarded one stands.
+            taken.insert(entry);
         }
     }
 }
