@@ -12,8 +12,13 @@ pub(crate) struct SecurityModules {
 }
 
 impl SecurityModules {
+    /// Looks at this host if somebody asks for a label; what nobody asks for need not be there.
+    pub(crate) fn for_labels(are_asked_for: bool) -> Self {
+        if are_asked_for { Self::look() } else { Self::default() }
+    }
+
     /// Looks at this host, once: it has had them since it was booted.
-    pub(crate) fn look() -> Self {
+    fn look() -> Self {
         static HOSTS: OnceLock<SecurityModules> = OnceLock::new();
         *HOSTS.get_or_init(|| {
             let apparmor = fs::read_to_string("/sys/module/apparmor/parameters/enabled");

@@ -11,6 +11,7 @@ use super::hook::{self, Hooks};
 use super::launch::{Launch, launch, streams};
 use super::{CreateRequest, SingleThreaded, Who, own_cgroup};
 use crate::cgroup::{Cgroup, DeviceRules, Limits};
+use crate::field::labels;
 use crate::guard::Guard;
 use crate::plan::{self, Facts, FieldError, ProcessFacts};
 use crate::privileges::Privileges;
@@ -86,6 +87,7 @@ pub(super) fn create_with(
     lap(Lap::BEGUN);
     let (streams, terminal) = streams(request.stdio)?;
     let privileges = Privileges::look();
+    let linux = request.spec.linux().as_ref();
     let has_user_namespace = plan::has_namespace(request.spec, LinuxNamespaceType::User);
     let cgroup = request.cgroup.map(Cgroup::at);
     let shown = cgroup
@@ -107,7 +109,7 @@ pub(super) fn create_with(
             available: Privileges::available(has_user_namespace),
             manner: request.manner,
             privileges,
-            modules: SecurityModules::look(),
+            modules: SecurityModules::for_labels(labels::are_asked_for(linux, request.spec.process().as_ref())),
             groups: plan::groups(privileges.sets_groups),
         },
     };

@@ -11,7 +11,7 @@ use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
 use super::{Created, Manner, Running, SingleThreaded, Stdio, Who, kill};
 use crate::cgroup::Cgroup;
-use crate::field::scheduling;
+use crate::field::{labels, scheduling};
 use crate::plan::{self, ProcessFacts};
 use crate::privileges::{Privileges, lets_set_groups};
 use crate::security::SecurityModules;
@@ -68,7 +68,7 @@ pub(super) fn create_exec(
         available: Privileges::available(plan::has_namespace(target.spec, LinuxNamespaceType::User)),
         manner,
         privileges,
-        modules: SecurityModules::look(),
+        modules: SecurityModules::for_labels(labels::are_asked_for(None, Some(process))),
         groups: plan::groups(groups_may_be_set(target.pidfd)),
     };
     let init = target

@@ -2,10 +2,18 @@
 
 use std::ffi::CString;
 
+use oci_spec::runtime::Linux;
+
 use crate::plan::{FieldError, Steps, c_string};
 use crate::security::SecurityModules;
 use crate::spec::Process;
 use crate::step::InitStep;
+
+/// Whether the process or a mount is to get a label.
+pub(crate) fn are_asked_for(linux: Option<&Linux>, process: Option<&Process>) -> bool {
+    let mount = linux.and_then(|linux| filled(linux.mount_label()));
+    mount.is_some() || process.is_some_and(has_any)
+}
 
 /// Whether the process is to get a label.
 pub(crate) fn has_any(process: &Process) -> bool {
