@@ -8,6 +8,13 @@ use serde_json::Value;
 use super::Row;
 use crate::{command, workspace};
 
+/// The agent is a part of the executable there, and sets these limits of its allocator itself: `runtime::sys::memory`.
+const ALLOCATOR: [(&str, &str); 3] = [
+    ("MALLOC_MMAP_THRESHOLD_", "1048576"),
+    ("MALLOC_TRIM_THRESHOLD_", "1048576"),
+    ("MALLOC_ARENA_MAX", "1"),
+];
+
 /// Runs the executable, asked for figures with `asked`, with one more variable of the environment if it needs one, and reads
 /// its lines, one JSON object each; `goal` is of a case and a peer.
 pub(super) fn rows(
@@ -31,6 +38,7 @@ pub(super) fn lines(
         .args(["test", "--quiet", "--release", "-p", "tests", "--test", area, "--"])
         .args(["--exact", "bench::figures", "--nocapture"])
         .env("ORLOP_BENCH", asked)
+        .envs(ALLOCATOR)
         .envs(environment);
     let text = command::output(&mut cargo)?;
     let figures = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
