@@ -29,8 +29,8 @@ enum Verb {
         /// Whom they connect to
         #[arg(value_name = "ADDRESS:PORT")]
         destination: SocketAddr,
-        /// TCP or UDP
-        #[arg(long, default_value = "TCP", ignore_case = true, value_parser = ["TCP", "UDP"])]
+        /// TCP, UDP or SCTP
+        #[arg(long, default_value = "TCP", ignore_case = true, value_parser = ["TCP", "UDP", "SCTP"])]
         protocol: String,
     },
 }

@@ -105,6 +105,10 @@ impl Keeper {
 
     fn explain(&self, question: &Question, finding: &Finding) -> Vec<String> {
         let mut lines = vec![program(question, finding)];
+        if is_unseen(question, finding) {
+            lines.push("it goes where it wants to go".into());
+            return lines;
+        }
         let Some(service) = finding.service else {
             lines.push(format!(
                 "{} is no Service's: it goes where it wants to go",
@@ -183,6 +187,11 @@ fn detail(frontend: &Frontend, entry: &Entry) -> FrontendDetail {
     }
 }
 
+/// The kernel asks no program about SCTP of sockets here: `ebpf/FEATURES.md`.
+fn is_unseen(question: &Question, finding: &Finding) -> bool {
+    finding.scope == Scope::Inside && question.protocol == number(Protocol::Sctp)
+}
+
 fn program(question: &Question, finding: &Finding) -> String {
     let family = if question.destination.is_ipv6() { 6 } else { 4 };
     match finding.scope {
@@ -196,6 +205,9 @@ fn program(question: &Question, finding: &Finding) -> String {
             } else {
                 "a pod of this node"
             };
+            if is_unseen(question, finding) {
+                return format!("{} is {who}: its SCTP socket meets no program", question.source);
+            }
             let hooks = if question.protocol == number(Protocol::Udp) {
                 "connect, or sendmsg if it does not connect"
             } else {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_core::service::slice::Slice;
 use agent_core::service::{Counters, ReadyPod};
+use ebpf_common::maps::SCTP;
 use tests::NetworkNamespace;
 
 use super::client::Client;
@@ -530,6 +531,11 @@ fn a_trace_says_what_a_connection_would_meet() {
         "10.244.0.7 is a pod of this node: its socket meets service_connect4 (connect)"
     );
     assert_eq!(lines[1], "10.96.0.1:80 belongs to Service default/web port 80/TCP");
+    let unseen = [
+        "10.244.0.7 is a pod of this node: its SCTP socket meets no program",
+        "it goes where it wants to go",
+    ];
+    assert_eq!(node.trace_by(SCTP, "10.244.0.7", "10.96.0.1:80"), unseen);
     let outside = node.trace("198.51.100.9", "192.0.2.1:30080");
     assert_eq!(
         outside[0],

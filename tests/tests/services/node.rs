@@ -258,10 +258,14 @@ impl<'a> Node<'a> {
 
     /// What would become of a TCP connection.
     pub(crate) fn trace(&self, source: &str, destination: &str) -> Vec<String> {
+        self.trace_by(ebpf_common::maps::TCP, source, destination)
+    }
+
+    pub(crate) fn trace_by(&self, protocol: u8, source: &str, destination: &str) -> Vec<String> {
         let question = Question {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
-            protocol: ebpf_common::maps::TCP,
+            protocol,
         };
         let (query, answer) = oneshot::channel();
         let agent = self.agent.as_ref().unwrap();
