@@ -118,5 +118,5 @@ pub(crate) const HOST_LIMITS: Limits = Limits {
 /// In a VM, where emulation makes processes and BPF programs about ten times as dear.
 pub(crate) const VM_LIMITS: Limits = Limits {
     test: Duration::from_secs(480),
-    total: Duration::from_mins(30),
+    total: Duration::from_mins(45),
 };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::view::{Shell, View};
+use super::view::{Run, Shell, View};
 use super::{MILLISECOND, Row, bundle, interleave, node, timed};
 use crate::demo;
 
@@ -21,7 +21,7 @@ const MANIFEST: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
 /// Measures against runc.
 pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
     let bundle = bundle::bundle("sleeper", &["/bin/sleep", "1000"], |_| {})?;
-    let mut shell = Shell::start(View::V2.where_hybrid(), None)?;
+    let mut shell = Shell::start(View::V2.where_hybrid(), Run::Host, None)?;
     // One that an interrupted run may have left.
     shell.run("runc delete --force bench-pod")?;
     start_pod()?;

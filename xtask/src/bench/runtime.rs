@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::bundle::{bundle, limits, seccomp};
-use super::view::{Shell, View};
+use super::view::{Run, Shell, View};
 use super::{MICROSECOND, MILLISECOND, Row, median};
 use crate::{build, command, newest, workspace};
 
@@ -133,7 +133,7 @@ fn cases() -> anyhow::Result<Vec<Case>> {
 impl Runner {
     fn start(name: &str, program: String, view: View, root: Option<&Path>, goal: Option<f64>) -> anyhow::Result<Self> {
         let view = view.where_hybrid();
-        let mut shell = Shell::start(view, root)?;
+        let mut shell = Shell::start(view, Run::Memory, root)?;
         shell
             .run(&format!("{program} --version"))
             .with_context(|| format!("ask {name} for its version"))?;
@@ -236,7 +236,7 @@ fn beside_the_floor(us: &mut Runner) -> anyhow::Result<Row> {
     let mut floor = Runner {
         name: "floor".to_owned(),
         program,
-        shell: Shell::start(View::Host, None)?,
+        shell: Shell::start(View::Host, Run::Memory, None)?,
         goal: None,
     };
     let rows = case.rows(us, std::slice::from_mut(&mut floor))?;

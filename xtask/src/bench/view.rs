@@ -54,6 +54,24 @@ impl View {
     }
 }
 
+/// Where runtimes keep what they know of their containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Run {
+    /// The machine's own `/run`.
+    Host,
+    /// One of its own in memory, as most machines have it: where it is on a disk, a crowd waits for that.
+    Memory,
+}
+
+impl Run {
+    fn preparation(self) -> &'static str {
+        match self {
+            Self::Host => "true",
+            Self::Memory => "mount -t tmpfs -o mode=755 none /run",
+        }
+    }
+}
+
 /// The shell.
 #[derive(Debug)]
 pub(super) struct Shell {
@@ -94,10 +112,11 @@ const TICK: Duration = Duration::from_millis(10);
 impl Shell {
     /// Starts a shell in a private mount namespace with its view; with `root` in that, which sees this machine's
     /// files of `SHARED` and what is built here.
-    pub(super) fn start(view: View, root: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) fn start(view: View, run: Run, root: Option<&Path>) -> anyhow::Result<Self> {
         let mut unshare = command::as_root("unshare");
         let script = format!(
-            "{} && {}",
+            "{} && {} && {}",
+            run.preparation(),
             view.preparation(),
             if root.is_some() { ENTER } else { STAY }
         );
