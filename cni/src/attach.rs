@@ -10,7 +10,6 @@ use crate::{
     forwarding::Forwarding,
     identity::host_link,
     lease::Leases,
-    names::Names,
     netfilter::Netfilter,
     netlink::{Connection, StepError},
     netns::Netns,
@@ -18,7 +17,7 @@ use crate::{
     observe::{self, FirstLook},
     pacer,
     plan::{self, Course, HostEnd, Wanted},
-    pod_network::{AttachRequest, Attachment, NetworkError, prepare_again},
+    pod_network::{AttachRequest, Attachment, NetworkError, names_of, prepare_again},
     ports,
     step::LinkStep,
     sysctl,
@@ -220,7 +219,7 @@ impl<'a> Attaching<'a> {
             self.open_ports(host)?;
         }
         if !request.aliases.is_empty() {
-            self.names().tell(&host.name, &host.addresses, request.aliases)?;
+            names_of(self.network).tell(&host.name, &host.addresses, request.aliases)?;
         }
         let host = HostEnd {
             bandwidth,
@@ -249,13 +248,9 @@ impl<'a> Attaching<'a> {
         ports::open(self.network, netfilter, &self.node, host, self.request.ports)
     }
 
-    fn names(&self) -> Names {
-        Names::new(&self.network.run_dir, &self.network.name)
-    }
-
     /// Names first, then the link, its addresses after it.
     fn delete(&self, index: u32) -> Result<(), NetworkError> {
-        self.names().forget(&self.wanted.identity.host_link())?;
+        names_of(self.network).forget(&self.wanted.identity.host_link())?;
         self.node.perform(&[LinkStep::Delete { index }], None)?;
         pacer::forget(self.network, [index]);
         Ok(self.leases.release(&[&self.wanted.identity.host_link()])?)

@@ -94,11 +94,9 @@ pub(crate) fn first_look(node: &Connection, network: &NodeNetwork, name: &str) -
     questions.extend(probes.iter().map(|to| LinkStep::FindRoute { to: *to }));
     let mut answers = node.ask(&questions).map_err(NetworkError::Look)?;
     let routes = answers.split_off(1 + prepared.len());
-    let is_prepared = prepared.iter().zip(&answers[1..]);
+    let mut signs = prepared.iter().zip(&answers[1..]);
     Ok(FirstLook {
-        is_prepared: is_prepared
-            .into_iter()
-            .all(|((_, way), answer)| decode_way(answer) == *way),
+        is_prepared: signs.all(|((_, way), answer)| decode_way(answer) == *way),
         // Whatever a refusal is, there is no way.
         uplink_mtu: smallest_mtu(node, routes.iter().flatten().filter_map(|route| decode_outgoing(route)))?,
         host: match answers.swap_remove(0) {

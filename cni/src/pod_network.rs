@@ -409,7 +409,8 @@ pub fn forget_stale_aliases(network: &NodeNetwork) -> Result<(), NetworkError> {
     Ok(())
 }
 
-fn names_of(network: &NodeNetwork) -> Names {
+/// The names of this network's pods.
+pub(crate) fn names_of(network: &NodeNetwork) -> Names {
     Names::new(&network.run_dir, &network.name)
 }
 

@@ -531,6 +531,14 @@ fn oom_score_adj(process: &Process) -> Result<Option<i32>, FieldError> {
     }
 }
 
+/// Refuses a configuration without a process: a container can be created of it, and that is all.
+pub(crate) fn to_start(spec: &Spec) -> Result<(), FieldError> {
+    match spec.process() {
+        Some(_) => Ok(()),
+        None => Err(FieldError::new("process", "is missing: there is nothing to start")),
+    }
+}
+
 /// A process that is there has something to run.
 fn with_arguments(process: &Process) -> Result<&Process, FieldError> {
     required(process.args().as_ref(), "process.args").map(|_| process)

@@ -116,9 +116,13 @@ fn a_container_that_cannot_be_created_leaves_nothing() {
         let mut broken = spec(&["/bin/true"]);
         broken["mounts"] =
             json!([{"destination": "/x", "type": "bind", "source": "/no/such/source", "options": ["bind"]}]);
-        assert!(connection.create(pod.container_from("a", broken), PATIENCE).is_err());
-        assert_eq!(connection.list(PATIENCE).unwrap(), []);
-        assert!(!record::container_dir(&pod.dir, &key("a")).exists());
+        let mut idle = spec(&["/bin/true"]);
+        idle.as_object_mut().unwrap().remove("process");
+        for cannot_be in [broken, idle] {
+            assert!(connection.create(pod.container_from("a", cannot_be), PATIENCE).is_err());
+            assert_eq!(connection.list(PATIENCE).unwrap(), []);
+            assert!(!record::container_dir(&pod.dir, &key("a")).exists());
+        }
         pod.run(pod.shell("a", "true"));
         assert_eq!(pod.exit("a").reason, ExitReason::Completed);
         let _ = std::fs::remove_dir(pod.cgroup("a"));

@@ -55,7 +55,7 @@ impl Pacer for Limits {
         let mut map = self.map();
         for key in keys(place) {
             if owner(&map, &key).is_ok_and(|owner| owner == Some(link)) {
-                // What stays is overwritten by the next link that has the place.
+                // What stays costs the next link of this place its programs: token buckets limit that.
                 let _ = map.remove(&key);
             }
         }

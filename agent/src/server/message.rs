@@ -206,6 +206,7 @@ pub struct NetworkPod {
     /// Bytes of the largest packet.
     pub mtu: u32,
     /// Names that a resolver on the node may know it by.
+    #[serde(default)]
     pub aliases: Vec<String>,
     /// How many ports of the node lead to it.
     pub ports: usize,

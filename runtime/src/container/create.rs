@@ -53,8 +53,8 @@ impl Created {
 
 /// Creates a container from `request`. Its process waits for [`Created::start`].
 ///
-/// It has no name that a hook could be told or a class be called by, and nobody to run the later hooks: a spec with
-/// hooks or `linux.intelRdt` is refused.
+/// It has no name that a hook could be told or a class be called by, nobody to run the later hooks, and it is made to be
+/// started: a spec with hooks or `linux.intelRdt`, or without a process, is refused.
 pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Created, CreateError> {
     let linux = request.spec.linux().as_ref();
     let has_class = linux.is_some_and(|linux| linux.intel_rdt().is_some());
@@ -63,6 +63,7 @@ pub fn create(token: &SingleThreaded, request: CreateRequest<'_>) -> Result<Crea
             return Err(FieldError::new(field, "is not supported for a container without a name").into());
         }
     }
+    plan::to_start(request.spec)?;
     create_with(token, request, Company::default())
 }
 

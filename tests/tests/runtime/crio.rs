@@ -59,9 +59,8 @@ impl Bundle<'_> {
             ("_OCI_STARTPIPE", "4"),
         ];
         command.envs(environment);
-        let streams = [Stdio::null(), Stdio::null(), Stdio::null()];
-        let [stdin, stdout, stderr] = streams;
-        command.stdin(stdin).stdout(stdout).stderr(stderr).status().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap();
         let read = || serde_json::from_slice(&fs::read(&answer).unwrap());
         eventually(PATIENCE, "conmon answers", read)
     }

@@ -44,7 +44,7 @@ impl Ids {
     }
 
     /// Makes room for so many ports at once.
-    pub fn expect(&mut self, ports: usize) {
+    pub fn reserve(&mut self, ports: usize) {
         self.ports.reserve(ports.saturating_sub(self.ports.len()));
     }
 

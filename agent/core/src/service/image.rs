@@ -197,7 +197,7 @@ impl Ledger {
         others: Room,
         now: Duration,
     ) -> (Image, Problems) {
-        self.ids.expect(frontends.len());
+        self.ids.reserve(frontends.len());
         // A port that gets none is told so when its frontend is placed.
         let id = |(frontend, entry): (&Frontend, &&Entry)| self.ids.of(&entry.owner, have.id(frontend));
         let ids: Vec<Option<u32>> = frontends.iter().map(id).collect();

@@ -12,7 +12,8 @@ use super::error::{VerbError, file};
 use super::store::Named;
 use super::{Status, delete};
 use crate::container::hook::Moment;
-use crate::container::{FieldError, SingleThreaded, StartError, StepError};
+use crate::container::{SingleThreaded, StartError, StepError};
+use crate::plan::to_start;
 use crate::report::{LENGTH, Report};
 use crate::spec::Spec;
 
@@ -93,13 +94,5 @@ impl Named {
         let unknown = || ("start".into(), "process".into());
         let (action, field) = self.record.steps.get(&step).cloned().unwrap_or_else(unknown);
         StepError { action, field, source }
-    }
-}
-
-/// Refuses a configuration without a process: a container can be created of it, and that is all.
-pub(super) fn to_start(spec: &Spec) -> Result<(), VerbError> {
-    match spec.process() {
-        Some(_) => Ok(()),
-        None => Err(FieldError::new("process", "is missing: there is nothing to start").into()),
     }
 }
