@@ -25,6 +25,7 @@ mod eventually;
 pub mod image;
 mod namespace;
 mod need;
+mod processor;
 mod rounds;
 mod scratch;
 
@@ -34,5 +35,6 @@ pub use cgroup::{cgroup_controllers, cgroup_root};
 pub use eventually::{Outcome, eventually, stretched};
 pub use namespace::NetworkNamespace;
 pub use need::{Need, is_met};
+pub use processor::on_one_processor;
 pub use rounds::rounds;
 pub use scratch::Scratch;

@@ -7,7 +7,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{NetworkNamespace, Scratch};
+use tests::{NetworkNamespace, Scratch, on_one_processor};
 
 use super::client::Client;
 use super::node::Node;
@@ -31,9 +31,9 @@ const NFTABLES_MOST: u32 = 1_000;
 const IPTABLES_MOST: u32 = 30_000;
 /// Where all is programmed with many endpoints, too.
 const LARGEST: u32 = 50_000;
-const ROUNDS: usize = 5;
-const CONNECTS: usize = 400;
-const DATAGRAMS: usize = 40_000;
+const ROUNDS: usize = 15;
+const CONNECTS: usize = 200;
+const DATAGRAMS: usize = 20_000;
 const CHANGES: u8 = 15;
 
 #[test]
@@ -148,7 +148,7 @@ fn traffic(size: u32, how: &str, clients: &mut [Clients]) {
     }
 }
 
-/// Those who connect, one where the servers are and one behind a link.
+/// Those who connect, one where the servers are and one behind a link, all on one processor.
 struct Clients {
     who: &'static str,
     near: Client,
@@ -168,8 +168,8 @@ impl Clients {
     ) -> Self {
         Self {
             who,
-            near: start(world),
-            far: world.far.run(Client::start_outside),
+            near: on_one_processor(|| start(world)),
+            far: on_one_processor(|| world.far.run(Client::start_outside)),
             connect,
             send,
             times: Vec::new(),
@@ -216,7 +216,7 @@ impl World {
             "ip address add 198.51.100.2/24 dev eth0; ip link set eth0 up; ip route add default via 198.51.100.1",
         );
         for end in 1..=BACKENDS {
-            node.run(tcp(&format!("10.0.0.{end}:{PORT}")));
+            on_one_processor(|| node.run(tcp(&format!("10.0.0.{end}:{PORT}"))));
         }
         let sink = node.run(|| UdpSocket::bind(("10.0.0.1", PORT))).unwrap();
         Self { node, far, _sink: sink }

@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 use agent::hands::inspector::Inspector;
 use cni::netns::Netns;
 use cni::pod_network::{self, AttachRequest, NodeNetwork};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
-use tests::NetworkNamespace;
+use tests::{NetworkNamespace, on_one_processor};
 
 use super::way::Way;
 use super::{figure, next_id, percentile, timed};
@@ -99,30 +97,17 @@ impl Pair {
         }
     }
 
-    /// Does `ask` against `serve`, each in its pod; answers what the client says. Both are on one processor: on two, what
-    /// is measured is how long an idle one takes to wake up.
+    /// Does `ask` against `serve`, each in its pod; answers what the client says.
     fn talk(&self, serve: fn(&TcpListener), ask: fn(SocketAddr) -> Duration) -> Duration {
         let listener = self.server.run(|| TcpListener::bind((self.address, 0)).unwrap());
         let to = listener.local_addr().unwrap();
-        let all = sched_getaffinity(THIS_THREAD).unwrap();
-        sched_setaffinity(THIS_THREAD, &first_of(&all)).unwrap();
-        let answer = thread::scope(|scope| {
-            scope.spawn(|| serve(&listener));
-            self.client.run(|| ask(to))
-        });
-        sched_setaffinity(THIS_THREAD, &all).unwrap();
-        answer
+        on_one_processor(|| {
+            thread::scope(|scope| {
+                scope.spawn(|| serve(&listener));
+                self.client.run(|| ask(to))
+            })
+        })
     }
-}
-
-/// And those that it starts.
-const THIS_THREAD: Pid = Pid::from_raw(0);
-
-fn first_of(all: &CpuSet) -> CpuSet {
-    let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap()).unwrap();
-    let mut one = CpuSet::new();
-    one.set(first).unwrap();
-    one
 }
 
 /// A byte there and back.
