@@ -3,9 +3,7 @@
 //! Next-fit, so that an address comes round again as late as can be, and a released one cools down first. Clients and
 //! peers keep state by address for a while: connection tracking, DNS, keep-alive.
 
-use std::{collections::BTreeMap, net::IpAddr};
-
-use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 use crate::cidr::Cidr;
 
@@ -18,14 +16,36 @@ const FIRST_OFFSET: u32 = 2;
 
 /// The addresses of one range, as far as they are known to be taken. Offsets count from the network's address; a range
 /// with more than 2^32 addresses is used up to there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pool {
     /// Offset that is tried first.
-    next: u32,
-    /// Held offsets and the link that holds each.
-    held: BTreeMap<u32, String>,
-    /// Released offsets and the second of their release.
-    cooling: BTreeMap<u32, u64>,
+    pub next: u32,
+    /// What is not simply free, by offset, each there once and in their order.
+    entries: Vec<(u32, Entry)>,
+}
+
+/// Why an address is not simply free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The link of that name holds it: as many bytes as a link's name may have, zeroes behind a shorter one.
+    Held([u8; 16]),
+    /// It was released in that second.
+    Cooling(u64),
+}
+
+impl Entry {
+    fn held(link: &str) -> Self {
+        let mut holder = [0; 16];
+        holder.iter_mut().zip(link.bytes()).for_each(|(to, byte)| *to = byte);
+        Self::Held(holder)
+    }
+
+    fn released(&self) -> Option<u64> {
+        match self {
+            Self::Held(_) => None,
+            Self::Cooling(released) => Some(*released),
+        }
+    }
 }
 
 impl Pool {
@@ -33,7 +53,7 @@ impl Pool {
     pub fn take(&mut self, cidr: &Cidr, link: &str, now: u64) -> Option<IpAddr> {
         self.warm(now);
         let offset = self.next_free(cidr)?;
-        self.hold(offset, link);
+        self.set(offset, Entry::held(link));
         self.next = offset.saturating_add(1);
         cidr.address(offset.into())
     }
@@ -41,43 +61,63 @@ impl Pool {
     /// Notes that `link` holds `address`; one outside of what the pool gives out is nothing to it.
     pub fn note(&mut self, cidr: &Cidr, address: IpAddr, link: &str) {
         if let Some(offset) = cidr.offset(address).and_then(|offset| u32::try_from(offset).ok()) {
-            self.hold(offset, link);
+            self.set(offset, Entry::held(link));
         }
     }
 
     /// Releases everything that `link` holds; it begins to cool.
     pub fn release(&mut self, link: &str, now: u64) {
-        let released: Vec<u32> = self
-            .held
-            .extract_if(.., |_, holder| holder == link)
-            .map(|(offset, _)| offset)
-            .collect();
-        self.cooling.extend(released.into_iter().map(|offset| (offset, now)));
-        while self.cooling.len() > COOLING_MAX
-            && let Some(warmest) = self
-                .cooling
+        let held = Entry::held(link);
+        for (_, entry) in &mut self.entries {
+            if *entry == held {
+                *entry = Entry::Cooling(now);
+            }
+        }
+        let cooling = |pool: &Self| {
+            pool.entries
                 .iter()
-                .min_by_key(|(_, released)| **released)
-                .map(|(offset, _)| *offset)
-        {
-            self.cooling.remove(&warmest);
+                .filter(|(_, entry)| entry.released().is_some())
+                .count()
+        };
+        for _ in COOLING_MAX..cooling(self) {
+            if let Some(warmest) = self.coolest(u32::MAX) {
+                self.entries.retain(|(offset, _)| *offset != warmest);
+            }
         }
     }
 
     /// Forgets who holds what, for a fresh [`Self::note`] of all that is true.
     pub fn forget_holders(&mut self) {
-        self.held.clear();
+        self.entries.retain(|(_, entry)| entry.released().is_some());
     }
 
-    fn hold(&mut self, offset: u32, link: &str) {
-        self.cooling.remove(&offset);
-        self.held.insert(offset, link.to_owned());
+    /// What is not simply free, by offset.
+    pub fn entries(&self) -> &[(u32, Entry)] {
+        &self.entries
+    }
+
+    /// Makes this the only entry of its offset. The last of all is put behind the others without a search.
+    pub fn set(&mut self, offset: u32, entry: Entry) {
+        match self.entries.last() {
+            Some((last, _)) if offset <= *last => match self.place(offset) {
+                Ok(place) => self.entries[place].1 = entry,
+                Err(place) => self.entries.insert(place, (offset, entry)),
+            },
+            Some(_) | None => self.entries.push((offset, entry)),
+        }
+    }
+
+    /// Where the entry of that offset stands, or would.
+    fn place(&self, offset: u32) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&offset, |(offset, _)| *offset)
     }
 
     /// Ends the cooling that is over. A time in the future is from before a reboot and means nothing.
     fn warm(&mut self, now: u64) {
-        self.cooling
-            .retain(|_, released| now.checked_sub(*released).is_some_and(|age| age < COOL_DOWN_SECONDS));
+        self.entries.retain(|(_, entry)| match entry {
+            Entry::Held(_) => true,
+            Entry::Cooling(released) => now.checked_sub(*released).is_some_and(|age| age < COOL_DOWN_SECONDS),
+        });
     }
 
     /// The first offset from `next` on, wrapping, that is neither held nor cooling; else the one that cools longest.
@@ -88,16 +128,21 @@ impl Pool {
         } else {
             FIRST_OFFSET
         };
-        let is_free = |offset: &u32| !self.held.contains_key(offset) && !self.cooling.contains_key(offset);
+        let is_free = |offset: &u32| self.place(*offset).is_err();
         (start..=last)
             .chain(FIRST_OFFSET..start)
             .find(is_free)
             .or_else(|| self.coolest(last))
     }
 
+    /// The one up to `last` that cools longest.
     fn coolest(&self, last: u32) -> Option<u32> {
-        let inside = self.cooling.range(FIRST_OFFSET..=last);
-        inside.min_by_key(|(_, released)| **released).map(|(offset, _)| *offset)
+        let inside = self
+            .entries
+            .iter()
+            .filter(|(offset, _)| (FIRST_OFFSET..=last).contains(offset));
+        let cooling = inside.filter_map(|(offset, entry)| Some((entry.released()?, *offset)));
+        cooling.min().map(|(_, offset)| offset)
     }
 }
 
@@ -194,7 +239,7 @@ mod tests {
         taken(&mut pool, "10.0.0.0/30", "a", 5_000).unwrap();
         pool.release("a", 5_000);
         pool.warm(3);
-        assert!(pool.cooling.is_empty());
+        assert_eq!(pool.entries(), []);
     }
 
     #[test]
@@ -261,19 +306,10 @@ mod tests {
                 }
                 let distinct: BTreeSet<IpAddr> = held.iter().map(|(_, address)| *address).collect();
                 prop_assert_eq!(distinct.len(), held.len());
-                prop_assert_eq!(pool.held.len(), held.len());
+                let is_held = |(_, entry): &&(u32, Entry)| matches!(entry, Entry::Held(_));
+                prop_assert_eq!(pool.entries().iter().filter(is_held).count(), held.len());
+                prop_assert!(pool.entries().is_sorted_by(|(one, _), (next, _)| one < next));
             }
-        }
-
-        #[test]
-        fn a_pool_survives_its_own_text(links in prop::collection::vec("[a-z]{1,4}", 0..20)) {
-            let mut pool = Pool::default();
-            for link in &links {
-                pool.take(&cidr("10.0.0.0/28"), link, 7);
-                pool.release(links.first().unwrap(), 8);
-            }
-            let text = serde_json::to_string(&pool).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Pool>(&text).unwrap(), pool);
         }
     }
 }

@@ -5,7 +5,6 @@
 //! anew.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read},
     net::IpAddr,
@@ -18,7 +17,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{cidr::Cidr, ipam::Pool};
+use crate::{cidr::Cidr, hints::Pools};
 
 /// Longest wait for the lock; a holder needs far below a millisecond, so beyond this one is stopped.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -47,14 +46,11 @@ pub enum LeaseError {
     Locked(PathBuf),
 }
 
-/// The pools of a node by range.
-type Pools = BTreeMap<String, Pool>;
-
 impl Leases {
     /// The hints below `run_dir`, which is made when it is missed.
     pub fn new(run_dir: &Path) -> Self {
         Self {
-            path: run_dir.join("addresses.json"),
+            path: run_dir.join("addresses"),
         }
     }
 
@@ -67,7 +63,7 @@ impl Leases {
             let now = seconds_since_boot();
             let taken: Result<Vec<IpAddr>, Cidr> = cidrs
                 .iter()
-                .map(|cidr| pool(pools, cidr).take(cidr, link, now).ok_or(*cidr))
+                .map(|cidr| pools.pool(cidr).take(cidr, link, now).ok_or(*cidr))
                 .collect();
             if taken.is_err() {
                 release(pools, link, now);
@@ -101,7 +97,7 @@ impl Leases {
     /// When the file can't be used.
     pub fn correct(&self, cidrs: &[Cidr], held: &[(String, Vec<IpAddr>)]) -> Result<(), LeaseError> {
         self.change(|pools| {
-            cidrs.iter().for_each(|cidr| pool(pools, cidr).forget_holders());
+            cidrs.iter().for_each(|cidr| pools.pool(cidr).forget_holders());
             held.iter()
                 .for_each(|(link, addresses)| note(pools, cidrs, addresses, link));
         })
@@ -159,38 +155,33 @@ impl Leases {
     }
 }
 
-fn pool<'a>(pools: &'a mut Pools, cidr: &Cidr) -> &'a mut Pool {
-    pools.entry(cidr.to_string()).or_default()
-}
-
 fn release(pools: &mut Pools, link: &str, now: u64) {
-    pools.values_mut().for_each(|pool| pool.release(link, now));
+    pools.all().for_each(|pool| pool.release(link, now));
 }
 
 fn note(pools: &mut Pools, cidrs: &[Cidr], addresses: &[IpAddr], link: &str) {
     for cidr in cidrs {
         addresses
             .iter()
-            .for_each(|address| pool(pools, cidr).note(cidr, *address, link));
+            .for_each(|address| pools.pool(cidr).note(cidr, *address, link));
     }
 }
 
-/// The pools, and how many bytes the file has. Whatever it holds that is no pools, because its writer was killed or it is
-/// another version's, is no pools.
+/// The pools, and how many bytes the file has.
 fn read(file: &mut File) -> io::Result<(Pools, u64)> {
     // One byte more than there are, so that the second read finds the end without more room.
     let length = file.metadata()?.len();
-    let mut text = Vec::with_capacity(usize::try_from(length.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
-    file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-    Ok((serde_json::from_slice(&text).unwrap_or_default(), length))
+    let mut bytes = Vec::with_capacity(usize::try_from(length.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok((Pools::parse(&bytes), length))
 }
 
 /// Writes over the `length` bytes that are there.
 fn write(file: &File, pools: &Pools, length: u64) -> io::Result<()> {
-    let text = serde_json::to_vec(pools)?;
-    file.write_all_at(&text, 0)?;
-    if length > text.len() as u64 {
-        file.set_len(text.len() as u64)?;
+    let bytes = pools.to_bytes();
+    file.write_all_at(&bytes, 0)?;
+    if length > bytes.len() as u64 {
+        file.set_len(bytes.len() as u64)?;
     }
     Ok(())
 }
@@ -229,8 +220,8 @@ mod tests {
     fn a_broken_file_is_begun_anew() {
         let dir = Dir::new("broken");
         let leases = Leases::new(&dir.0);
-        for content in [&b""[..], b"{\"10.0.0.0/29\":{\"nex", b"\xff\xff", b"[1,2,3]"] {
-            fs::write(dir.0.join("addresses.json"), content).unwrap();
+        for content in [&b""[..], b"ipam\x02\0\0\0\x03", b"\xff\xff", b"[1,2,3]"] {
+            fs::write(dir.0.join("addresses"), content).unwrap();
             let taken = leases.take(&cidrs(), "a").unwrap().unwrap();
             assert_eq!(
                 taken,

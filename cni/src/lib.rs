@@ -12,6 +12,7 @@ pub mod cidr;
 pub mod config;
 pub mod firewall;
 mod forwarding;
+mod hints;
 pub mod identity;
 pub mod ipam;
 pub mod lease;

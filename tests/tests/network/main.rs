@@ -331,13 +331,9 @@ fn a_lost_hint_file_gives_no_address_twice() {
     tests::require_root!();
     let node = Node::new("hints", &[V4]);
     let _pods = ["a", "b", "c"].map(|id| node.pod(id));
-    std::fs::remove_file(node.scratch.input().join("addresses.json")).unwrap();
+    std::fs::remove_file(node.scratch.input().join("addresses")).unwrap();
     let _more = ["d", "e"].map(|id| node.pod(id));
-    std::fs::write(
-        node.scratch.input().join("addresses.json"),
-        "{\"10.244.0.0/24\": {\"next\": 3",
-    )
-    .unwrap();
+    std::fs::write(node.scratch.input().join("addresses"), "ipam\u{2}\0\0\0\u{3}").unwrap();
     let _last = node.pod("f");
     let held = addresses(&node.list());
     assert_eq!(held.iter().collect::<BTreeSet<_>>().len(), 6, "{held:?}");
