@@ -47,12 +47,18 @@ fn main() -> ExitCode {
 
 /// Does a call that has a configuration, by itself or through the agent.
 fn call(environment: Environment) -> Outcome {
-    let stdin = read_stdin();
-    let parsed = stdin.as_ref().ok().and_then(|stdin| Config::parse(stdin).ok());
-    let agent = parsed.and_then(|config| Some((config.agent_socket().ok()??, config)));
-    match (stdin, agent) {
-        (Ok(stdin), Some((socket, config))) => relayed(environment, stdin, &socket, &config),
-        (stdin, _) => plugin::run(&environment, || stdin),
+    let stdin = match read_stdin() {
+        Ok(stdin) => stdin,
+        Err(error) => return plugin::run(&environment, || Err(error)),
+    };
+    let config = Config::parse(&stdin);
+    let agent = config
+        .as_ref()
+        .ok()
+        .and_then(|config| Some((config.agent_socket().ok()??, config)));
+    match agent {
+        Some((socket, config)) => relayed(environment, stdin, &socket, config),
+        None => plugin::run_configured(&environment, config),
     }
 }
 

@@ -99,15 +99,31 @@ pub fn run(environment: &Environment, read_stdin: impl FnOnce() -> std::io::Resu
     run_as(Worker::default(), environment, read_stdin)
 }
 
+/// [`run`] with a configuration that has been read, as far as it could be.
+pub fn run_configured(environment: &Environment, config: Result<Config, Failure>) -> Outcome {
+    outcome(Worker::default(), environment, || config)
+}
+
 /// [`run`] by an agent for a plugin.
 pub fn run_as(
     worker: Worker<'_>,
     environment: &Environment,
     read_stdin: impl FnOnce() -> std::io::Result<Vec<u8>>,
 ) -> Outcome {
+    outcome(worker, environment, || {
+        let stdin = read_stdin().map_err(|error| Failure::caused(Code::Io, &Unreadable(error)))?;
+        Config::parse(&stdin)
+    })
+}
+
+fn outcome(
+    worker: Worker<'_>,
+    environment: &Environment,
+    read_config: impl FnOnce() -> Result<Config, Failure>,
+) -> Outcome {
     // Failures are told in the version of the configuration, as far as it has been read.
     let mut version = Version::NEWEST;
-    match answer(worker, environment, read_stdin, &mut version) {
+    match answer(worker, environment, read_config, &mut version) {
         Ok(stdout) => Outcome { stdout, exit_code: 0 },
         Err(failure) => Outcome {
             stdout: Some(failure.to_json(version)),
@@ -119,7 +135,7 @@ pub fn run_as(
 fn answer(
     worker: Worker<'_>,
     environment: &Environment,
-    read_stdin: impl FnOnce() -> std::io::Result<Vec<u8>>,
+    read_config: impl FnOnce() -> Result<Config, Failure>,
     version: &mut Version,
 ) -> Result<Option<Value>, Failure> {
     let verb = Verb::parse(variable(environment, "CNI_COMMAND"))?;
@@ -127,8 +143,7 @@ fn answer(
         return json(protocol::version_report()).map(Some);
     }
     require(environment, verb)?;
-    let stdin = read_stdin().map_err(|error| Failure::caused(Code::Io, &Unreadable(error)))?;
-    let config = Config::parse(&stdin)?;
+    let config = read_config()?;
     *version = config.version;
     if config.version < verb.since() {
         let message = format!("config version {} does not allow {}", config.version, verb.as_str());
