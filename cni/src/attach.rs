@@ -98,10 +98,19 @@ impl<'a> Attaching<'a> {
         })
     }
 
-    /// Looks into the pod, and decides by what is there.
+    /// Decides by what is there. Where the node has nothing for the pod, the kernel tells whether the pod has a link of
+    /// that name: it refuses another one.
     fn course(&self) -> Result<Course, NetworkError> {
+        match &self.looked.host {
+            Some(host) => self.course_beside(Some(host)),
+            None => Ok(Course::Create),
+        }
+    }
+
+    /// Looks into the pod, too.
+    fn course_beside(&self, host: Option<&HostEnd>) -> Result<Course, NetworkError> {
         let pod = observe::show_pod_end(&self.pod, &self.wanted.identity.ifname)?;
-        Ok(plan::course(&self.wanted, self.looked.host.as_ref(), pod.as_ref())?)
+        Ok(plan::course(&self.wanted, host, pod.as_ref())?)
     }
 
     fn follow(&self, course: Course) -> Result<Attachment, NetworkError> {
@@ -149,6 +158,7 @@ impl<'a> Attaching<'a> {
             self.delete(host.index)?;
         } else {
             self.leases.release(&[&self.wanted.identity.host_link()])?;
+            self.course_beside(None)?;
         }
         if let LinkStep::HoldAddress { address, .. } = &refused.step
             && refused.source.errno == Errno::EEXIST
