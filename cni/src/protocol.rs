@@ -291,8 +291,8 @@ fn everywhere(family: IpAddr) -> &'static str {
     if family.is_ipv4() { "0.0.0.0/0" } else { "::/0" }
 }
 
-fn mac(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+fn mac([a, b, c, d, e, f]: Mac) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 /// The result of a plugin behind others: theirs, with `ours` behind it.
