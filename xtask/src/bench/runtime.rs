@@ -1,5 +1,9 @@
 //! Containers through the command line, against Debian's runc and crun, the newest crun and the least that a container
-//! takes; and within one process, against that least.
+//! takes; and within one process, against a floor and that least.
+//!
+//! Both of these are bare programs: a cgroup, clone3, mounts by mount(2), an exec, and nothing else. The *floor* makes every
+//! mount that the bundle's configuration asks for, masked and read-only paths among them, so that it does the same work; the
+//! *least* only the six that every container has.
 //!
 //! All take their turns in one run, each on the same bundle, which `runc spec` made. CPU time is that of the runtime and
 //! all that it starts and waits for.
@@ -54,8 +58,8 @@ pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
     for case in cases()? {
         rows.extend(case.rows(&mut us, &mut peers)?);
     }
-    rows.push(beside_the_floor(&mut us)?);
-    rows.push(inside()?);
+    rows.push(beside_the_least(&mut us)?);
+    rows.extend(inside()?);
     rows.extend(laps()?);
     let size = std::fs::metadata(&ours)
         .with_context(|| format!("look at {}", ours.display()))?
@@ -220,8 +224,8 @@ impl Case {
     }
 }
 
-/// `run /bin/true` beside a program that does nothing but clone3, mounts and exec.
-fn beside_the_floor(us: &mut Runner) -> anyhow::Result<Row> {
+/// `run /bin/true` beside a program that does nothing but clone3, the usual mounts and exec.
+fn beside_the_least(us: &mut Runner) -> anyhow::Result<Row> {
     let bundle = bundle("plain", &["/bin/true"], |_| {})?;
     let case = Case {
         name: "run /bin/true",
@@ -233,14 +237,14 @@ fn beside_the_floor(us: &mut Runner) -> anyhow::Result<Row> {
         is_waited_for: true,
     };
     let program = format!("{} {}/rootfs #", build::floor_path().display(), case.bundle.display());
-    let mut floor = Runner {
-        name: "floor".to_owned(),
+    let mut least = Runner {
+        name: "least".to_owned(),
         program,
         shell: Shell::start(View::Host, Run::Memory, None)?,
         goal: None,
     };
-    let rows = case.rows(us, std::slice::from_mut(&mut floor))?;
-    rows.into_iter().next().context("the floor does not run here")
+    let rows = case.rows(us, std::slice::from_mut(&mut least))?;
+    rows.into_iter().next().context("the least does not run here")
 }
 
 /// What the program of the floor says with an option, in one process.
@@ -268,24 +272,23 @@ fn laps() -> anyhow::Result<Vec<Row>> {
     rows.collect()
 }
 
-/// From the call of `create` to the end of `/bin/true`, in one process.
-fn inside() -> anyhow::Result<Row> {
+/// From the call of `create` to the end of `/bin/true`, in one process: beside the floor, and beside the least.
+fn inside() -> anyhow::Result<[Row; 2]> {
     let text = floor("--inside")?;
     let mut figures = text.split_whitespace().map(str::parse::<f64>);
     let mut next = || {
-        figures
-            .next()
-            .context("the floor says too little")?
-            .context("read the floor's figures")
+        let figure = figures.next().context("the floor says too little")?;
+        let nanoseconds = figure.context("read the floor's figures")?;
+        anyhow::Ok(nanoseconds / MICROSECOND.as_nanos() as f64)
     };
-    let nanoseconds = MICROSECOND.as_nanos() as f64;
-    let (ours, floor) = (next()? / nanoseconds, next()? / nanoseconds);
-    Ok(Row {
+    let (ours, floor, least) = (next()?, next()?, next()?);
+    let row = |peer: &str, figure: f64, goal: Option<f64>| Row {
         area: "runtime",
         case: "/bin/true within one process".to_owned(),
         ours,
-        peer: Some(("floor".to_owned(), floor)),
+        peer: Some((peer.to_owned(), figure)),
         unit: "us",
-        goal: Some(1.3),
-    })
+        goal,
+    };
+    Ok([row("floor", floor, Some(1.3)), row("least", least, None)])
 }

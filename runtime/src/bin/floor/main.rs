@@ -1,5 +1,5 @@
-//! `floor`: what a container takes at least, once as a program and, with `--inside BUNDLE ROUNDS`, within one process beside
-//! what this crate's own verbs take. For `cargo xtask bench runtime`.
+//! `floor`: what a container takes at least, once as a program with the usual mounts alone and, with `--inside BUNDLE ROUNDS`,
+//! within one process beside what this crate's own verbs take. For `cargo xtask bench runtime`.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use runtime::cgroup::{self, Cgroup};
 use runtime::container::{CreateRequest, Exit, Manner, Rootfs, SingleThreaded, Stdio, config, create};
-use runtime::floor;
+use runtime::floor::{self, Mounts};
 use runtime::spec::Spec;
 
 /// As in the shim.
@@ -27,7 +27,10 @@ fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [root] => once(&token, Path::new(root)).map(|exit| ExitCode::from(exit.shell_code())),
+        [root] => {
+            let mounts = Mounts::usual(Path::new(root))?;
+            once(&token, &mounts).map(|exit| ExitCode::from(exit.shell_code()))
+        }
         ["--inside", bundle, rounds] => {
             let rounds = rounds.parse().context("the number of rounds")?;
             inside(&token, Path::new(bundle), rounds).map(|()| ExitCode::SUCCESS)
@@ -40,20 +43,24 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-fn once(token: &SingleThreaded, root: &Path) -> Result<Exit> {
-    floor::run(token, root, &own_cgroup()?, c"/bin/true").context("run the floor")
+fn once(token: &SingleThreaded, mounts: &Mounts) -> Result<Exit> {
+    floor::run(token, mounts, &own_cgroup()?, c"/bin/true").context("run the floor")
 }
 
-/// Prints two numbers of nanoseconds: the medians of our own verbs and of the floor, taken in turn.
+/// Prints three numbers of nanoseconds: the medians of our own verbs, of the floor with every mount of the bundle, and of the
+/// one with the usual mounts alone, taken in turn.
 fn inside(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
     let spec = spec(bundle)?;
     let root = bundle.join("rootfs");
-    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    let (all, usual) = (Mounts::of(&spec, &root, &own_cgroup()?)?, Mounts::usual(&root)?);
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        ours.push(timed(|| Ok(container(token, &spec, bundle, &root)?.0))?);
-        floors.push(timed(|| once(token, &root))?);
+        times[0].push(timed(|| Ok(container(token, &spec, bundle, &root)?.0))?);
+        times[1].push(timed(|| once(token, &all))?);
+        times[2].push(timed(|| once(token, &usual))?);
     }
-    println!("{} {}", median(ours).as_nanos(), median(floors).as_nanos());
+    let [ours, floor, least] = times.map(|times| median(times).as_nanos());
+    println!("{ours} {floor} {least}");
     Ok(())
 }
 
