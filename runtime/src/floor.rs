@@ -17,7 +17,7 @@ use nix::unistd::{chdir, fchdir, mkdir, pivot_root, symlinkat};
 use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
 use crate::cgroup::Cgroup;
-use crate::container::{Created, Exit, SingleThreaded};
+use crate::container::{Exit, SingleThreaded};
 use crate::field::mount_options::Options;
 use crate::plan::{FieldError, c_string, has_namespace};
 use crate::prepare::c_path;
@@ -64,16 +64,10 @@ pub fn ended() {
     lap(Lap::ENDED);
 }
 
-/// What was done since [`start_stopwatch`], in its order, until its cgroup was removed just now, each with its nanoseconds. The
-/// child's steps are those of `steps`.
-pub fn laps(steps: &[String]) -> Vec<(String, u64)> {
+/// What was done since [`start_stopwatch`], in its order, until its cgroup was removed just now, each with its nanoseconds.
+pub fn laps() -> Vec<(String, u64)> {
     lap(Lap::REMOVED);
-    stopwatch::laps(steps)
-}
-
-/// What the child does, step by step.
-pub fn steps(created: &Created) -> Vec<String> {
-    created.steps.iter().map(|(action, _)| action.clone()).collect()
+    stopwatch::laps()
 }
 
 /// What is mounted in a container, ready for mount(2).

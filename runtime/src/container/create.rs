@@ -37,17 +37,14 @@ pub struct Created {
     pub(super) channel: OwnedFd,
     /// Its process was told beforehand.
     pub(super) is_told: bool,
-    /// What is left to do, for an error: action and field of each step, numbered from the first.
-    pub(crate) steps: Vec<(String, String)>,
-    /// The step that waits for the start.
-    pub(super) waits_at: usize,
+    /// What can still fail, for an error: number, action and field of each step from the one that waits for the start.
+    pub(crate) steps: Vec<(u32, (String, String))>,
 }
 
 impl Created {
     /// What is left to do when the process goes on from where it waits, by the number of the step.
     pub(super) fn pending(&self) -> impl Iterator<Item = (u32, (String, String))> {
-        let pending = self.steps.iter().enumerate().skip(self.waits_at + 1);
-        pending.filter_map(|(index, step)| Some((u32::try_from(index).ok()?, step.clone())))
+        self.steps.iter().skip(1).cloned()
     }
 }
 

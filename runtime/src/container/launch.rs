@@ -25,7 +25,7 @@ use crate::sys::fd::duplicate_from;
 use crate::sys::namespace::set_children_pid_namespace;
 use crate::sys::schedule::{affinity, set_affinity};
 use crate::sys::socket;
-use crate::sys::stopwatch::{Lap, lap};
+use crate::sys::stopwatch::{Lap, lap, name_steps};
 use crate::{init, mapping, resctrl};
 
 /// Everything that a process is made from.
@@ -147,10 +147,8 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
             // To one that has just failed nothing can be said; what it has said is heard.
             let _ = say(ours.as_fd(), START);
         }
-        let steps = plan.steps.iter();
-        let steps = steps
-            .map(|planned| (planned.step.describe(), planned.field.clone()))
-            .collect();
+        name_steps(plan.steps.iter().map(|planned| planned.step.describe()));
+        let steps = describe(&plan.steps);
         lap(Lap::HELPED);
         Ok((is_told, steps))
     };
@@ -165,10 +163,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
     match listen(&child, &ours, &plan, who.as_ref(), &mut run_hooks) {
         Ok(terminal) => {
             let Child { pid, pidfd } = child;
-            let waits = |planned: &Planned| matches!(planned.step, InitStep::WaitForStart { .. });
-            let waits_at = plan.steps.iter().position(waits).unwrap_or(0);
             Ok(Created {
-                waits_at,
                 pid,
                 pidfd,
                 terminal,
@@ -183,6 +178,16 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
             Err(error)
         }
     }
+}
+
+/// The steps in words, with their numbers: those from the one that waits for the start, which alone can fail when the plan
+/// is gone.
+fn describe(steps: &[Planned]) -> Vec<(u32, (String, String))> {
+    let waits = |(_, planned): &(u32, &Planned)| matches!(planned.step, InitStep::WaitForStart { .. });
+    let steps = (0..).zip(steps).skip_while(|step| !waits(step));
+    steps
+        .map(|(number, planned)| (number, (planned.step.describe(), planned.field.clone())))
+        .collect()
 }
 
 /// What clone3(2) answers for a cgroup that has turned controllers on for those below it, or has just been removed.

@@ -66,11 +66,8 @@ impl Created {
     }
 
     fn step_error(&self, step: u32, errno: Errno) -> StepError {
-        let step = usize::try_from(step)
-            .ok()
-            .and_then(|step| self.steps.get(step))
-            .cloned();
-        let (action, field) = step.unwrap_or_else(|| ("start".into(), "process".into()));
+        let found = self.steps.iter().find(|(number, _)| *number == step);
+        let (action, field) = found.map_or_else(|| ("start".into(), "process".into()), |(_, step)| step.clone());
         StepError {
             action,
             field,

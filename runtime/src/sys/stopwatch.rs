@@ -31,11 +31,18 @@ pub(crate) fn lap(done: Lap) {
     let Lap(_) = done;
 }
 
+/// Says what the child's steps do, in their order.
+#[cfg(not(feature = "floor"))]
+pub(crate) fn name_steps(names: impl Iterator<Item = String>) {
+    drop(names);
+}
+
 #[cfg(feature = "floor")]
-pub(crate) use running::{lap, laps, start};
+pub(crate) use running::{lap, laps, name_steps, start};
 
 #[cfg(feature = "floor")]
 mod running {
+    use std::cell::RefCell;
     use std::ptr::null_mut;
     use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -68,6 +75,18 @@ mod running {
     }
 
     static LAPS: AtomicPtr<Laps> = AtomicPtr::new(null_mut());
+
+    thread_local! {
+        /// What the child's steps do.
+        static STEPS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Says what the child's steps do, in their order. Without a stopwatch nobody asks, and it would take time.
+    pub(crate) fn name_steps(names: impl Iterator<Item = String>) {
+        if running().is_some() {
+            STEPS.set(names.collect());
+        }
+    }
 
     /// Begins anew.
     pub(crate) fn start() -> nix::Result<()> {
@@ -114,9 +133,9 @@ mod running {
         now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
     }
 
-    /// What was done since the start, in its order, with the nanoseconds since what was done before. Steps are those of
-    /// `steps`. For when no child runs any more.
-    pub(crate) fn laps(steps: &[String]) -> Vec<(String, u64)> {
+    /// What was done since the start, in its order, with the nanoseconds since what was done before. For when no child runs
+    /// any more.
+    pub(crate) fn laps() -> Vec<(String, u64)> {
         let Some(laps) = running() else { return Vec::new() };
         let count = usize::try_from(laps.count.load(Ordering::Relaxed)).unwrap_or(ROOM);
         let list = laps.list.iter().take(count);
@@ -126,14 +145,17 @@ mod running {
             let spent = before
                 .replace(when)
                 .map_or(0, |before: u64| when.saturating_sub(before));
-            (name(what, steps), spent)
+            (name(what), spent)
         };
         list.map(spent).collect()
     }
 
-    fn name(done: u32, steps: &[String]) -> String {
+    fn name(done: u32) -> String {
         let done = usize::try_from(done).unwrap_or(usize::MAX);
-        let step = || done.checked_sub(NAMES.len()).and_then(|step| steps.get(step)).cloned();
+        let step = || {
+            done.checked_sub(NAMES.len())
+                .and_then(|step| STEPS.with_borrow(|steps| steps.get(step).cloned()))
+        };
         NAMES
             .get(done)
             .map(|name| (*name).to_owned())

@@ -55,7 +55,7 @@ fn inside(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
     let (all, usual) = (Mounts::of(&spec, &root, &own_cgroup()?)?, Mounts::usual(&root)?);
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        times[0].push(timed(|| Ok(container(token, &spec, bundle, &root)?.0))?);
+        times[0].push(timed(|| container(token, &spec, bundle, &root))?);
         times[1].push(timed(|| once(token, &all))?);
         times[2].push(timed(|| once(token, &usual))?);
     }
@@ -71,8 +71,8 @@ fn laps(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
     let mut times: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     for _ in 0..rounds {
         floor::start_stopwatch().context("start the stopwatch")?;
-        let (_, steps) = container(token, &spec, bundle, &bundle.join("rootfs"))?;
-        for (name, nanoseconds) in floor::laps(&steps) {
+        container(token, &spec, bundle, &bundle.join("rootfs"))?;
+        for (name, nanoseconds) in floor::laps() {
             if !times.contains_key(&name) {
                 order.push(name.clone());
             }
@@ -86,8 +86,7 @@ fn laps(token: &SingleThreaded, bundle: &Path, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Also what its process did.
-fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) -> Result<(Exit, Vec<String>)> {
+fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) -> Result<Exit> {
     let cgroup = own_cgroup()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let request = CreateRequest {
@@ -105,13 +104,11 @@ fn container(token: &SingleThreaded, spec: &Spec, bundle: &Path, root: &Path) ->
             ..Manner::default()
         },
     };
-    let created = create(token, request)?;
-    let steps = floor::steps(&created);
-    let running = created.start()?;
+    let running = create(token, request)?.start()?;
     let exit = Exit::wait(running.pidfd.as_fd())?;
     floor::ended();
     Cgroup::at(cgroup).remove()?;
-    Ok((exit, steps))
+    Ok(exit)
 }
 
 fn spec(bundle: &Path) -> Result<Spec> {
