@@ -23,21 +23,23 @@ impl ContainerPath {
     }
 
     /// Takes `path` apart; a relative one starts from the root. `field` is named if it can't be a path.
-    pub(crate) fn new(field: &str, path: &Path) -> Result<Self, FieldError> {
-        let mut names: Vec<&[u8]> = Vec::new();
+    pub(crate) fn new(field: impl fmt::Display, path: &Path) -> Result<Self, FieldError> {
+        let mut prefixes: Vec<CString> = Vec::new();
         for component in path.components() {
             match component {
-                Component::Normal(name) => names.push(name.as_encoded_bytes()),
+                Component::Normal(name) => {
+                    let prefix = join(prefixes.last(), name.as_encoded_bytes());
+                    let prefix = CString::new(prefix);
+                    prefixes.push(
+                        prefix.map_err(|_| FieldError::new(field.to_string(), "a path can't contain a null byte"))?,
+                    );
+                }
                 Component::ParentDir => {
-                    names.pop();
+                    prefixes.pop();
                 }
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
             }
         }
-        let prefixes = (1..=names.len())
-            .map(|length| CString::new(names[..length].join(&b'/')))
-            .collect::<Result<_, _>>();
-        let prefixes = prefixes.map_err(|_| FieldError::new(field, "a path can't contain a null byte"))?;
         Ok(Self { prefixes })
     }
 
@@ -79,6 +81,16 @@ impl fmt::Debug for ContainerPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{self}")
     }
+}
+
+/// A name in a directory, with room for the null at its end and for nothing else.
+fn join(directory: Option<&CString>, name: &[u8]) -> Vec<u8> {
+    let (directory, slash) = directory.map_or((&[][..], &[][..]), |directory| (directory.to_bytes(), b"/"));
+    let mut path = Vec::with_capacity(directory.len() + slash.len() + name.len() + 1);
+    path.extend_from_slice(directory);
+    path.extend_from_slice(slash);
+    path.extend_from_slice(name);
+    path
 }
 
 /// The last name of a path, as the end of the same buffer.

@@ -64,7 +64,7 @@ pub(crate) fn of(listed: &[LinuxDevice]) -> Result<Vec<Device>, FieldError> {
 
 fn listed_device((index, device): (usize, &LinuxDevice)) -> Result<Device, FieldError> {
     let field = |name: &str| format!("linux.devices[{index}].{name}");
-    let path = ContainerPath::new(&field("path"), device.path())?;
+    let path = ContainerPath::new(field("path"), device.path())?;
     if path.is_root() {
         return Err(FieldError::new(field("path"), "a device needs a name"));
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use crate::plan::{FieldError, c_string};
+use crate::plan::FieldError;
 use crate::sys::mount::Attributes;
 
 /// Words about the whole filesystem that a bind mount, which shows one that is mounted already, can't change.
@@ -51,10 +51,9 @@ pub(crate) fn is_known(option: &str) -> bool {
 impl Options {
     /// Sorts `list`; `field` is the mount, for errors.
     pub(crate) fn parse(field: &str, list: &[String]) -> Result<Self, FieldError> {
-        let field = format!("{field}.options");
         let mut options = Self::default();
         for option in list {
-            options.take(&field, option)?;
+            options.take(field, option)?;
         }
         Ok(options)
     }
@@ -69,8 +68,8 @@ impl Options {
             "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
             "ridmap" => self.id_map = Some(true),
             // SELinux's relabelling is the engine's affair; it names no option of the kernel.
-            "z" | "Z" => return Err(FieldError::new(field, format!("option {option:?} is not supported"))),
-            _ if HINTS.contains(&option) => self.hints.push(c_string(field, option.as_ref())?),
+            "z" | "Z" => return Err(refused(field, format!("option {option:?} is not supported"))),
+            _ if HINTS.contains(&option) => self.hints.push(word(field, option)?),
             _ if change(&mut self.own, option) => {}
             _ if option
                 .strip_prefix('r')
@@ -101,9 +100,18 @@ impl Options {
 
 fn data(field: &str, option: &str) -> Result<(CString, Option<CString>), FieldError> {
     match option.split_once('=') {
-        Some((key, value)) => Ok((c_string(field, key.as_ref())?, Some(c_string(field, value.as_ref())?))),
-        None => Ok((c_string(field, option.as_ref())?, None)),
+        Some((key, value)) => Ok((word(field, key)?, Some(word(field, value)?))),
+        None => Ok((word(field, option)?, None)),
     }
+}
+
+fn word(field: &str, text: &str) -> Result<CString, FieldError> {
+    CString::new(text).map_err(|_| refused(field, "holds a null byte"))
+}
+
+/// `field` is the mount.
+fn refused(field: &str, reason: impl Into<String>) -> FieldError {
+    FieldError::new(format!("{field}.options"), reason)
 }
 
 /// Applies an option that is about the mount, not the filesystem (mount_setattr(2)); false if it is none.

@@ -123,10 +123,13 @@ enum Made {
 
 fn destinations(mounts: &[Mount]) -> Result<Vec<ContainerPath>, FieldError> {
     let path = |(index, mount): (usize, &Mount)| {
-        let field = format!("mounts[{index}].destination");
-        let path = ContainerPath::new(&field, mount.destination())?;
+        let field = format_args!("mounts[{index}].destination");
+        let path = ContainerPath::new(field, mount.destination())?;
         if path.is_root() {
-            Err(FieldError::new(field, "the root itself can't be mounted over"))
+            Err(FieldError::new(
+                field.to_string(),
+                "the root itself can't be mounted over",
+            ))
         } else {
             Ok(path)
         }
@@ -259,8 +262,9 @@ fn id_map(
     options: &Options,
     around: &Surroundings<'_>,
 ) -> Result<Option<IdMap>, FieldError> {
-    let list = |name: &str, list: &Option<Vec<_>>| {
-        user::ranges(&format!("{field}.{name}"), list.as_deref().unwrap_or_default())
+    let list = |name: &str, list: &Option<Vec<_>>| match list.as_deref() {
+        Some(list) => user::ranges(&format!("{field}.{name}"), list),
+        None => Ok(Vec::new()),
     };
     let own = IdMappings {
         uids: list("uidMappings", mount.uid_mappings())?,

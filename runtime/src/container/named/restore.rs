@@ -292,7 +292,7 @@ fn make_places(root: &OwnedFd, spec: &Spec, mounts: &[(String, String)]) -> Resu
         if is_cgroup || filled.iter().any(|filled| target.starts_with(filled)) {
             continue;
         }
-        let path = ContainerPath::new(&format!("mounts[{index}].destination"), &target)?;
+        let path = ContainerPath::new(format_args!("mounts[{index}].destination"), &target)?;
         let shown = mounts.iter().find(|(mounted, _)| Path::new(mounted) == target);
         let made = match shown.map(|(_, source)| Path::new(source)) {
             Some(source) if !source.is_dir() => inside::make_file(root.as_fd(), &path),

@@ -115,6 +115,13 @@ impl Named {
     }
 
     pub(super) fn remove(&self) -> Result<(), VerbError> {
+        // As a rule there is nothing else in it: then it need not be listed.
+        for name in [STATE, CONFIG] {
+            let _ = fs::remove_file(self.directory.join(name));
+        }
+        if fs::remove_dir(&self.directory).is_ok() {
+            return Ok(());
+        }
         match fs::remove_dir_all(&self.directory) {
             // Who stands in for it in the foreground has seen its end, too.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
