@@ -39,8 +39,8 @@ impl Limits {
             .memory()
             .as_ref()
             .map_or(Ok(()), |memory| limits.memory(memory))?;
-        if let Some(pids) = resources.pids().filter(|pids| pids.limit() != 0) {
-            limits.set("pids.max", or_max(pids.limit()), "pids.limit");
+        if let Some(pids) = resources.pids() {
+            limits.set("pids.max", processes(pids.limit()), "pids.limit");
         }
         limits.huge_pages(resources.hugepage_limits().as_deref().unwrap_or_default())?;
         resources
@@ -240,6 +240,12 @@ pub(super) fn or_max(limit: i64) -> String {
     if limit < 0 { "max".into() } else { limit.to_string() }
 }
 
+/// A limit of 0 is one (config-linux.md), and no other than 1, since a container has its first process. runc writes 1, too:
+/// systemd takes no 0.
+fn processes(limit: i64) -> String {
+    or_max(if limit == 0 { 1 } else { limit })
+}
+
 fn refuse_unknown(resources: &LinuxResources) -> Result<(), FieldError> {
     refuse(&[(
         "network",
@@ -318,7 +324,7 @@ mod tests {
             (r#"{"memory":{"reservation":10}}"#, vec![("memory.low", "10")]),
             (r#"{"pids":{"limit":5}}"#, vec![("pids.max", "5")]),
             (r#"{"pids":{"limit":-1}}"#, vec![("pids.max", "max")]),
-            (r#"{"pids":{"limit":0}}"#, vec![]),
+            (r#"{"pids":{"limit":0}}"#, vec![("pids.max", "1")]),
             (
                 r#"{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#,
                 vec![("hugetlb.2MB.max", "0")],

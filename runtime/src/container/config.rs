@@ -2,8 +2,10 @@
 //!
 //! Everything is read from text, JSON values too: a second way would cost an eighth of the program's size.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use memchr::memmem;
 use oci_spec::runtime::Capability;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -14,6 +16,9 @@ const RESPELLED: [(&str, &str); 2] = [
     ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
 ];
 
+/// A name, and the end of no longer one: a quotation mark inside of a string has a backslash before it.
+const PIDS: &[u8] = b"\"pids\"";
+
 /// A configuration, a process, resources.
 pub fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     read_telling(text, &mut Vec::new())
@@ -21,10 +26,31 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
 
 /// As [`read`], with a sentence for whatever is passed over.
 pub fn read_telling<T: DeserializeOwned>(text: &[u8], passed_over: &mut Vec<String>) -> serde_json::Result<T> {
+    let text = &*without_empty_pids(text);
     serde_json::from_slice(text).or_else(|error| {
         let completed = completed(text, passed_over).and_then(|text| serde_json::from_slice(&text).ok());
         completed.ok_or(error)
     })
+}
+
+/// The same text with `null` for a `pids` that has no `limit`, which the crate would read as a limit of 0.
+fn without_empty_pids(text: &[u8]) -> Cow<'_, [u8]> {
+    let Some((start, end)) = memmem::find_iter(text, PIDS).find_map(|at| {
+        let start = at + PIDS.len();
+        Some((start, start + empty_object(&text[start..])?))
+    }) else {
+        return text.into();
+    };
+    [&text[..start], b":null", &text[end..]].concat().into()
+}
+
+/// How long the `: {}` is that `text` begins with, if it does.
+fn empty_object(text: &[u8]) -> Option<usize> {
+    let mut rest = text;
+    for mark in b":{}" {
+        rest = rest.trim_ascii_start().strip_prefix(&[*mark])?;
+    }
+    Some(text.len() - rest.len())
 }
 
 /// The same text as the crate can read it; none when nothing differs.
@@ -93,6 +119,7 @@ fn drop_unknown_capabilities(process: &mut Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use crate::spec::{Process, Spec};
+    use oci_spec::runtime::LinuxResources;
     use serde_json::json;
 
     use super::*;
@@ -108,6 +135,25 @@ mod tests {
             let flags = process.scheduler().as_ref().unwrap().flags().as_ref().unwrap();
             assert_eq!(flags.len(), 3, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn pids_without_a_limit_are_none_and_a_limit_of_0_is_one() {
+        let limit = |text: &str| {
+            let resources: LinuxResources = read(text.as_bytes()).unwrap();
+            resources.pids().map(|pids| pids.limit())
+        };
+        for (text, expected) in [
+            (r#"{"pids":{}}"#, None),
+            ("{ \"pids\" :\n { \t} , \"unified\": {} }", None),
+            (r#"{"unified":{"pids":"{}"},"pids":{}}"#, None),
+            (r#"{"pids":{"limit":0}}"#, Some(0)),
+            (r#"{"pids":{"limit":7},"unified":{}}"#, Some(7)),
+            (r#"{"unified":{"a":"\"pids\":{}"},"pids":{"limit":3}}"#, Some(3)),
+        ] {
+            assert_eq!(limit(text), expected, "{text}");
+        }
+        assert!(read::<LinuxResources>(br#"{"pids":{"#).is_err());
     }
 
     #[test]

@@ -110,6 +110,21 @@ fn a_fork_bomb_stays_within_its_limit() {
 }
 
 #[test]
+fn a_limit_of_no_processes_is_one_and_no_limit_is_none() {
+    require!(Need::Root, Need::Controllers(&["pids"]));
+    with_bundle("pids-zero", |bundle| {
+        bundle.mount("cgroup", "cgroup", "/sys/fs/cgroup", &["ro"]);
+        let mut said = |pids: serde_json::Value| {
+            bundle.set("/linux/resources", json!({ "pids": pids }));
+            bundle.say("read LIMIT < /sys/fs/cgroup/pids.max; echo limit $LIMIT")
+        };
+        assert_eq!(said(json!({ "limit": 0 })), "limit 1\n");
+        assert_eq!(said(json!({})), "limit max\n");
+        assert_eq!(said(json!({ "limit": -1 })), "limit max\n");
+    });
+}
+
+#[test]
 fn a_cgroup_outside_the_hierarchy_can_not_be_named() {
     require_root!();
     with_bundle("cgroup-path", |bundle| {
