@@ -28,6 +28,7 @@ mod need;
 mod processor;
 mod rounds;
 mod scratch;
+mod systemd;
 
 pub use audit::LeakAudit;
 pub use binary::{binary, binary_path};
@@ -38,3 +39,4 @@ pub use need::{Need, is_met};
 pub use processor::on_one_processor;
 pub use rounds::rounds;
 pub use scratch::Scratch;
+pub use systemd::Systemd;

@@ -1,12 +1,15 @@
 //! As much of D-Bus as it takes to call a method of systemd's manager and to hear of the end of a job.
 //!
-//! <https://dbus.freedesktop.org/doc/dbus-specification.html>. The socket is systemd's private one: there is no bus on
-//! it, no `Hello`, and the manager's signals come unasked.
+//! <https://dbus.freedesktop.org/doc/dbus-specification.html>. On systemd's private socket there is no bus: no `Hello`,
+//! and the manager's signals come unasked.
+
+mod address;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
+
+pub(super) use address::sockets;
 
 /// Longest message that is read; systemd's answers have some hundred bytes.
 const LENGTH_LIMIT: usize = 1 << 20;
@@ -28,6 +31,32 @@ const ERROR_NAME: u8 = 4;
 const REPLY_SERIAL: u8 = 5;
 const DESTINATION: u8 = 6;
 const SIGNATURE: u8 = 8;
+
+/// What has methods: where it is and which of its interfaces they are of.
+#[derive(Debug, Clone, Copy)]
+struct Object {
+    destination: &'static str,
+    path: &'static str,
+    interface: &'static str,
+}
+
+const MANAGER: Object = Object {
+    destination: "org.freedesktop.systemd1",
+    path: "/org/freedesktop/systemd1",
+    interface: "org.freedesktop.systemd1.Manager",
+};
+const MANAGERS_PROPERTIES: Object = Object {
+    interface: "org.freedesktop.DBus.Properties",
+    ..MANAGER
+};
+const BUS: Object = Object {
+    destination: "org.freedesktop.DBus",
+    path: "/org/freedesktop/DBus",
+    interface: "org.freedesktop.DBus",
+};
+
+/// The signals that a bus is to pass on to us.
+const SIGNALS: &str = "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager'";
 
 /// A value of a property.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +130,7 @@ impl Body {
             }
             Variant::Numbers(numbers) => {
                 self.signature("au");
-                self.array(4, |body| numbers.iter().for_each(|number| body.number(*number)));
+                self.numbers(numbers);
             }
             Variant::Signed(number) => {
                 self.signature("i");
@@ -127,6 +156,11 @@ impl Body {
                 body.variant(value);
             }
         });
+    }
+
+    /// `au`
+    pub(super) fn numbers(&mut self, numbers: &[u32]) {
+        self.array(4, |body| numbers.iter().for_each(|number| body.number(*number)));
     }
 
     /// An array of structures with nothing in it.
@@ -157,6 +191,15 @@ impl Message {
             _ => reader.text(),
         };
         signature.chars().map(read).collect()
+    }
+
+    /// The text of a variant, if that is what its body is.
+    fn text_of_variant(&self) -> Option<String> {
+        let mut reader = Reader {
+            bytes: &self.body,
+            at: 0,
+        };
+        (reader.signature()? == "s").then(|| reader.text()).flatten()
     }
 }
 
@@ -227,13 +270,39 @@ pub(super) struct Connection {
 /// How many signals are kept while a reply is waited for; older ones are not ours.
 const SIGNAL_LIMIT: usize = 1000;
 
+/// Who we say that we are, in the way of `EXTERNAL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// This process's user.
+    Uid,
+    /// Whoever the kernel says. In a user namespace we don't know by which number the other side knows us. A systemd older
+    /// than 246 does not understand it.
+    Kernels,
+}
+
 impl Connection {
-    /// Connects, and says who we are in the way of `EXTERNAL`: the kernel vouches for it.
+    /// To a manager that is alone at the other end.
+    pub(super) fn to_manager(stream: UnixStream, claim: Claim) -> io::Result<Self> {
+        Self::begin(stream, claim)
+    }
+
+    /// To the manager that is on a bus.
+    pub(super) fn to_bus(stream: UnixStream) -> io::Result<Self> {
+        let mut connection = Self::begin(stream, Claim::Kernels)?;
+        connection.call_on(BUS, "Hello", "", &Body::default())?;
+        let mut signals = Body::default();
+        signals.text(SIGNALS);
+        connection.call_on(BUS, "AddMatch", "s", &signals)?;
+        // It says nothing to a bus unless somebody wants to hear it.
+        connection.call("Subscribe", "", &Body::default())?;
+        Ok(connection)
+    }
+
+    /// Says who we are; the kernel vouches for it.
     ///
     /// `BEGIN` goes along unasked, as systemd's own clients do it. A short call right behind a later `BEGIN` would be read
     /// with it, and systemd would let it lie until something else comes.
-    pub(super) fn open(socket: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
+    fn begin(stream: UnixStream, claim: Claim) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut connection = Self {
@@ -243,16 +312,26 @@ impl Connection {
         };
         let uid = nix::unistd::geteuid().as_raw().to_string();
         let hex: String = uid.bytes().map(|byte| format!("{byte:02x}")).collect();
-        connection.send(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes())?;
-        let mut answer = String::new();
-        (&mut connection.stream).take(1024).read_line(&mut answer)?;
-        if !answer.starts_with("OK ") {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                answer.trim().to_owned(),
-            ));
+        let claimed = match claim {
+            Claim::Uid => format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n"),
+            Claim::Kernels => "\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_owned(),
+        };
+        connection.send(claimed.as_bytes())?;
+        let mut answer = connection.line()?;
+        if claim == Claim::Kernels && answer == "DATA" {
+            answer = connection.line()?;
         }
-        Ok(connection)
+        if answer.starts_with("OK ") {
+            Ok(connection)
+        } else {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, answer))
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        (&mut self.stream).take(1024).read_line(&mut line)?;
+        Ok(line.trim().to_owned())
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -261,8 +340,21 @@ impl Connection {
 
     /// Calls a method of systemd's manager and waits for the reply.
     pub(super) fn call(&mut self, method: &str, signature: &str, body: &Body) -> io::Result<Message> {
+        self.call_on(MANAGER, method, signature, body)
+    }
+
+    /// The text that a property of the manager is.
+    pub(super) fn property(&mut self, name: &str) -> io::Result<String> {
+        let mut body = Body::default();
+        body.text(MANAGER.interface);
+        body.text(name);
+        let reply = self.call_on(MANAGERS_PROPERTIES, "Get", "ss", &body)?;
+        reply.text_of_variant().ok_or_else(malformed)
+    }
+
+    fn call_on(&mut self, object: Object, method: &str, signature: &str, body: &Body) -> io::Result<Message> {
         self.serial += 1;
-        self.send(&call(self.serial, method, signature, body))?;
+        self.send(&call(self.serial, object, method, signature, body))?;
         loop {
             let message = self.receive()?;
             match message.kind {
@@ -329,17 +421,17 @@ fn parse(bytes: &[u8], fields: usize) -> Option<Message> {
     Some(message)
 }
 
-fn call(serial: u32, method: &str, signature: &str, body: &Body) -> Vec<u8> {
+fn call(serial: u32, object: Object, method: &str, signature: &str, body: &Body) -> Vec<u8> {
     let mut message = Body::default();
     message.bytes.extend([b'l', CALL, 0, 1]);
     message.number(u32::try_from(body.bytes.len()).unwrap_or(u32::MAX));
     message.number(serial);
     message.array(8, |message| {
         for (code, kind, value) in [
-            (PATH, "o", "/org/freedesktop/systemd1"),
-            (INTERFACE, "s", "org.freedesktop.systemd1.Manager"),
+            (PATH, "o", object.path),
+            (INTERFACE, "s", object.interface),
             (MEMBER, "s", method),
-            (DESTINATION, "s", "org.freedesktop.systemd1"),
+            (DESTINATION, "s", object.destination),
         ] {
             message.align(8);
             message.bytes.push(code);
@@ -367,7 +459,7 @@ mod tests {
         let mut body = Body::default();
         body.text("a.scope");
         body.properties(&[("Delegate", Variant::Flag(true)), ("PIDs", Variant::Numbers(vec![7]))]);
-        let bytes = call(1, "M", "sa(sv)", &body);
+        let bytes = call(1, MANAGER, "M", "sa(sv)", &body);
         assert_eq!(
             bytes[..12],
             [
@@ -396,7 +488,7 @@ mod tests {
         body.number(5);
         body.text("/job/5");
         body.text("a.scope");
-        let bytes = call(9, "JobRemoved", "uos", &body);
+        let bytes = call(9, MANAGER, "JobRemoved", "uos", &body);
         let (fields, rest) = lengths(bytes[..16].try_into().unwrap()).unwrap();
         assert_eq!(rest + 16, bytes.len());
         let message = parse(&bytes, fields).unwrap();
@@ -413,7 +505,7 @@ mod tests {
             if let Some((fields, _)) = lengths(bytes[..16].try_into().unwrap())
                 && let Some(message) = parse(&bytes, fields)
             {
-                let _ = message.texts("usso");
+                let _ = (message.texts("usso"), message.text_of_variant());
             }
         }
     }

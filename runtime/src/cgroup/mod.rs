@@ -134,7 +134,12 @@ impl Cgroup {
                 _ => (file, value),
             };
             if let Some(needed) = controller.as_ref().filter(|needed| !controllers.contains(*needed)) {
-                unenforced.push(format!("{field}: this host has no {needed} controller to enforce it"));
+                let lack = if is_controller_of_host(needed) {
+                    format!("its cgroup was not given the {needed} controller")
+                } else {
+                    format!("this host has no {needed} controller")
+                };
+                unenforced.push(format!("{field}: {lack} to enforce it"));
             } else if !has(file) {
                 unenforced.push(format!("{field}: this kernel has no {file} to enforce it"));
             } else {
@@ -266,6 +271,12 @@ impl Cgroup {
             source,
         }
     }
+}
+
+/// Whether who was given the whole tree could limit with it: then somebody above has not passed it on.
+fn is_controller_of_host(name: &str) -> bool {
+    let controllers = root().and_then(|root| Cgroup::at(root).controllers());
+    controllers.is_ok_and(|controllers| controllers.contains(name))
 }
 
 /// A removed cgroup's files answer ENODEV to who has them open, ENOENT to who has not.

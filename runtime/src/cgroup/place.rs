@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::systemd::Scope;
+use super::systemd::{Scope, SystemdError};
 use super::{CgroupError, root};
 use crate::plan::FieldError;
 
@@ -18,12 +18,19 @@ pub enum Place {
 }
 
 impl Place {
-    /// The directory; for a scope the one that systemd will choose.
-    pub fn directory(&self) -> Result<Option<PathBuf>, CgroupError> {
+    /// The directory, unless it is for systemd to choose.
+    pub fn directory(&self) -> Option<PathBuf> {
         match self {
-            Self::Callers => Ok(None),
-            Self::Directory(directory) => Ok(Some(directory.clone())),
-            Self::Scope(scope) => Ok(Some(root()?.join(scope.path()))),
+            Self::Callers | Self::Scope(_) => None,
+            Self::Directory(directory) => Some(directory.clone()),
+        }
+    }
+
+    /// The directory; for a scope the one that systemd will choose.
+    pub fn foreseen(&self) -> Result<Option<PathBuf>, PlaceError> {
+        match self {
+            Self::Callers | Self::Directory(_) => Ok(self.directory()),
+            Self::Scope(scope) => Ok(Some(root()?.join(scope.path()?))),
         }
     }
 }
@@ -37,6 +44,9 @@ pub enum PlaceError {
     /// There is no cgroup2 tree.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// systemd did not say.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
 }
 
 /// The directory for `linux.cgroupsPath`, absolute or not, below the root of the tree; without one a place of our own.

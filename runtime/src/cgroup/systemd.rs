@@ -1,22 +1,23 @@
 //! The systemd driver: a container's cgroup is a transient scope, which systemd makes and removes.
-//!
-//! A scope is never empty when it is made. It begins with this process, which goes back as soon as the container's own
-//! has been born in it.
 
+mod manager;
+mod placeholder;
 mod property;
+mod unit;
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::dbus::{Body, Connection, Variant};
-use super::{Cgroup, Limits, root};
-use crate::plan::FieldError;
+pub use manager::Manager;
+use placeholder::Placeholder;
+pub use unit::Unit;
 
-/// Where scopes go unless the container says otherwise.
-const SLICE: &str = "system.slice";
+use super::Limits;
+use super::dbus::{Body, Connection, Variant};
+use crate::plan::FieldError;
+use crate::sys::thread::SingleThreaded;
 
 /// How long systemd may take to make a scope.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
@@ -31,9 +32,10 @@ pub struct SystemdError {
     source: io::Error,
 }
 
-/// A scope by its name, and its slice.
+/// A scope to be made, by its name and its slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
+    manager: Manager,
     slice: String,
     name: String,
     /// What annotations ask of it.
@@ -44,6 +46,7 @@ impl Scope {
     /// Reads `linux.cgroupsPath` in the form `slice:prefix:name`; without one a name of our own. Annotations may ask for
     /// more properties.
     pub fn of(
+        manager: Manager,
         asked: Option<&Path>,
         id: &str,
         annotations: Option<&HashMap<String, String>>,
@@ -57,8 +60,9 @@ impl Scope {
                 "is not of the form slice:prefix:name, which the systemd driver takes",
             ));
         };
-        let slice = if slice.is_empty() { SLICE } else { slice };
+        let slice = if slice.is_empty() { manager.slice() } else { slice };
         let scope = Self {
+            manager,
             slice: slice.into(),
             name: if prefix.is_empty() {
                 format!("{name}.scope")
@@ -81,8 +85,13 @@ impl Scope {
         }
     }
 
-    /// Its directory below the root of the tree, as systemd places it.
-    pub fn path(&self) -> PathBuf {
+    /// Its directory below the root of the tree, as its manager will place it.
+    pub fn path(&self) -> Result<PathBuf, SystemdError> {
+        let managers = self.manager.cgroup().map_err(failed("place", &self.name))?;
+        Ok(managers.join(self.below_manager()))
+    }
+
+    fn below_manager(&self) -> PathBuf {
         expand(&self.slice).unwrap_or_default().join(&self.name)
     }
 
@@ -91,35 +100,41 @@ impl Scope {
         &self.name
     }
 
-    /// Makes the scope with this process in it.
-    pub fn enter(&self, limits: &Limits) -> Result<Entered, SystemdError> {
-        let failed = |source| self.failed("make", source);
-        let before = own().map_err(failed)?;
-        let mut connection = connect().map_err(failed)?;
-        let job = connection
-            .call("StartTransientUnit", "ssa(sv)a(sa(sv))", &self.start(limits))
-            .map_err(failed)?;
+    /// Whose it is to be.
+    pub fn manager(&self) -> Manager {
+        self.manager
+    }
+
+    /// Makes the scope. It lasts as long as a process is in it.
+    pub fn make(&self, token: &SingleThreaded, limits: &Limits) -> Result<Held, SystemdError> {
+        let placeholder = Placeholder::new(token).map_err(failed("hold", &self.name))?;
+        self.start(limits, placeholder.pid())
+            .map_err(failed("make", &self.name))?;
+        let cgroup = placeholder.cgroup().map_err(failed("find", &self.name))?;
+        Ok(Held {
+            cgroup,
+            _placeholder: placeholder,
+        })
+    }
+
+    /// Starts the unit and waits until that is done.
+    fn start(&self, limits: &Limits, pid: u32) -> io::Result<()> {
+        let mut connection = self.manager.connect()?;
+        let job = connection.call("StartTransientUnit", "ssa(sv)a(sa(sv))", &self.order(limits, pid))?;
         let job = job.texts("o").unwrap_or_default().concat();
         let deadline = Instant::now() + JOB_LIMIT;
-        let entered = |cgroup| Entered { before, cgroup };
         while Instant::now() < deadline {
-            let removed = connection
-                .signal("JobRemoved")
-                .map_err(failed)?
-                .texts("uoss")
-                .unwrap_or_default();
+            let removed = connection.signal("JobRemoved")?.texts("uoss").unwrap_or_default();
             match removed.as_slice() {
-                [_, path, _, result] if *path == job && result == "done" => return own().map(entered).map_err(failed),
-                [_, path, _, result] if *path == job => {
-                    return Err(failed(io::Error::other(format!("the job is {result}"))));
-                }
+                [_, path, _, result] if *path == job && result == "done" => return Ok(()),
+                [_, path, _, result] if *path == job => return Err(io::Error::other(format!("the job is {result}"))),
                 _ => {}
             }
         }
-        Err(failed(io::ErrorKind::TimedOut.into()))
+        Err(io::ErrorKind::TimedOut.into())
     }
 
-    fn start(&self, limits: &Limits) -> Body {
+    fn order(&self, limits: &Limits, pid: u32) -> Body {
         let text = |text: &str| Variant::Text(text.into());
         let mut properties = vec![
             ("Description", text(&format!("container {}", self.name))),
@@ -128,7 +143,7 @@ impl Scope {
             ("DefaultDependencies", Variant::Flag(false)),
             // Nothing of a failed one is left either.
             ("CollectMode", text("inactive-or-failed")),
-            ("PIDs", Variant::Numbers(vec![std::process::id()])),
+            ("PIDs", Variant::Numbers(vec![pid])),
         ];
         properties.extend(self::properties(limits));
         // The last word is theirs.
@@ -140,56 +155,19 @@ impl Scope {
         body.nothing();
         body
     }
-
-    fn failed(&self, action: &'static str, source: io::Error) -> SystemdError {
-        failed(action, &self.name)(source)
-    }
 }
 
-/// Tells systemd of new limits of a unit, so that it does not set the old ones again.
-pub fn tell(unit: &str, limits: &Limits) -> Result<(), SystemdError> {
-    let properties = properties(limits);
-    if properties.is_empty() {
-        return Ok(());
-    }
-    let mut body = Body::default();
-    body.text(unit);
-    body.flag(true);
-    body.properties(&properties);
-    let call = || connect()?.call("SetUnitProperties", "sba(sv)", &body);
-    call().map(drop).map_err(failed("limit", unit))
-}
-
-/// Removes a unit. One that is not there any more, because its last process has ended, is as good.
-pub fn stop(unit: &str) -> Result<(), SystemdError> {
-    let mut body = Body::default();
-    body.text(unit);
-    body.text("replace");
-    match connect().and_then(|mut connection| connection.call("StopUnit", "ss", &body)) {
-        Err(error) if !error.to_string().contains("NoSuchUnit") => Err(failed("stop", unit)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// A scope that this process is in for a moment.
+/// A scope that is there for as long as this is, and then as long as another process is in it.
 #[derive(Debug)]
-pub struct Entered {
-    before: PathBuf,
+pub struct Held {
     cgroup: PathBuf,
+    _placeholder: Placeholder,
 }
 
-impl Entered {
-    /// The scope's directory.
+impl Held {
+    /// Its directory.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
-    }
-}
-
-/// Back to where this process came from.
-impl Drop for Entered {
-    fn drop(&mut self) {
-        // Where that is not allowed it stays, and ends soon.
-        let _ = Cgroup::at(&self.before).add(std::process::id());
     }
 }
 
@@ -255,25 +233,6 @@ fn expand(slice: &str) -> Option<PathBuf> {
     )
 }
 
-/// The manager of the machine. Managers of users are not asked: they can't give what is not root's.
-fn connect() -> io::Result<Connection> {
-    Connection::open(Path::new("/run/systemd/private"))
-}
-
-/// The cgroup of this process.
-fn own() -> io::Result<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let path = Path::new(line.ok_or_else(|| io::Error::other("this process is in no cgroup of version 2"))?);
-    if path.components().any(|part| part == Component::ParentDir) {
-        return Err(io::Error::other(
-            "this process's cgroup is outside of its cgroup namespace",
-        ));
-    }
-    let root = root().map_err(|error| error.source)?;
-    Ok(root.join(path))
-}
-
 fn failed(action: &'static str, unit: &str) -> impl FnOnce(io::Error) -> SystemdError {
     move |source| SystemdError {
         action,
@@ -306,12 +265,21 @@ mod tests {
             (Some("a.slice:b:../c"), None),
             (Some("a.slice:b:c d"), None),
         ] {
-            let scope = Scope::of(asked.map(Path::new), "c", None);
-            assert_eq!(
-                scope.ok().map(|scope| scope.path()).as_deref(),
-                path.map(Path::new),
-                "{asked:?}"
-            );
+            let scope = Scope::of(Manager::Machine, asked.map(Path::new), "c", None);
+            let found = scope.ok().map(|scope| scope.below_manager());
+            assert_eq!(found.as_deref(), path.map(Path::new), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_users_scope_is_in_the_users_slice_unless_told() {
+        for (asked, path) in [
+            (None, "user.slice/orlop-oci-c.scope"),
+            (Some(":libpod:abc"), "user.slice/libpod-abc.scope"),
+            (Some("app-a.slice:libpod:abc"), "app.slice/app-a.slice/libpod-abc.scope"),
+        ] {
+            let scope = Scope::of(Manager::User, asked.map(Path::new), "c", None).unwrap();
+            assert_eq!(scope.below_manager(), Path::new(path), "{asked:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! `create`: a process with everything set up, which waits to be started.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use super::error::{CreateError, host};
 use super::hook::{self, Hooks};
 use super::launch::{Launch, launch, streams};
 use super::{CreateRequest, SingleThreaded, Who, own_cgroup};
+use crate::cgroup::systemd::Unit;
 use crate::cgroup::{Cgroup, DeviceRules, Limits};
 use crate::field::labels;
 use crate::guard::Guard;
@@ -73,6 +75,8 @@ pub(super) struct Company<'a> {
     pub(super) gate: Option<Gate>,
     /// The directories of its groups of the resctrl filesystem.
     pub(super) groups: &'a [PathBuf],
+    /// The systemd unit that its cgroup is.
+    pub(super) unit: Option<Unit<'a>>,
 }
 
 /// As [`create`], in `company`.
@@ -81,7 +85,12 @@ pub(super) fn create_with(
     request: CreateRequest<'_>,
     company: Company<'_>,
 ) -> Result<Created, CreateError> {
-    let Company { hooks, gate, groups } = company;
+    let Company {
+        hooks,
+        gate,
+        groups,
+        unit,
+    } = company;
     lap(Lap::BEGUN);
     let (streams, terminal) = streams(request.stdio)?;
     let privileges = Privileges::look();
@@ -125,6 +134,7 @@ pub(super) fn create_with(
             streams,
             cgroup: cgroup.as_ref(),
             confinement: Some(&confinement),
+            unit,
             companion: None,
             pid_namespace: pid_namespace.as_ref().map(AsFd::as_fd),
             root: None,
@@ -148,7 +158,7 @@ pub(super) fn create_with(
 pub(super) fn confine(spec: &Spec, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
     let confinement = Confinement::of(spec)?;
     confinement.make(cgroup)?;
-    confinement.enforce(cgroup)
+    confinement.enforce(cgroup, Privileges::look())
 }
 
 /// The controllers that count what a container uses, limited or not.
@@ -180,7 +190,7 @@ impl Confinement {
     }
 
     /// Sets its limits and returns a sentence for each thing that it can't enforce.
-    pub(super) fn enforce(&self, cgroup: Option<&Cgroup>) -> Result<Vec<String>, CreateError> {
+    pub(super) fn enforce(&self, cgroup: Option<&Cgroup>, privileges: Privileges) -> Result<Vec<String>, CreateError> {
         let Some(cgroup) = cgroup else {
             let fields = self.limits.settings().iter().map(|limit| limit.field.as_str());
             let fields = fields.chain(["linux.resources.devices"]);
@@ -188,9 +198,18 @@ impl Confinement {
                 .map(|field| format!("{field}: there is no cgroup to enforce it"))
                 .collect());
         };
+        let mut unenforced = Vec::new();
         if !Guard::DeniedDevices.is_out() {
-            cgroup.allow_devices(&self.devices)?;
+            match cgroup.allow_devices(&self.devices) {
+                // It has none of the host's devices but those that are bound into it, and can make none.
+                Err(error) if !privileges.devices && error.source.kind() == ErrorKind::PermissionDenied => {
+                    let reason = "only root outside of every user namespace may say which a cgroup uses";
+                    unenforced.push(format!("linux.resources.devices: {reason}"));
+                }
+                allowed => allowed?,
+            }
         }
-        Ok(cgroup.limit(&self.limits)?)
+        unenforced.extend(cgroup.limit(&self.limits)?);
+        Ok(unenforced)
     }
 }

@@ -2,20 +2,23 @@
 //! container's process there, as a child of ours, and ends.
 //!
 //! Who enters a user namespace can't come back, and who is to be born in one must not need a right over the others that
-//! it is to be in.
+//! it is to be in. The same process is brought to a cgroup that we may not put a process into.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 
 use super::error::{CreateError, host};
-use super::launch::receive;
+use super::launch::{end, receive, say};
 use super::{Exit, SingleThreaded};
-use crate::report::Report;
+use crate::cgroup::systemd::Unit;
+use crate::report::{Report, START};
 use crate::step::NamespaceFile;
 use crate::sys::channel::send_with_fd;
 use crate::sys::clone::{Child, Parent, clone3, clone3_for, exit_now};
+use crate::sys::fd::close_inherited;
 use crate::sys::namespace::setns;
 use crate::sys::pidfd::pid_of;
 
@@ -25,17 +28,34 @@ const CLONE: u32 = u32::MAX;
 /// At most so many namespaces are entered: one of each kind.
 const KINDS: usize = 8;
 
+/// How the process comes to its cgroup.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// It is born there; without one in ours.
+    Birth(Option<BorrowedFd<'a>>),
+    /// systemd brings who makes it there.
+    Brought(Unit<'a>, &'a Path),
+}
+
 /// As [`clone3`], with the process in the namespaces of `door`.
 pub(super) fn clone_through(
     token: &SingleThreaded,
     door: &[NamespaceFile],
     namespaces: libc::c_int,
-    cgroup: Option<BorrowedFd<'_>>,
+    way: Way<'_>,
     run: impl FnOnce(),
 ) -> Result<Child, CreateError> {
     let socket = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (ours, theirs) = socket.map_err(|errno| host("make a channel to the door", errno))?;
+    let (cgroup, is_brought) = match way {
+        Way::Birth(cgroup) => (cgroup, false),
+        Way::Brought(..) => (None, true),
+    };
     let usher = clone3(token, 0, None, || {
+        close_inherited(ours.as_fd());
+        if is_brought && !hears(theirs.as_fd()) {
+            return;
+        }
         let result = enter(door).and_then(|()| {
             let child = clone3_for(token, Parent::Ours, namespaces, cgroup, run);
             let child = child.map_err(|errno| (CLONE, errno))?;
@@ -48,9 +68,32 @@ pub(super) fn clone_through(
     });
     let usher = usher.map_err(|errno| host("clone a process to enter the namespaces", errno))?;
     drop(theirs);
+    if let Way::Brought(unit, into) = way
+        && let Err(error) = bring(&usher, unit, into, ours.as_fd())
+    {
+        end(usher.pidfd.as_fd());
+        return Err(error);
+    }
     let born = receive(ours.as_fd()).map_err(|error| host("hear from the door", error));
     let _ = Exit::wait(usher.pidfd.as_fd());
     child_of(born?, door)
+}
+
+/// Has the usher brought to its cgroup, and tells it so.
+fn bring(usher: &Child, unit: Unit<'_>, into: &Path, channel: BorrowedFd<'_>) -> Result<(), CreateError> {
+    unit.attach(usher.pid, into)?;
+    say(channel, START).map_err(|errno| host("let the door open", errno))
+}
+
+/// Whether the word has come; nothing comes from who has gone.
+fn hears(channel: BorrowedFd<'_>) -> bool {
+    let mut word = [0];
+    loop {
+        match recv(channel.as_raw_fd(), &mut word, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            heard => return heard == Ok(1),
+        }
+    }
 }
 
 /// Those that we have a right over before the user namespace, the others from within it.

@@ -4,6 +4,7 @@ use std::io;
 
 use super::hook::HookError;
 use crate::cgroup::CgroupError;
+use crate::cgroup::systemd::SystemdError;
 use crate::plan::FieldError;
 
 /// A step that the container's process could not do.
@@ -28,6 +29,9 @@ pub enum CreateError {
     /// The cgroup could not be made or limited.
     #[error("prepare the container's cgroup")]
     Cgroup(#[from] CgroupError),
+    /// systemd did not bring it to its cgroup.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// A step on the host's side failed.
     #[error("{action}")]
     Host {
@@ -66,7 +70,13 @@ impl CreateError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Step(step) if step.field == "process.args" => exec_exit_code(&step.source),
-            Self::Step(_) | Self::Field(_) | Self::Cgroup(_) | Self::Host { .. } | Self::Hook(_) | Self::Died => 1,
+            Self::Step(_)
+            | Self::Field(_)
+            | Self::Cgroup(_)
+            | Self::Systemd(_)
+            | Self::Host { .. }
+            | Self::Hook(_)
+            | Self::Died => 1,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::error::{CreateError, ExecError, host};
 use super::launch::{Launch, launch, streams};
 use super::{Created, Manner, Running, SingleThreaded, Stdio, Who, kill};
 use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::Unit;
 use crate::field::{labels, scheduling};
 use crate::plan::{self, ProcessFacts};
 use crate::privileges::{Privileges, lets_set_groups};
@@ -25,6 +26,8 @@ pub struct Target<'a> {
     pub pidfd: BorrowedFd<'a>,
     /// Its cgroup; the new process is born in it.
     pub cgroup: Option<&'a Path>,
+    /// The systemd unit that the cgroup belongs to: it brings a process there where we may not.
+    pub unit: Option<Unit<'a>>,
     /// Where that cgroup takes no process any more, because the container manages cgroups itself, the new one goes to its
     /// init's.
     pub follows_init: bool,
@@ -96,6 +99,7 @@ pub(super) fn create_exec(
             streams,
             cgroup: cgroup.as_ref(),
             confinement: None,
+            unit: target.unit,
             companion: pid_of(target.pidfd).filter(|_| target.follows_init),
             pid_namespace,
             root: root_of(target.pidfd),

@@ -309,6 +309,7 @@ fn spawn(
                 streams,
                 cgroup: None,
                 confinement: None,
+                unit: None,
                 companion: None,
                 pid_namespace: pid_namespace.map(|(_, child)| child.pidfd.as_fd()),
                 root: None,

@@ -10,19 +10,20 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket
 use nix::sys::stat::fstat;
 use nix::unistd::{Uid, fchown};
 
+use super::birth::Birth;
 use super::create::Confinement;
 use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
-use super::{Created, Exit, SingleThreaded, Stdio, Who, door, kill, listener, net_device, own_cgroup};
+use super::{Created, Exit, SingleThreaded, Stdio, Who, kill, listener, net_device, own_cgroup};
 use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::Unit;
 use crate::plan::{InitPlan, Terminal};
 use crate::prepare::{Preparation, prepare_namespace};
 use crate::privileges::Privileges;
 use crate::report::{LENGTH, MAPPED, Report, START};
 use crate::step::{Gate, InitStep, NamespaceFile, Planned};
-use crate::sys::clone::{Child, clone3};
+use crate::sys::clone::Child;
 use crate::sys::fd::duplicate_from;
-use crate::sys::namespace::set_children_pid_namespace;
 use crate::sys::schedule::{affinity, set_affinity};
 use crate::sys::socket;
 use crate::sys::stopwatch::{Lap, lap, name_steps};
@@ -36,6 +37,8 @@ pub(super) struct Launch<'a> {
     pub(super) cgroup: Option<&'a Cgroup>,
     /// What that one is to enforce, if that is not done yet.
     pub(super) confinement: Option<&'a Confinement>,
+    /// The systemd unit that the cgroup belongs to.
+    pub(super) unit: Option<Unit<'a>>,
     /// A process in whose cgroup it is born if that one takes none: it is gone, or has controllers for cgroups below it.
     pub(super) companion: Option<u32>,
     /// An existing pid namespace that it is born in (its file, or a pidfd of a process in it).
@@ -63,6 +66,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         streams,
         cgroup,
         confinement,
+        unit,
         companion,
         pid_namespace,
         root,
@@ -100,35 +104,18 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         plan.door.push(pid_door(namespace)?);
     }
     let companions = || companion.and_then(own_cgroup::of_process);
-    let place = match cgroup.map(Cgroup::open).transpose() {
-        Err(error) => match companions() {
-            Some(other) => Some(other.open()?),
-            None => return Err(error.into()),
-        },
-        Ok(place) => place,
-    };
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| host("make a channel to the container's process", errno))?;
     lap(Lap::PREPARED);
     let run = || init::run(&plan.steps, theirs.as_fd(), ours.as_fd());
     let before = plan.affinity.as_deref().map(move_to_cpus).transpose()?;
-    let born_in = |cgroup: Option<BorrowedFd<'_>>| {
-        if plan.door.is_empty() {
-            in_pid_namespace(token, pid_namespace, || {
-                clone3(token, plan.namespaces, cgroup, run)
-                    .map_err(|errno| host("clone the container's process", errno))
-            })
-        } else {
-            door::clone_through(token, &plan.door, plan.namespaces, cgroup, run)
-        }
+    let birth = Birth {
+        door: &plan.door,
+        namespaces: plan.namespaces,
+        pid_namespace,
+        unit,
     };
-    let child = match (born_in(place.as_ref().map(AsFd::as_fd)), companions) {
-        (Err(error), companions) if takes_none(&error) => match companions() {
-            Some(other) => born_in(Some(other.open()?.as_fd())),
-            None => Err(error),
-        },
-        (child, _) => child,
-    };
+    let child = birth.give(token, cgroup, companions, run);
     if let Some(before) = before {
         set_affinity(&before).map_err(|errno| host("set this process's CPU affinity back", errno))?;
     }
@@ -140,7 +127,7 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         give_maps(&child, &ours, &mut plan, privileges)?;
         give_groups(&child, groups)?;
         if let Some(confinement) = confinement {
-            plan.unenforced.splice(0..0, confinement.enforce(cgroup)?);
+            plan.unenforced.splice(0..0, confinement.enforce(cgroup, privileges)?);
         }
         let is_told = starts_at_once && plan.hears_nothing_else();
         if is_told {
@@ -190,14 +177,6 @@ fn describe(steps: &[Planned]) -> Vec<(u32, (String, String))> {
         .collect()
 }
 
-/// What clone3(2) answers for a cgroup that has turned controllers on for those below it, or has just been removed.
-fn takes_none(error: &CreateError) -> bool {
-    let CreateError::Host { source, .. } = error else {
-        return false;
-    };
-    matches!(source.raw_os_error(), Some(libc::EBUSY | libc::ENODEV))
-}
-
 /// What a plan has to know of the streams; and the streams, with numbers that no standard stream has.
 pub(super) fn streams(stdio: Stdio) -> Result<(Option<[OwnedFd; 3]>, Terminal), CreateError> {
     match stdio {
@@ -217,22 +196,7 @@ fn above_streams(fd: OwnedFd) -> Result<OwnedFd, CreateError> {
     duplicate_from(fd.as_fd(), 3).map_err(|errno| host("duplicate a standard stream", errno))
 }
 
-/// A process can't move to another pid namespace, only its next children can: ours are sent there for one clone.
-fn in_pid_namespace<T>(
-    token: &SingleThreaded,
-    namespace: Option<BorrowedFd<'_>>,
-    make: impl FnOnce() -> Result<T, CreateError>,
-) -> Result<T, CreateError> {
-    let Some(namespace) = namespace else { return make() };
-    let own = fs::File::open("/proc/self/ns/pid").map_err(|error| host("open this process's pid namespace", error))?;
-    let join = |file| set_children_pid_namespace(token, file).map_err(|errno| host("join the pid namespace", errno));
-    join(namespace)?;
-    let made = make();
-    join(own.as_fd())?;
-    made
-}
-
-/// The same for who could not send its next children home again: somebody else goes there for it.
+/// Who can't send its next children home again has somebody else go to a pid namespace for it.
 fn pid_door(namespace: BorrowedFd<'_>) -> Result<NamespaceFile, CreateError> {
     let file = namespace.try_clone_to_owned();
     Ok(NamespaceFile {

@@ -4,6 +4,7 @@
 //! [`Created::start`] lets it execute the user's program; [`exec()`] adds a process to it; [`kill`] and
 //! [`Exit::wait`] end it. No state is kept here: who calls keeps the pidfd.
 
+mod birth;
 pub mod config;
 mod create;
 mod door;

@@ -42,6 +42,7 @@ impl Shim {
             return Err(refuse(FailureKind::State, "the container does not run"));
         };
         let target = container::Target {
+            unit: None,
             follows_init: true,
             pidfd: pidfd.as_fd(),
             cgroup: cgroup.as_deref(),

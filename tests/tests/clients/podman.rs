@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use tests::{Need, Scratch, eventually, require};
+use tests::{Need, Scratch, Systemd, eventually, require};
 
 use super::{PATIENCE, Said, has_state, image, runtime};
 
@@ -26,11 +26,13 @@ pub(super) struct Podman {
     pub(super) image: String,
     /// Whether it belongs to [`USER`].
     is_rootless: bool,
+    /// The one that makes its cgroups, [`USER`]'s too; without one it makes them itself.
+    systemd: Option<Systemd>,
 }
 
 impl Podman {
     pub(super) fn new(name: &str) -> Self {
-        Self::of(Scratch::new(name), false)
+        Self::of(Scratch::new(name), false, None)
     }
 
     /// One of [`USER`]'s, in directories of theirs.
@@ -40,14 +42,26 @@ impl Podman {
             std::fs::create_dir_all(&dir).unwrap();
             chown(&dir, Some(USER), Some(USER)).unwrap();
         }
-        Self::of(scratch, true)
+        Self::of(scratch, true, None)
     }
 
-    fn of(scratch: Scratch, is_rootless: bool) -> Self {
+    /// The same in a session with a systemd of theirs.
+    fn in_session(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        for dir in [HOME.into(), scratch.path("user")] {
+            std::fs::create_dir_all(&dir).unwrap();
+            chown(&dir, Some(USER), Some(USER)).unwrap();
+        }
+        let systemd = Systemd::start_with_users(&scratch, USER);
+        Self::of(scratch, true, Some(systemd))
+    }
+
+    fn of(scratch: Scratch, is_rootless: bool, systemd: Option<Systemd>) -> Self {
         let mut podman = Self {
             scratch,
             image: String::new(),
             is_rootless,
+            systemd,
         };
         let layout = image(&podman.scratch);
         podman.image = podman.ok(&["pull", "--quiet", &format!("oci:{}", layout.display())]);
@@ -60,15 +74,18 @@ impl Podman {
 
     /// Where the runtime keeps its state.
     fn state(&self) -> PathBuf {
-        if self.is_rootless {
-            self.dir().join("runtime/orlop-oci")
-        } else {
-            "/run/orlop-oci".into()
+        match &self.systemd {
+            Some(systemd) => systemd.path(&format!("/run/user/{USER}/orlop-oci")),
+            None if self.is_rootless => self.dir().join("runtime/orlop-oci"),
+            None => "/run/orlop-oci".into(),
         }
     }
 
     pub(super) fn command(&self) -> Command {
-        let mut command = Command::new("podman");
+        let before = self.systemd.iter().flat_map(|systemd| systemd.inside_as(USER));
+        let mut line = before.chain(["podman".to_owned()]);
+        let mut command = Command::new(line.next().unwrap());
+        command.args(line);
         for (flag, dir) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(flag).arg(self.dir().join(dir));
         }
@@ -77,14 +94,17 @@ impl Podman {
         let driver = if self.is_rootless { "vfs" } else { "overlay" };
         command.args([
             "--cgroup-manager",
-            "cgroupfs",
+            if self.systemd.is_some() { "systemd" } else { "cgroupfs" },
             "--storage-driver",
             driver,
             "--events-backend",
             "none",
         ]);
         if self.is_rootless {
-            command.uid(USER).gid(USER).current_dir(HOME).env("HOME", HOME);
+            command.current_dir(HOME).env("HOME", HOME);
+        }
+        if self.is_rootless && self.systemd.is_none() {
+            command.uid(USER).gid(USER);
             command.env("XDG_RUNTIME_DIR", self.dir().join("runtime"));
         }
         command
@@ -228,6 +248,33 @@ fn who_is_not_root_has_containers_too() {
     assert_eq!(podman.ok(&["exec", "--user", "33", "c", "id", "-u"]), "33");
     assert_eq!(podman.ok(&["exec", "--tty", "c", "tty"]), "/dev/pts/0");
     stops_starts_and_is_killed(&podman);
+    podman.finish();
+}
+
+#[test]
+fn who_is_not_root_has_containers_in_scopes_of_their_own_systemd() {
+    require!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3], Need::Tool("newuidmap"));
+    require!(Need::Path(Systemd::PROGRAM), Need::Tool("dbus-daemon"));
+    let podman = Podman::in_session("podman-user");
+    let flags = ["--memory=64m", "--pids-limit=33"];
+    let script = "id -u; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max";
+    assert_eq!(podman.run(&flags, script).ok(), "0\n67108864\n33");
+    podman.start("c", &flags, "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done");
+    eventually(PATIENCE, "it is up", || podman.ok(&["logs", "c"]) == "up");
+    let id = podman.ok(&["inspect", "--format", "{{.Id}}", "c"]);
+    let slice = format!("{}/user.slice", Systemd::USERS);
+    let scope = || podman.systemd.as_ref()?.scope(&slice, &format!("libpod-{id}.scope"));
+    let path = scope().expect("the scope is there");
+    assert_eq!(std::fs::read_to_string(path.join("pids.max")).unwrap(), "33\n");
+    assert_eq!(
+        podman.ok(&["exec", "c", "grep", "-c", "^0::/$", "/proc/self/cgroup"]),
+        "1"
+    );
+    podman.ok(&["pause", "c"]);
+    podman.ok(&["unpause", "c"]);
+    podman.ok(&["stop", "c"]);
+    assert_eq!(podman.status("c"), "exited 5");
+    eventually(PATIENCE, "the scope is gone", || scope().is_none());
     podman.finish();
 }
 

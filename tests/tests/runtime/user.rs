@@ -19,7 +19,7 @@ use crate::exec::{exec, with_running};
 pub(crate) const FIRST: u32 = 100_000;
 
 /// A user of the host who is nobody in particular.
-const NOBODY: u32 = 4_321;
+pub(crate) const NOBODY: u32 = 4_321;
 
 fn mappings(outside: u32, count: u32) -> Value {
     json!([{ "containerID": 0, "hostID": outside, "size": count }])
@@ -345,7 +345,7 @@ fn as_nobody(command: &mut Command) -> Finished {
 }
 
 /// What `runc spec --rootless` writes: no network namespace, /sys of the host, one id.
-fn rootless(bundle: &mut Bundle<'_>) {
+pub(crate) fn rootless(bundle: &mut Bundle<'_>) {
     map(bundle, NOBODY, 1);
     bundle.set("/linux/namespaces/1", json!({ "type": "user" }));
     let namespaces = ["pid", "user", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({ "type": kind }));

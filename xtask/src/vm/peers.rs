@@ -15,7 +15,7 @@ use crate::{command, workspace};
 
 /// Their release; kernels of all releases run them.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 18] = [
     "apparmor",
     "podman",
     "conmon",
@@ -31,6 +31,7 @@ const PACKAGES: [&str; 17] = [
     "iptables",
     "slirp4netns",
     "systemd",
+    "dbus-daemon",
     "uidmap",
     "ca-certificates",
 ];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use runtime::cgroup::place::{self, Place, PlaceError};
-use runtime::cgroup::systemd::Scope;
+use runtime::cgroup::systemd::{self, Scope};
 use runtime::container::Manner;
 use runtime::container::named::{Bundle, CreateOrder, Fresh};
 use runtime::spec::Spec;
@@ -76,11 +76,15 @@ pub(crate) fn place_of(globals: &Globals, spec: &Spec, id: &str) -> Result<Place
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     match globals.manager {
         Manager::Disabled => Ok(Place::Callers),
-        Manager::Systemd => Ok(Place::Scope(Scope::of(
-            path.as_deref(),
-            id,
-            spec.annotations().as_ref(),
-        )?)),
+        Manager::Systemd => {
+            let manager = if globals.rootless {
+                systemd::Manager::User
+            } else {
+                systemd::Manager::Machine
+            };
+            let annotations = spec.annotations().as_ref();
+            Ok(Place::Scope(Scope::of(manager, path.as_deref(), id, annotations)?))
+        }
         Manager::Cgroupfs => match place::below_root(path.as_deref(), id) {
             Err(PlaceError::Cgroup(_)) if globals.rootless => Ok(Place::Callers),
             directory => Ok(Place::Directory(directory?)),

@@ -33,7 +33,7 @@ impl Plan {
 
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
         let bundle = Bundle::read(&self.bundle, None)?;
-        let cgroup = place_of(globals, &bundle.spec, "ID")?.directory()?;
+        let cgroup = place_of(globals, &bundle.spec, "ID")?.foreseen()?;
         let plan = explain(&bundle.spec, &bundle.directory, cgroup.as_deref(), Manner::default())?;
         if self.json {
             crate::print(&serde_json::to_string_pretty(&plan)?)

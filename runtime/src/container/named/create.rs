@@ -13,7 +13,7 @@ use super::error::{VerbError, file};
 use super::record::{Init, Record};
 use super::store::{Named, Store};
 use crate::cgroup::place::Place;
-use crate::cgroup::systemd::Entered;
+use crate::cgroup::systemd::Held;
 use crate::cgroup::{Cgroup, CgroupError, Limits};
 use crate::container::config;
 use crate::container::create::{Company, create_with};
@@ -101,7 +101,7 @@ impl Store {
         let rootfs = bundle.rootfs()?;
         let named = Named {
             directory: self.take(order.id)?,
-            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()?),
+            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()),
         };
         let had_cgroup = named.cgroup().is_some_and(|cgroup| cgroup.exists());
         let mut fresh = Fresh {
@@ -131,7 +131,7 @@ impl Fresh {
     ) -> Result<(), VerbError> {
         let named = &mut self.named;
         named.write_config(config)?;
-        let scope = named.enter_scope(&order.cgroup, &self.spec)?;
+        let scope = named.make_scope(token, &order.cgroup, &self.spec)?;
         named.record.count_mounts(&self.spec)?;
         let groups = named.plan_resctrl(&self.spec)?;
         // Before the process is there: whoever finds the creator dead must know which cgroup to empty.
@@ -153,6 +153,7 @@ impl Fresh {
             hooks: Some(&hooks),
             gate,
             groups: &named.record.resctrl.joined,
+            unit: named.record.scope(),
         };
         let created = create_with(token, request, company)?;
         drop(scope);
@@ -254,15 +255,21 @@ impl Named {
         }
     }
 
-    /// Has systemd make the scope, with this process in it until it has a process of the container's.
-    pub(super) fn enter_scope(&mut self, place: &Place, spec: &Spec) -> Result<Option<Entered>, VerbError> {
+    /// Has systemd make the scope, which has to be held until a process of the container's is in it.
+    pub(super) fn make_scope(
+        &mut self,
+        token: &SingleThreaded,
+        place: &Place,
+        spec: &Spec,
+    ) -> Result<Option<Held>, VerbError> {
         let Place::Scope(scope) = place else { return Ok(None) };
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let limits = resources.map(Limits::of).transpose()?.unwrap_or_default();
-        let entered = scope.enter(&limits)?;
-        self.record.cgroup = Some(entered.cgroup().to_owned());
+        let held = scope.make(token, &limits)?;
+        self.record.cgroup = Some(held.cgroup().to_owned());
         self.record.unit = Some(scope.name().to_owned());
-        Ok(Some(entered))
+        self.record.manager = scope.manager();
+        Ok(Some(held))
     }
 
     pub(super) fn cgroup(&self) -> Option<Cgroup> {

@@ -7,7 +7,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::VerbError;
 use super::{Named, Status, Store};
-use crate::cgroup::systemd;
 use crate::container::hook::Moment;
 use crate::container::{SingleThreaded, kill};
 use crate::spec::Spec;
@@ -83,8 +82,12 @@ impl Named {
 /// Ends what is left of a container and removes every trace of it.
 pub(super) fn put_away(token: &SingleThreaded, named: &Named, spec: Option<&Spec>) -> Result<Vec<String>, VerbError> {
     named.end()?;
-    if let Some(unit) = &named.record.unit {
-        systemd::stop(unit)?;
+    if let Some(unit) = named.record.scope() {
+        match unit.stop() {
+            // It has gone, perhaps with the user's systemd.
+            Err(_) if !unit.cgroup.exists() => {}
+            stopped => stopped?,
+        }
     }
     if let Some(cgroup) = named.cgroup() {
         cgroup.remove()?;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::{VerbError, file};
+use crate::cgroup::systemd::{Manager, Unit};
 use crate::proc::Stat;
 use crate::shim::cri::Stamp;
 use crate::shim::now;
@@ -37,6 +38,9 @@ pub struct Record {
     /// The systemd unit that the cgroup is, if systemd has made it.
     #[serde(default)]
     pub unit: Option<String>,
+    /// Whose systemd that was.
+    #[serde(default)]
+    pub manager: Manager,
     /// Its groups of the resctrl filesystem, if it was given any.
     #[serde(default)]
     pub(super) resctrl: ResctrlGroups,
@@ -79,11 +83,22 @@ impl Record {
             created: stamp_of_now(),
             cgroup,
             unit: None,
+            manager: Manager::default(),
             resctrl: ResctrlGroups::default(),
             mounts_before: None,
             init: None,
             steps: BTreeMap::new(),
         }
+    }
+
+    /// The systemd unit that its cgroup is.
+    pub(super) fn scope(&self) -> Option<Unit<'_>> {
+        let (name, cgroup) = self.unit.as_deref().zip(self.cgroup.as_deref())?;
+        Some(Unit {
+            manager: self.manager,
+            name,
+            cgroup,
+        })
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, VerbError> {

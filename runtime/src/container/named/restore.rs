@@ -67,7 +67,7 @@ impl Store {
         let rootfs = bundle.rootfs()?;
         let mut named = Named {
             directory: self.take(order.id)?,
-            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()?),
+            record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()),
         };
         let restored = named.restore(&token, bundle, order);
         restored.inspect_err(|_| {
@@ -86,7 +86,7 @@ impl Named {
     ) -> Result<Restored, VerbError> {
         let spec = &bundle.spec;
         self.write_config(bundle.text())?;
-        let scope = self.enter_scope(&order.cgroup, spec)?;
+        let scope = self.make_scope(token, &order.cgroup, spec)?;
         let groups = self.plan_resctrl(spec)?;
         self.write()?;
         groups.map_or(Ok(()), |groups| groups.make())?;

@@ -157,6 +157,7 @@ impl Named {
         Target {
             pidfd: init.as_fd(),
             cgroup: self.record.cgroup.as_deref(),
+            unit: self.record.scope(),
             follows_init: true,
             groups: &self.record.resctrl.joined,
             spec,

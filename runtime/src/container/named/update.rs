@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::{Named, Status, VerbError};
-use crate::cgroup::{Cgroup, Limits, systemd};
+use crate::cgroup::{Cgroup, Limits};
 use crate::container::FieldError;
 
 impl Named {
@@ -19,8 +19,8 @@ impl Named {
         let limits = Limits::of(&self.with_own_limits(resources))?;
         let cgroup = self.cgroup_for("update")?;
         check_use(&cgroup, resources)?;
-        if let Some(unit) = &self.record.unit {
-            systemd::tell(unit, &limits)?;
+        if let Some(unit) = self.record.scope() {
+            unit.tell(&limits)?;
         }
         cgroup.create(&limits.controllers().into_iter().collect::<Vec<_>>())?;
         match cgroup.limit(&limits)?.into_iter().next() {
