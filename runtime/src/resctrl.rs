@@ -195,6 +195,12 @@ mod tests {
         resctrl.perform(&write).unwrap();
         let file = tree.0.join("c1/schemata");
         assert_eq!(fs::read_to_string(&file).unwrap(), "L3:0=f\nMB:0=25\n");
+        let change = ResctrlStep::Write {
+            class: class.clone(),
+            schemata: vec!["L3:0=3".to_owned()],
+        };
+        resctrl.perform(&change).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "L3:0=3\n");
         // As the kernel shows it.
         fs::write(&file, "    MB:0=  30\n    L3:0=00f\n").unwrap();
         let compare = |schemata| {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxIntelRdt};
 
 use crate::plan::FieldError;
 
@@ -66,7 +66,17 @@ pub(crate) fn of(linux: &Linux) -> Result<Option<IntelRdt>, FieldError> {
         }
         Some(name) => Class::Named(name.into()),
     };
+    Ok(Some(IntelRdt {
+        class,
+        schemata: lines(asked)?,
+        is_monitored: asked.enable_monitoring().unwrap_or(false),
+    }))
+}
+
+/// The lines of `schemata` that are asked for.
+pub(crate) fn lines(asked: &LinuxIntelRdt) -> Result<Vec<String>, FieldError> {
     if let Some(schema) = asked.mem_bw_schema()
+        && !schema.is_empty()
         && !schema.starts_with("MB:")
     {
         let reason = format!("{schema:?} does not begin with MB:");
@@ -88,22 +98,14 @@ pub(crate) fn of(linux: &Linux) -> Result<Option<IntelRdt>, FieldError> {
         false => Ok(line.clone()),
     };
     let lines = all.filter(|(_, line)| !line.is_empty()).map(line);
-    Ok(Some(IntelRdt {
-        class,
-        schemata: lines.collect::<Result<_, _>>()?,
-        is_monitored: asked.enable_monitoring().unwrap_or(false),
-    }))
+    lines.collect()
 }
 
 impl IntelRdt {
     /// Plans the groups of the container `id`; `is_there` says whether a class is.
     pub(crate) fn plan(&self, id: &str, is_there: impl FnOnce(&Path) -> bool) -> Result<ResctrlPlan, FieldError> {
         let mut plan = ResctrlPlan::default();
-        let class = match &self.class {
-            Class::Own => PathBuf::from(id),
-            Class::Default => PathBuf::new(),
-            Class::Named(name) => PathBuf::from(name),
-        };
+        let class = self.class_of(id);
         let is_there = is_there(&class);
         if !is_there && matches!(self.class, Class::Named(_)) && self.schemata.is_empty() {
             let reason = format!("there is no class {class:?}, and nothing says what it may use");
@@ -132,6 +134,24 @@ impl IntelRdt {
             plan.removed.get_or_insert(monitor);
         }
         Ok(plan)
+    }
+
+    /// Other lines for the class of the container `id`, which others may be in, too.
+    pub(crate) fn change(&self, id: &str, schemata: Vec<String>) -> Result<ResctrlStep, FieldError> {
+        let class = self.class_of(id);
+        if self.class == Class::Default {
+            let reason = "is the class of everybody, which is not this container's to change";
+            return Err(FieldError::new("linux.intelRdt.closID", reason));
+        }
+        Ok(ResctrlStep::Write { class, schemata })
+    }
+
+    fn class_of(&self, id: &str) -> PathBuf {
+        match &self.class {
+            Class::Own => PathBuf::from(id),
+            Class::Default => PathBuf::new(),
+            Class::Named(name) => PathBuf::from(name),
+        }
     }
 
     /// The plan where nobody can be asked which classes there are: those that are not described are.
@@ -320,6 +340,23 @@ mod tests {
     fn the_cache_comes_before_the_bandwidth_and_whole_schemata_last() {
         let json = json!({ "schemata": ["L2:0=1"], "memBwSchema": "MB:0=20", "l3CacheSchema": "L3:0=f" });
         assert_eq!(read(&json).unwrap().unwrap().schemata, ["L3:0=f", "MB:0=20", "L2:0=1"]);
+    }
+
+    #[test]
+    fn other_lines_are_for_a_class_of_few() {
+        let lines = || vec!["L3:0=3".to_owned()];
+        for (json, class) in [
+            (json!({}), Some("c1")),
+            (json!({ "closID": "g" }), Some("g")),
+            (json!({ "closID": "/" }), None),
+        ] {
+            let changed = read(&json).unwrap().unwrap().change("c1", lines());
+            let expected = class.map(|class| ResctrlStep::Write {
+                class: class.into(),
+                schemata: lines(),
+            });
+            assert_eq!(changed.ok(), expected, "{json}");
+        }
     }
 
     #[test]

@@ -180,6 +180,28 @@ fn a_class_of_caches_takes_a_host_that_has_them() {
 }
 
 #[test]
+fn the_class_of_a_container_without_one_is_not_changed() {
+    require_root!();
+    with_bundle("class-update", |bundle| {
+        bundle.create("exec sleep 1000");
+        for (flag, words) in [
+            (
+                "--l3-cache-schema=L3:0=f",
+                "linux.intelRdt: is not in the container's configuration",
+            ),
+            (
+                "--mem-bw-schema=20",
+                "linux.intelRdt.memBwSchema: \"20\" does not begin with MB:",
+            ),
+        ] {
+            let error = bundle.fails("update", &[flag, "c1"]);
+            assert!(error.contains(words), "{error}");
+        }
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+#[test]
 fn a_hostname_without_a_uts_namespace_is_refused() {
     require_root!();
     with_bundle("no-uts", |bundle| {

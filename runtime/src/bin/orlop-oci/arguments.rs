@@ -31,7 +31,7 @@ Usage: orlop-oci [GLOBAL FLAGS] VERB [FLAGS] ID
   create, run: --config FILE --console-socket PATH --pidfd-socket PATH --pid-file FILE --preserve-fds N --no-pivot
                --no-new-keyring; run also: --keep --no-subreaper
   update: --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-idle --cpuset-cpus --cpuset-mems
-          --memory --memory-reservation --memory-swap --pids-limit
+          --memory --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema
   exec: --process FILE --cwd DIR --env NAME=VALUE --user UID[:GID] --additional-gids GID --cap CAP --cgroup PATH
         --apparmor PROFILE --process-label LABEL --no-new-privs --tty --detach --pid-file FILE --console-socket PATH
         --pidfd-socket PATH --preserve-fds N --ignore-paused

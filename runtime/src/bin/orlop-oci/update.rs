@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::ValueExt;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxIntelRdt, LinuxResources};
 use runtime::container::config;
 use serde_json::{Map, Value};
 
@@ -21,6 +21,8 @@ pub(crate) struct Update {
     file: Option<PathBuf>,
     /// `linux.resources` as the flags say it.
     flags: Value,
+    /// `linux.intelRdt` as the flags say it.
+    classes: LinuxIntelRdt,
 }
 
 /// What the value of a flag is.
@@ -72,12 +74,16 @@ impl Update {
     }
 
     fn set(&mut self, flag: &str, text: &str) -> Result<()> {
-        if matches!(
-            flag,
-            "kernel-memory" | "kernel-memory-tcp" | "l3-cache-schema" | "mem-bw-schema"
-        ) {
-            bail!("--{flag} is not supported");
+        match flag {
+            "l3-cache-schema" => drop(self.classes.set_l3_cache_schema(Some(text.into()))),
+            "mem-bw-schema" => drop(self.classes.set_mem_bw_schema(Some(text.into()))),
+            "kernel-memory" | "kernel-memory-tcp" => bail!("--{flag} is not supported"),
+            _ => self.set_resource(flag, text)?,
         }
+        Ok(())
+    }
+
+    fn set_resource(&mut self, flag: &str, text: &str) -> Result<()> {
         let (_, field, kind) = FLAGS
             .iter()
             .find(|(name, ..)| *name == flag)
@@ -96,7 +102,7 @@ impl Update {
 
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
         let resources = self.resources()?;
-        globals.store().find(&self.id)?.update(&resources)?;
+        globals.store().find(&self.id)?.update(&resources, &self.classes)?;
         Ok(0)
     }
 
@@ -152,6 +158,18 @@ mod tests {
         ] {
             assert_eq!(bytes(text), number, "{text:?}");
         }
+    }
+
+    #[test]
+    fn schemata_are_the_classes() {
+        let line = ["--l3-cache-schema", "L3:0=f", "c1", "--mem-bw-schema=MB:0=20"];
+        let update = Update::parse(lexopt::Parser::from_args(line)).unwrap();
+        let (cache, bandwidth) = (update.classes.l3_cache_schema(), update.classes.mem_bw_schema());
+        assert_eq!(
+            (cache.as_deref(), bandwidth.as_deref()),
+            (Some("L3:0=f"), Some("MB:0=20"))
+        );
+        assert_eq!(update.resources().unwrap(), LinuxResources::default());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The groups of the resctrl filesystem that a container is in (`linux.intelRdt`).
 
+use oci_spec::runtime::LinuxIntelRdt;
+
 use super::record::ResctrlGroups;
 use super::{Named, VerbError};
+use crate::container::FieldError;
 use crate::field::intel_rdt::{self, ResctrlStep};
 use crate::resctrl::{Resctrl, remove};
 use crate::spec::Spec;
@@ -26,6 +29,23 @@ impl Named {
             removed: plan.removed.map(|group| resctrl.directory(&group)),
         };
         let steps = plan.steps;
+        Ok(Some(Groups { resctrl, steps }))
+    }
+
+    /// Plans other lines for the class of a container that has been given one.
+    pub(super) fn plan_change(&self, asked: &LinuxIntelRdt) -> Result<Option<Groups>, VerbError> {
+        let lines = intel_rdt::lines(asked)?;
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        let spec = self.spec()?;
+        let own = spec.linux().as_ref().map(intel_rdt::of).transpose()?.flatten();
+        let own = own.ok_or_else(|| {
+            let reason = "is not in the container's configuration: it belongs to no class that could be changed";
+            FieldError::new("linux.intelRdt", reason)
+        })?;
+        let steps = vec![own.change(&self.record.id, lines)?];
+        let resctrl = Resctrl::find()?;
         Ok(Some(Groups { resctrl, steps }))
     }
 

@@ -1,6 +1,6 @@
 //! `update`: other limits for a container.
 
-use oci_spec::runtime::{LinuxCpu, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxIntelRdt, LinuxResources};
 
 use super::{Named, Status, VerbError};
 use crate::cgroup::{Cgroup, Limits};
@@ -8,7 +8,8 @@ use crate::container::FieldError;
 
 impl Named {
     /// Sets the limits that `resources` names and leaves the others. All of them can be enforced, or it is an error.
-    pub fn update(&self, resources: &LinuxResources) -> Result<(), VerbError> {
+    /// `classes` may have `l3CacheSchema` and `memBwSchema`, for the class of a container that has one.
+    pub fn update(&self, resources: &LinuxResources, classes: &LinuxIntelRdt) -> Result<(), VerbError> {
         if self.status() == Status::Stopped {
             return Err(VerbError::NotRunning);
         }
@@ -16,6 +17,14 @@ impl Named {
             let reason = "can't be changed after the container was created";
             return Err(FieldError::new("linux.resources.devices", reason).into());
         }
+        let groups = self.plan_change(classes)?;
+        if groups.is_none() || *resources != LinuxResources::default() {
+            self.update_cgroup(resources)?;
+        }
+        groups.map_or(Ok(()), |groups| groups.make())
+    }
+
+    fn update_cgroup(&self, resources: &LinuxResources) -> Result<(), VerbError> {
         let limits = Limits::of(&self.with_own_limits(resources))?;
         let cgroup = self.cgroup_for("update")?;
         check_use(&cgroup, resources)?;
