@@ -32,6 +32,7 @@ pub mod pod_network;
 mod ports;
 pub mod protocol;
 pub mod relay;
+pub mod served;
 pub mod step;
 mod sysctl;
 pub mod wishes;

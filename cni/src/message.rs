@@ -39,6 +39,9 @@ const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const INCOMING: u32 = 0xffff_fff2;
 const OUTGOING: u32 = 0xffff_fff3;
+/// Priorities of filters: the pod network's own, and one that sees what that lets pass.
+const FIRST: u32 = 1;
+const SECOND: u32 = 50;
 /// Handles of the queues: a queue of another kind is another one.
 const BUCKET_HANDLE: u32 = 0x0001_0000;
 const PACED_HANDLE: u32 = 0x0002_0000;
@@ -94,14 +97,16 @@ pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMess
             (RouteNetlinkMessage::NewQueueDiscipline(message), NEW)
         }
         LinkStep::Inspect { index, hook, program } => {
-            let parent = match hook {
-                Hook::Incoming => INCOMING,
-                Hook::Outgoing => OUTGOING,
-            };
-            let mut message = traffic(*index, 1, parent, "bpf", classifier(*program));
-            // Priority 1, all protocols (`ETH_P_ALL`).
-            message.header.info = 1 << 16 | u32::from(3u16.to_be());
+            let message = filter(*index, *hook, FIRST, classifier(*program));
             (RouteNetlinkMessage::NewTrafficFilter(message), SET)
+        }
+        LinkStep::Serve { index, hook, program } => {
+            let message = filter(*index, *hook, SECOND, classifier(*program));
+            (RouteNetlinkMessage::NewTrafficFilter(message), SET)
+        }
+        LinkStep::ServeNot { index, hook } => {
+            let message = filter(*index, *hook, SECOND, Vec::new());
+            (RouteNetlinkMessage::DelTrafficFilter(message), 0)
         }
         LinkStep::NoAutomaticAddress { link } => {
             let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
@@ -319,6 +324,17 @@ fn traffic(index: u32, handle: u32, parent: u32, kind: &str, options: Vec<Defaul
         let options = options.into_iter().map(TcOption::Other).collect();
         message.attributes.push(TcAttribute::Options(options));
     }
+    message
+}
+
+/// A filter for all protocols (`ETH_P_ALL`).
+fn filter(index: u32, hook: Hook, priority: u32, options: Vec<DefaultNla>) -> TcMessage {
+    let parent = match hook {
+        Hook::Incoming => INCOMING,
+        Hook::Outgoing => OUTGOING,
+    };
+    let mut message = traffic(index, 1, parent, "bpf", options);
+    message.header.info = priority << 16 | u32::from(3u16.to_be());
     message
 }
 

@@ -554,6 +554,6 @@ fn delete_together(network: &NodeNetwork, node: &Connection, ends: &[HostEnd]) -
     Ok(())
 }
 
-fn connect() -> Result<Connection, NetworkError> {
+pub(crate) fn connect() -> Result<Connection, NetworkError> {
     Connection::open().map_err(NetworkError::Socket)
 }

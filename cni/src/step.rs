@@ -171,6 +171,23 @@ pub enum LinkStep {
         /// The program.
         program: Program,
     },
+    /// Have packets that the program of [`Self::Inspect`] lets pass looked at by another one, in the place of an earlier
+    /// one.
+    Serve {
+        /// Index of the link.
+        index: u32,
+        /// Which packets.
+        hook: Hook,
+        /// The program.
+        program: Program,
+    },
+    /// Remove what [`Self::Serve`] made; not there is fine.
+    ServeNot {
+        /// Index of the link.
+        index: u32,
+        /// Which packets.
+        hook: Hook,
+    },
     /// Say for good which hardware address a neighbour has.
     AddNeighbour {
         /// Index of the link.
@@ -252,6 +269,8 @@ impl LinkStep {
             Self::KeepMac { .. } | Self::KeepLimits { .. } | Self::PrepareInspection { .. } => errno == Errno::EEXIST,
             Self::DropLimits { .. } => errno == Errno::EINVAL || errno == Errno::ENOENT,
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
+            // Without a place for programs it is the parent that is unknown.
+            Self::ServeNot { .. } => matches!(errno, Errno::ENOENT | Errno::ENODEV | Errno::EINVAL),
             Self::CreatePair { .. }
             | Self::ProbeNetkit
             | Self::ProbePace
@@ -261,6 +280,7 @@ impl LinkStep {
             | Self::Limit { .. }
             | Self::Pace { .. }
             | Self::Inspect { .. }
+            | Self::Serve { .. }
             | Self::AddPeerRoute { .. }
             | Self::SetUp { .. }
             | Self::AddAddress { .. }
@@ -307,6 +327,8 @@ impl fmt::Display for LinkStep {
                 Hook::Incoming => write!(f, "attach the program to link #{index}"),
                 Hook::Outgoing => write!(f, "attach the pacing program to link #{index}"),
             },
+            Self::Serve { index, .. } => write!(f, "attach the program of Services to link #{index}"),
+            Self::ServeNot { index, .. } => write!(f, "remove the program of Services from link #{index}"),
             Self::AddPeerRoute { to, gateway } => write!(f, "route {to} to {gateway}"),
             Self::RemovePeerRoute { to } => write!(f, "remove the route to {to}"),
             Self::NoAutomaticAddress { link } => write!(f, "turn off automatic IPv6 addresses of {link}"),

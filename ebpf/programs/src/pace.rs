@@ -3,7 +3,7 @@
 //! The queue behind a link (`fq`) holds each packet until its time. What a pod sends is held at the pod's own end, where
 //! its sockets feel it; as a pod may do what it likes with that end, the same limit stands on the node, and drops.
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_OK, bpf_spin_lock};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_UNSPEC, bpf_spin_lock};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_spin_lock as lock, bpf_spin_unlock as unlock};
@@ -44,7 +44,8 @@ fn pace(packet: &TcContext, side: Side) -> i32 {
         Some(time) => {
             // SAFETY: the kernel passes a valid `__sk_buff`, whose time may be written by classifiers.
             unsafe { (*packet.skb.skb).tstamp = time };
-            TC_ACT_OK as i32
+            // On to the link's other programs.
+            TC_ACT_UNSPEC
         }
         None => drop_as(Count::Limit),
     }

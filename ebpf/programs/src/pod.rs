@@ -3,11 +3,12 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_fib_lookup as Lookup};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup as Lookup};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect_peer, bpf_skb_load_bytes};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
+use ebpf_common::maps::{TCP, UDP};
 use ebpf_common::pods::{Count, HOST_MAC};
 
 use crate::pace::is_too_much;
@@ -22,6 +23,8 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const HELD_NANOSECONDS: u64 = 10_000_000;
 /// Bits of a place among the kernel's answers.
 const PLACE_BITS: u32 = 10;
+/// Up the stack, by way of the link's other programs.
+const UP: i32 = TC_ACT_UNSPEC;
 /// [`HOST_MAC`].
 const HOST: Mac = halves(HOST_MAC);
 /// `BPF_FIB_LKUP_RET_SUCCESS`, `BPF_FIB_LKUP_RET_FWD_DISABLED`.
@@ -103,7 +106,7 @@ pub(crate) fn pod_sends(packet: TcContext) -> i32 {
     if is_too_much(&packet) {
         return drop_as(Count::Limit);
     }
-    inspect(&packet).unwrap_or(TC_ACT_OK as i32)
+    inspect(&packet).unwrap_or(UP)
 }
 
 /// An error is a packet that is too short for its kind: the stack knows what to do with it.
@@ -122,6 +125,7 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
                 to: [word(&head.to, 0), 0, 0, 0],
             };
             Ok(match way(packet, &pair, head.source, head.life) {
+                Ok(_) if !crosses(head.protocol) => UP,
                 Ok(way) => {
                     // A hop less is a word less by 0x100; the checksum is the more by it, with the carry at the other end.
                     let (sum, carries) = u16::from_be(head.sum).overflowing_add(0x100);
@@ -144,9 +148,10 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
             };
             // Questions of the link itself come from nowhere yet; the stack answers or drops them.
             if pair.from == [0; 4] {
-                return Ok(TC_ACT_OK as i32);
+                return Ok(UP);
             }
             Ok(match way(packet, &pair, head.source, head.life) {
+                Ok(_) if !crosses(head.next) => UP,
                 Ok(way) => {
                     head.life -= 1;
                     (head.target, head.source) = (way.to, HOST);
@@ -155,9 +160,16 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
                 Err(action) => action,
             })
         }
-        ETH_P_ARP => Ok(TC_ACT_OK as i32),
+        ETH_P_ARP => Ok(UP),
         _ => Ok(drop_as(Count::Kind)),
     }
+}
+
+/// Whether packets of this protocol go to the other pod's link at once. Those of SCTP, and errors about them, may be
+/// answers from a Service, which the programs of that link name by its address.
+#[inline(always)]
+fn crosses(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP)
 }
 
 /// The first bytes of a packet, where they stay: a value that is handed on is copied at each hand.
@@ -176,8 +188,7 @@ fn read<'a, Head>(packet: &TcContext, head: &'a mut MaybeUninit<Head>) -> Result
 /// The way to another pod; without one the packet goes up the stack or is dropped, which the error says.
 #[inline(always)]
 fn way(packet: &TcContext, pair: &Pair, source: Mac, life: u8) -> Result<&'static Way, i32> {
-    let up = TC_ACT_OK as i32;
-    let held = WAYS.get_ptr_mut(place(pair)).ok_or(up)?;
+    let held = WAYS.get_ptr_mut(place(pair)).ok_or(UP)?;
     // SAFETY: a lookup returned the pointer, an array's elements stay, and of this copy of them this program alone reads
     // and writes on this CPU, one packet after the other.
     let held = unsafe { &mut *held };
@@ -191,12 +202,12 @@ fn way(packet: &TcContext, pair: &Pair, source: Mac, life: u8) -> Result<&'stati
         FOUND if back.ifindex != pair.link => return Err(drop_as(Count::Source)),
         FOUND if halves(back.dmac) != source => return Err(drop_as(Count::Mac)),
         FOUND => {}
-        FORWARDING_IS_OFF => return Err(up),
+        FORWARDING_IS_OFF => return Err(UP),
         _ => return Err(drop_as(Count::Source)),
     }
     let mut way = question(pair, pair.from, pair.to);
     if look_up(packet, &mut way) != FOUND || halves(way.smac) != HOST || way.ifindex == pair.link || life <= 1 {
-        return Err(up);
+        return Err(UP);
     }
     *held = Way {
         pair: *pair,
