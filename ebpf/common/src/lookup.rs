@@ -92,34 +92,104 @@ pub enum Drop {
     NotAllowed,
 }
 
+/// A [`Choice`] with every field of each, zero where it has none. A program that goes on with all kinds of them may have
+/// to copy a field before it knows the kind, and the kernel takes no copy of what was never written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Which choice.
+    pub outcome: Outcome,
+    /// Id of the Service port.
+    pub id: u32,
+    /// The chosen backend.
+    pub backend: Peer,
+    /// Traits of the frontend.
+    pub traits: Traits,
+}
+
+/// Which [`Choice`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// [`Choice::NotAService`].
+    NotAService,
+    /// [`Choice::Refused`].
+    Refused,
+    /// [`Drop::NoLocalBackend`].
+    NoLocalBackend,
+    /// [`Drop::NotAllowed`].
+    NotAllowed,
+    /// [`Choice::Backend`].
+    Backend,
+}
+
+impl Decision {
+    const fn without_backend(outcome: Outcome, id: u32) -> Self {
+        Self {
+            outcome,
+            id,
+            backend: Peer::v6([0; 4], 0),
+            traits: Traits::NONE,
+        }
+    }
+
+    const fn on(backend: Peer, id: u32, traits: Traits) -> Self {
+        Self {
+            outcome: Outcome::Backend,
+            id,
+            backend,
+            traits,
+        }
+    }
+}
+
 /// Chooses a backend.
 #[inline(always)]
 pub fn choose<K: Frontend, S: Slot>(world: &impl World<K, S>, frontend: &K) -> Choice {
+    let Decision {
+        outcome,
+        id,
+        backend,
+        traits,
+    } = decide(world, frontend);
+    match outcome {
+        Outcome::NotAService => Choice::NotAService,
+        Outcome::Refused => Choice::Refused { id },
+        Outcome::NoLocalBackend => Choice::Dropped {
+            id,
+            why: Drop::NoLocalBackend,
+        },
+        Outcome::NotAllowed => Choice::Dropped {
+            id,
+            why: Drop::NotAllowed,
+        },
+        Outcome::Backend => Choice::Backend { id, backend, traits },
+    }
+}
+
+/// Chooses a backend.
+#[inline(always)]
+pub fn decide<K: Frontend, S: Slot>(world: &impl World<K, S>, frontend: &K) -> Decision {
     for _ in 0..ATTEMPTS {
         let Some(service) = world.service(frontend) else {
-            return Choice::NotAService;
+            return Decision::without_backend(Outcome::NotAService, 0);
         };
         if service.region.check() == frontend.check() {
             return pick(world, service);
         }
     }
     // The frontend is a Service's all right, though not one that can be read. A client that is refused tries again.
-    Choice::Refused { id: 0 }
+    Decision::without_backend(Outcome::Refused, 0)
 }
 
 #[inline(always)]
-fn pick<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Choice {
+fn pick<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Decision {
     let (id, traits) = (service.id, service.region.traits());
     if traits.has(Traits::NODE_ONLY.and(Traits::GUARDED).and(Traits::STICKY)) {
         let caller = world.caller();
         if traits.has(Traits::NODE_ONLY) && !caller.is_node {
-            return Choice::NotAService;
+            return Decision::without_backend(Outcome::NotAService, 0);
         }
         if traits.has(Traits::GUARDED) && !caller.address.is_some_and(|source| world.allows(id, &source)) {
-            return Choice::Dropped {
-                id,
-                why: Drop::NotAllowed,
-            };
+            return Decision::without_backend(Outcome::NotAllowed, id);
         }
         if traits.has(Traits::STICKY) {
             return stick(world, service, &caller);
@@ -131,7 +201,7 @@ fn pick<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Choice {
 /// The backend that the client had before, if that is still one and the client was heard of lately; or another one, which
 /// it keeps to from now on.
 #[inline(always)]
-fn stick<K, S: Slot>(world: &impl World<K, S>, service: Service, caller: &Caller) -> Choice {
+fn stick<K, S: Slot>(world: &impl World<K, S>, service: Service, caller: &Caller) -> Decision {
     let (id, traits) = (service.id, service.region.traits());
     let (key, now) = (AffinityKey::new(caller.identity, id), world.now());
     if let Some(known) = world.affinity(&key)
@@ -142,34 +212,27 @@ fn stick<K, S: Slot>(world: &impl World<K, S>, service: Service, caller: &Caller
             if known.last != now {
                 world.keep(&key, &Affinity::new(&backend, now));
             }
-            return Choice::Backend { id, backend, traits };
+            return Decision::on(backend, id, traits);
         }
     }
-    let choice = drawn(world, service);
-    if let Choice::Backend { backend, .. } = &choice {
-        world.keep(&key, &Affinity::new(backend, now));
+    let decision = drawn(world, service);
+    if matches!(decision.outcome, Outcome::Backend) {
+        world.keep(&key, &Affinity::new(&decision.backend, now));
     }
-    choice
+    decision
 }
 
 #[inline(always)]
-fn drawn<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Choice {
+fn drawn<K, S: Slot>(world: &impl World<K, S>, service: Service) -> Decision {
     let (id, traits) = (service.id, service.region.traits());
     let slot = match service.region.count() {
         0 => None,
         _ => index(service.region, world.draw(traits)).and_then(|index| world.slot(index)),
     };
     match slot {
-        Some(slot) => Choice::Backend {
-            id,
-            backend: slot.peer(),
-            traits,
-        },
-        None if traits.has(Traits::DROPS) => Choice::Dropped {
-            id,
-            why: Drop::NoLocalBackend,
-        },
-        None => Choice::Refused { id },
+        Some(slot) => Decision::on(slot.peer(), id, traits),
+        None if traits.has(Traits::DROPS) => Decision::without_backend(Outcome::NoLocalBackend, id),
+        None => Decision::without_backend(Outcome::Refused, id),
     }
 }
 

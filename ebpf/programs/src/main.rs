@@ -14,6 +14,8 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod datagram;
 #[cfg(target_arch = "bpf")]
+mod flows;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod name;

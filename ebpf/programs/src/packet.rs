@@ -99,9 +99,15 @@ struct Network {
     is_last: bool,
 }
 
-/// Reads the packet.
+/// The protocols whose packets have ports where TCP has them.
 #[inline(always)]
-pub(crate) fn read(context: &TcContext, way: Way) -> Found {
+pub(crate) fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP)
+}
+
+/// Reads the packet, if it is of one of these protocols, or an error about one that is.
+#[inline(always)]
+pub(crate) fn read(context: &TcContext, way: Way, is_read: impl Fn(u8) -> bool) -> Found {
     // SAFETY: the kernel passes a valid context.
     let is_v6 = match unsafe { (*context.skb.skb).protocol } {
         IPV4 => false,
@@ -114,9 +120,9 @@ pub(crate) fn read(context: &TcContext, way: Way) -> Found {
     match network.protocol {
         // SCTP makes no pieces by itself, and its checksum covers all of them.
         SCTP if !(network.is_first && network.is_last) => Found::Unreadable,
-        TCP | UDP | SCTP => transport(context, &network, way),
-        ICMP if !is_v6 && network.is_first => error(context, &network, way),
-        ICMPV6 if is_v6 && network.is_first => error(context, &network, way),
+        protocol if is_read(protocol) => transport(context, &network, way),
+        ICMP if !is_v6 && network.is_first => error(context, &network, way, is_read),
+        ICMPV6 if is_v6 && network.is_first => error(context, &network, way, is_read),
         _ => Found::Other,
     }
 }
@@ -135,7 +141,7 @@ pub(crate) fn read_bare(context: &TcContext, is_v6: bool, way: Way) -> Option<Tu
     };
     let [from, to] = context.load::<[u16; 2]>(at + header).ok()?;
     let (from, to) = (Peer::v6(source, from), Peer::v6(destination, to));
-    matches!(protocol, TCP | UDP | SCTP).then(|| Tuple::new(&from, &to, protocol, way))
+    has_ports(protocol).then(|| Tuple::new(&from, &to, protocol, way))
 }
 
 #[inline(always)]
@@ -265,7 +271,7 @@ fn transport(context: &TcContext, network: &Network, way: Way) -> Found {
 
 /// The quoted packet went the other way: what is looked up is the answer to it.
 #[inline(always)]
-fn error(context: &TcContext, network: &Network, way: Way) -> Found {
+fn error(context: &TcContext, network: &Network, way: Way, is_read: impl Fn(u8) -> bool) -> Found {
     let Ok(kind) = context.load::<u8>(network.place.transport as usize) else {
         return Found::Unreadable;
     };
@@ -280,7 +286,7 @@ fn error(context: &TcContext, network: &Network, way: Way) -> Found {
     let Some(inner) = self::network(context, network.place.is_v6, network.place.transport + ICMP_HEADER) else {
         return Found::Other;
     };
-    if !inner.is_first || !matches!(inner.protocol, TCP | UDP | SCTP) {
+    if !inner.is_first || !is_read(inner.protocol) {
         return Found::Other;
     }
     let Ok([source, destination]) = context.load::<[u16; 2]>(inner.place.transport as usize) else {
