@@ -43,7 +43,8 @@ pub use node::{BindAddress, NodePortAddresses, ServiceFlags};
 use record::Record;
 pub use record::RecordError;
 
-/// How often the flows from outside are looked through for those that are over.
+/// How often the flows at links are looked through for those that are over, and links for those of pods that somebody else
+/// has made.
 const SWEEP: Duration = Duration::from_secs(10);
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -231,10 +232,11 @@ async fn update(
 async fn swept(keeper: Option<Keeper>) -> Option<Keeper> {
     let mut keeper = keeper?;
     let work = move || {
-        if let Err(error) = keeper.maps.sweep(node::seconds_since_boot()) {
+        let swept = keeper.maps.sweep(node::seconds_since_boot()).map_err(UpdateError::from);
+        if let Err(error) = swept.and_then(|_| keeper.serve_pods(true)) {
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
-                "flows that are over are still there"
+                "flows that are over are still there, or SCTP of a pod is not served"
             );
         }
         keeper
@@ -362,6 +364,7 @@ impl Keeper {
             self.write(&change.names, before, ports_before.as_ref(), facts)?
         };
         self.maps.attach()?;
+        self.serve_pods(known.pods != facts.pods)?;
         self.is_exact = problems.is_empty();
         let mut said = Walk::new(&self.table.services);
         let services = change.names.into_iter().map(|name| {
@@ -389,6 +392,16 @@ impl Keeper {
             is_whole,
             again: (!self.is_exact).then_some(REST),
         })
+    }
+
+    /// Has SCTP of pods served while there is any: their sockets meet no program, and their links' programs cost each packet
+    /// something.
+    fn serve_pods(&mut self, are_others: bool) -> Result<(), UpdateError> {
+        let are_associations = self.table.has_associations() || self.host_ports.has_associations();
+        if self.maps.is_news_to_pods(are_associations) || are_associations && are_others {
+            self.maps.serve_pods(are_associations)?;
+        }
+        Ok(())
     }
 
     /// Gives Services that have changed their addresses; comes back with those that get others, or are told another problem.

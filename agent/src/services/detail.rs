@@ -187,9 +187,10 @@ fn detail(frontend: &Frontend, entry: &Entry) -> FrontendDetail {
     }
 }
 
-/// The kernel asks no program about SCTP of sockets here: `ebpf/FEATURES.md`.
+/// The kernel asks no program about sockets of SCTP, and what a process of the node sends meets none on its way:
+/// `ebpf/FEATURES.md`.
 fn is_unseen(question: &Question, finding: &Finding) -> bool {
-    finding.scope == Scope::Inside && question.protocol == number(Protocol::Sctp)
+    finding.is_node && question.protocol == number(Protocol::Sctp)
 }
 
 fn program(question: &Question, finding: &Finding) -> String {
@@ -207,6 +208,12 @@ fn program(question: &Question, finding: &Finding) -> String {
             };
             if is_unseen(question, finding) {
                 return format!("{} is {who}: its SCTP socket meets no program", question.source);
+            }
+            if question.protocol == number(Protocol::Sctp) {
+                return format!(
+                    "{} is {who}: its packet meets inside_arriving at its link",
+                    question.source
+                );
             }
             let hooks = if question.protocol == number(Protocol::Udp) {
                 "connect, or sendmsg if it does not connect"

@@ -1,8 +1,9 @@
-//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup, and two for links. What they
+//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup, and four for links. What they
 //! decide stands in `ebpf_common::lookup`; who loads and attaches them is `agent::hands::maps`.
 //!
 //! A Service address becomes a backend when a socket connects or sends, and the backend becomes the Service again when
-//! the socket asks who its peer is. Packets are rewritten only for clients outside of the node.
+//! the socket asks who its peer is. Packets are rewritten only for clients outside of the node, and those of SCTP for clients in
+//! pods, whose sockets no hook sees.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -15,6 +16,8 @@ mod connect;
 mod datagram;
 #[cfg(target_arch = "bpf")]
 mod flows;
+#[cfg(target_arch = "bpf")]
+mod inside;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

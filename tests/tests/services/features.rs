@@ -532,10 +532,14 @@ fn a_trace_says_what_a_connection_would_meet() {
     );
     assert_eq!(lines[1], "10.96.0.1:80 belongs to Service default/web port 80/TCP");
     let unseen = [
-        "10.244.0.7 is a pod of this node: its SCTP socket meets no program",
+        "192.0.2.1 is the node: its SCTP socket meets no program",
         "it goes where it wants to go",
     ];
-    assert_eq!(node.trace_by(SCTP, "10.244.0.7", "10.96.0.1:80"), unseen);
+    assert_eq!(node.trace_by(SCTP, "192.0.2.1", "10.96.0.1:80"), unseen);
+    assert_eq!(
+        node.trace_by(SCTP, "10.244.0.7", "10.96.0.1:80")[0],
+        "10.244.0.7 is a pod of this node: its packet meets inside_arriving at its link"
+    );
     let outside = node.trace("198.51.100.9", "192.0.2.1:30080");
     assert_eq!(
         outside[0],

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use agent::hands::maps::KernelMaps;
+use agent::hands::maps::{KernelMaps, Link};
 use agent_core::manifest::Object;
 use agent_core::service::address::assign;
 use agent_core::service::catalog::Objects;
@@ -11,9 +11,10 @@ use agent_core::service::diff::diff;
 use agent_core::service::image::{Image, Ledger, clients};
 use agent_core::service::shelf::Shelf;
 use agent_core::service::slice::Slice;
-use agent_core::service::table::{NodeFacts, Scope, table};
+use agent_core::service::table::{NodeFacts, table};
 use agent_core::service::{AddressRange, Counters, ReadyPod};
 
+use ebpf_common::flow::Way;
 use tests::Scratch;
 
 use super::flood::fill_flows;
@@ -28,12 +29,20 @@ macro_rules! bench {
     };
 }
 
-mod frame;
+pub(crate) mod frame;
+mod inside;
 mod maglev;
 mod upstream;
 
 use frame::Frame;
 
+/// Where each program stands.
+const PROGRAMS: [(Link, Way); 4] = [
+    (Link::Uplink, Way::Arriving),
+    (Link::Uplink, Way::Leaving),
+    (Link::Pod, Way::Arriving),
+    (Link::Pod, Way::Leaving),
+];
 const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
 
@@ -96,12 +105,14 @@ impl Bench {
 
     #[track_caller]
     fn arrive(&mut self, frame: &Frame) -> (u32, Vec<u8>) {
-        self.maps.try_frame(Scope::Outside, &frame.bytes()).unwrap()
+        self.maps
+            .try_frame(Link::Uplink, Way::Arriving, &frame.bytes())
+            .unwrap()
     }
 
     #[track_caller]
     fn leave(&mut self, frame: &Frame) -> (u32, Vec<u8>) {
-        self.maps.try_frame(Scope::Inside, &frame.bytes()).unwrap()
+        self.maps.try_frame(Link::Uplink, Way::Leaving, &frame.bytes()).unwrap()
     }
 
     /// The frame as it is after it has arrived; it passes and is sound.
@@ -266,7 +277,7 @@ fn a_backend_elsewhere_answers_the_client_itself() {
         assert_eq!((verdict, laden.len()), (PASS, opening.bytes().len() + room));
         let sent = Frame::parse(&laden);
         assert_eq!((sent.from, sent.to), (at(client), at(backend)), "the client is seen");
-        let (verdict, arrived) = back.maps.try_frame(Scope::Outside, &laden).unwrap();
+        let (verdict, arrived) = back.maps.try_frame(Link::Uplink, Way::Arriving, &laden).unwrap();
         assert_eq!((verdict, arrived), (PASS, opening.bytes()), "as the client sent it");
         let reply = Frame::tcp(at(backend), at(client), SYN_ACK);
         assert_eq!(back.left(&reply).from, at(service));
@@ -276,7 +287,7 @@ fn a_backend_elsewhere_answers_the_client_itself() {
         assert_eq!(front.leave(&more), (PASS, more.bytes()));
         assert_eq!(back.arrive(&more), (PASS, more.bytes()));
         // A node where nobody asks for it answers as nobody else.
-        let (verdict, arrived) = other.maps.try_frame(Scope::Outside, &laden).unwrap();
+        let (verdict, arrived) = other.maps.try_frame(Link::Uplink, Way::Arriving, &laden).unwrap();
         assert_eq!((verdict, arrived), (PASS, opening.bytes()));
         assert_eq!(other.left(&reply), reply);
     }
@@ -477,7 +488,8 @@ fn what_is_cut_short_or_strange_is_left_alone() {
             // The kernel itself tries no frame without a network header.
             let shortest = if client.starts_with('[') { 54 } else { 34 };
             for length in shortest..whole.len() {
-                let (verdict, bytes) = bench.maps.try_frame(Scope::Outside, &whole[..length]).unwrap();
+                let cut = &whole[..length];
+                let (verdict, bytes) = bench.maps.try_frame(Link::Uplink, Way::Arriving, cut).unwrap();
                 // As soon as the checksum is in it, the rest of TCP's header is nobody's business here.
                 let is_translatable = length >= whole.len() - 2;
                 assert!(
@@ -499,8 +511,8 @@ fn what_is_cut_short_or_strange_is_left_alone() {
                             *byte = noise.to_be_bytes()[0];
                         }
                     }
-                    for scope in [Scope::Outside, Scope::Inside] {
-                        let (verdict, out) = bench.maps.try_frame(scope, &bytes).unwrap();
+                    for (link, way) in PROGRAMS {
+                        let (verdict, out) = bench.maps.try_frame(link, way, &bytes).unwrap();
                         assert!(verdict == PASS || verdict == DROP, "{verdict}");
                         assert_eq!(out.len(), bytes.len());
                     }

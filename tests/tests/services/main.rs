@@ -33,6 +33,7 @@ mod frames;
 mod health;
 mod host_ports;
 mod hostile;
+mod inside;
 mod node;
 mod outside;
 mod server;
@@ -327,7 +328,7 @@ fn the_verifier_goes_through_few_instructions() {
     for (program, count) in maps.verified_instructions() {
         let count = count.expect("Linux 5.16 and later tell");
         println!("NOTE: verified instructions: {} {program} {count}", release.trim());
-        let most = if program.starts_with("outside") { 40_000 } else { 5_000 };
+        let most = if program.starts_with("service") { 5_000 } else { 40_000 };
         assert!(count < most, "{program}: {count}");
     }
     drop(maps);

@@ -93,6 +93,11 @@ impl HostPorts {
         all
     }
 
+    /// Whether there is a frontend of SCTP.
+    pub fn has_associations(&self) -> bool {
+        self.frontends.keys().any(Frontend::is_association)
+    }
+
     /// Whether it makes a difference to pods who has one of these frontends.
     pub fn care_for<'a>(&self, mut frontends: impl Iterator<Item = &'a Frontend>) -> bool {
         !self.claimed.is_empty() && frontends.any(|frontend| self.claimed.contains(frontend))

@@ -28,6 +28,7 @@ pub mod ids;
 pub mod image;
 pub mod maglev;
 pub mod metrics;
+pub mod pod_links;
 pub mod shelf;
 pub mod slice;
 pub mod table;

@@ -48,6 +48,8 @@ pub struct ServiceTable {
     pub services: BTreeMap<ServiceName, Arc<ServiceStatus>>,
     /// The frontends of each Service.
     owned: BTreeMap<ServiceName, Box<[Frontend]>>,
+    /// The Services that have frontends of SCTP.
+    associations: BTreeSet<ServiceName>,
     /// The Services that claim an address of each other, both ways.
     rivals: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
 }
@@ -115,6 +117,11 @@ impl ServiceTable {
         owned.into_iter().filter_map(entry).collect()
     }
 
+    /// Whether there is a frontend of SCTP.
+    pub fn has_associations(&self) -> bool {
+        !self.associations.is_empty()
+    }
+
     /// Takes out Services and, as far as that goes, their rivals.
     fn take_out(&mut self, mut names: BTreeSet<ServiceName>, change: &mut Change) {
         while !names.is_empty() {
@@ -132,6 +139,7 @@ impl ServiceTable {
     fn forget(&mut self, name: &ServiceName) -> Vec<(Frontend, Entry)> {
         self.services.remove(name);
         self.rivals.remove(name);
+        self.associations.remove(name);
         let owned = self.owned.remove(name).unwrap_or_default();
         owned
             .into_iter()
@@ -167,6 +175,9 @@ impl ServiceTable {
                 }
                 self.rivals.entry(rival.clone()).or_default().insert(name.clone());
                 self.rivals.entry(name.clone()).or_default().insert(rival);
+            }
+            if reading.owned.iter().any(Frontend::is_association) {
+                self.associations.insert(name.clone());
             }
             owned.push((name.clone(), reading.owned.into()));
             services.push((name.clone(), Arc::new(reading.status)));

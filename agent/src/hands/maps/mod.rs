@@ -5,6 +5,8 @@
 //! <bpf-dir>/v3/links/<hook>      what holds each program to the cgroup; and `arriving_<index>`, `leaving_<index>` of a link
 //! ```
 //!
+//! Only the programs at pods' links are held by filters of those.
+//!
 //! What is written is decided in `agent_core::service`; here it is only done.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,22 +16,25 @@ use std::path::{Path, PathBuf};
 use agent_core::service::Counters;
 use agent_core::service::diff::MapStep;
 use agent_core::service::image::{Capacity, Image};
-use agent_core::service::table::Scope;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use cni::pod_network::NetworkError;
+use ebpf_common::flow::Way;
 use ebpf_common::maps::{Affinity, AffinityKey};
 
 mod content;
 mod links;
 pub mod look;
 mod pins;
+mod pod_links;
 mod uplinks;
 
 pub use pins::remove_all;
 
 use content::Content;
 use pins::{MapSet, Pins};
+use pod_links::Served;
 
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/services"));
 
@@ -42,6 +47,16 @@ pub struct KernelMaps {
     programs: Option<Ebpf>,
     cgroup: PathBuf,
     uplinks: Vec<String>,
+    pods: Served,
+}
+
+/// A kind of link whose packets are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It leads out of the node.
+    Uplink,
+    /// It leads to a pod; for SCTP alone.
+    Pod,
 }
 
 /// What could not be done to the kernel's Service maps or programs.
@@ -96,6 +111,12 @@ pub enum MapsError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Links of pods.
+    #[error("serve SCTP of clients in pods")]
+    PodLinks(#[from] NetworkError),
+    /// No descriptor can be had.
+    #[error("keep a program of pods' links")]
+    Descriptor(#[source] std::io::Error),
     /// The object that the agent carries lacks something: it was built from other sources.
     #[error("the Service programs have no {0}")]
     Missing(&'static str),
@@ -117,6 +138,7 @@ impl KernelMaps {
         let content = Content::take(&mut programs)?;
         links::load(&mut programs)?;
         uplinks::load(&mut programs)?;
+        let pods = Served::load(&mut programs)?;
         Ok(Self {
             pins,
             set,
@@ -124,6 +146,7 @@ impl KernelMaps {
             programs: Some(programs),
             cgroup: cgroup.into(),
             uplinks: uplinks.into(),
+            pods,
         })
     }
 
@@ -137,6 +160,16 @@ impl KernelMaps {
             self.programs = None;
         }
         Ok(())
+    }
+
+    /// Whether pods' links are to be looked at now although there is no other pod.
+    pub fn is_news_to_pods(&self, are_associations: bool) -> bool {
+        self.pods.is_news(are_associations)
+    }
+
+    /// Serves SCTP of all pods that there are now, or of none.
+    pub fn serve_pods(&mut self, are_associations: bool) -> Result<(), MapsError> {
+        self.pods.look(are_associations)
     }
 
     /// What the maps hold now.
@@ -164,11 +197,11 @@ impl KernelMaps {
         Capacity::default()
     }
 
-    /// What the program at the node's links does to an Ethernet frame that arrives from outside, or leaves from inside: its
-    /// verdict and the frame. Only before [`KernelMaps::attach`].
-    pub fn try_frame(&mut self, from: Scope, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
+    /// What the program at a link does to an Ethernet frame that comes in by it or leaves by it: its verdict and the frame.
+    /// Only before [`KernelMaps::attach`].
+    pub fn try_frame(&mut self, link: Link, way: Way, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
         let programs = self.programs.as_mut().ok_or(MapsError::Missing("loaded program"))?;
-        uplinks::trial(programs, from, frame)
+        uplinks::trial(programs, link, way, frame)
     }
 
     /// What would become of a connection at `now`, in seconds since the machine started.

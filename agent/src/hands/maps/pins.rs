@@ -14,7 +14,7 @@ use ebpf_common::stream::{MAX_STREAMS, MAX_TAKEN};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{MapsError, links, uplinks};
+use super::{MapsError, links, pod_links, uplinks};
 
 /// Where Linux has its bpf file system.
 const USUAL: &str = "/sys/fs/bpf";
@@ -173,6 +173,7 @@ pub fn remove_all(bpf_dir: &Path) -> Result<(), MapsError> {
     if !is_bpffs(bpf_dir)? {
         return Ok(());
     }
+    pod_links::remove()?;
     if bpf_dir.exists() {
         for layout in list(bpf_dir)? {
             remove_layout(&layout)?;

@@ -5,7 +5,6 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-use agent_core::service::table::Scope;
 use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
@@ -13,9 +12,10 @@ use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, TestRunResult,
 };
 use aya::util::KernelVersion;
+use ebpf_common::flow::Way;
 use nix::net::if_::{if_nameindex, if_nametoindex};
 
-use super::{MapsError, links};
+use super::{Link, MapsError, links, pod_links};
 
 /// Directions and programs in the order of attaching: who translates replies comes before who makes them necessary.
 const PROGRAMS: [(&str, &str, TcAttachType); 2] = [
@@ -37,7 +37,8 @@ pub(super) fn load(programs: &mut Ebpf) -> Result<(), MapsError> {
 
 pub(super) fn verified_instructions(programs: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
     let count = |name| programs.program(name)?.info().ok()?.verified_instruction_count();
-    PROGRAMS.map(|(_, name, _)| (name, count(name))).to_vec()
+    let names = PROGRAMS.iter().map(|(_, name, _)| *name).chain(pod_links::PROGRAMS);
+    names.map(|name| (name, count(name))).collect()
 }
 
 /// Attaches to these links and to no others any more.
@@ -88,10 +89,12 @@ pub(super) fn remove(links: &Path) -> Result<(), MapsError> {
 }
 
 /// What becomes of a packet, an Ethernet frame, without sending it.
-pub(super) fn trial(programs: &mut Ebpf, scope: Scope, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
-    let name = match scope {
-        Scope::Outside => "outside_arriving",
-        Scope::Inside => "outside_leaving",
+pub(super) fn trial(programs: &mut Ebpf, link: Link, way: Way, frame: &[u8]) -> Result<(u32, Vec<u8>), MapsError> {
+    let name = match (link, way) {
+        (Link::Uplink, Way::Arriving) => "outside_arriving",
+        (Link::Uplink, Way::Leaving) => "outside_leaving",
+        (Link::Pod, Way::Arriving) => "inside_arriving",
+        (Link::Pod, Way::Leaving) => "inside_leaving",
     };
     let mut out = vec![0; frame.len() + 64];
     let options = TestRunOptions {
@@ -203,12 +206,12 @@ fn uplink_error(uplink: &str, source: io::Error) -> MapsError {
     }
 }
 
-fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, MapsError> {
+pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, MapsError> {
     let program = programs.program_mut(name).ok_or(MapsError::Missing(name))?;
     program.try_into().map_err(failed("find", name))
 }
 
-fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) -> MapsError {
+pub(super) fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) -> MapsError {
     move |source| MapsError::Program {
         action,
         program,

@@ -62,6 +62,12 @@ impl Frame {
         )
     }
 
+    /// Around what follows the network header of a packet of SCTP.
+    pub(crate) fn around(segment: &[u8], from: IpAddr, to: IpAddr) -> Self {
+        let nobody = |address| SocketAddr::new(address, 0);
+        Self::parse(&Self::new(nobody(from), nobody(to), Transport::Rest(132), segment).bytes())
+    }
+
     fn new(from: SocketAddr, to: SocketAddr, transport: Transport, payload: &[u8]) -> Self {
         Self {
             from,
@@ -205,7 +211,8 @@ impl Frame {
         }
     }
 
-    fn segment(&self) -> Vec<u8> {
+    /// What follows the network header.
+    pub(crate) fn segment(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let check_at = match self.transport {
             Transport::Rest(_) => return self.payload.clone(),

@@ -25,6 +25,13 @@ pub struct Frontend {
     pub scope: Scope,
 }
 
+impl Frontend {
+    /// Whether it is of SCTP, whose sockets here meet no program.
+    pub fn is_association(&self) -> bool {
+        self.protocol == Protocol::Sctp
+    }
+}
+
 /// What an address is of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {

@@ -19,8 +19,9 @@ use super::found::Found;
 use super::frontend::{Entry, Frontend, Kind, Rules, Scope};
 
 const DEFAULT_AFFINITY: u32 = 10_800;
-/// The kernel calls no hook for sockets of SCTP.
-pub(in crate::service) const SCTP_INSIDE: &str = "clients on other machines are served; this node and its pods are not";
+/// The kernel calls no hook for sockets of SCTP, and packets are served at links.
+pub(in crate::service) const SCTP_INSIDE: &str =
+    "clients in pods and on other machines are served; processes of the node itself are not";
 /// A Service with this label is served by somebody else.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Endpoints of a Service with this label are nobody's to balance.

@@ -150,7 +150,7 @@ fn whom_sctp_does_not_serve_is_said() {
     let table = table(objects, &Assignment::default(), &NodeFacts::default());
     let problems: Vec<&String> = table.services.values().flat_map(|status| &status.problems).collect();
     assert!(
-        problems[0].starts_with("port 80/SCTP: clients on other machines are served"),
+        problems[0].starts_with("port 80/SCTP: clients in pods and on other machines are served"),
         "{problems:?}"
     );
 }
