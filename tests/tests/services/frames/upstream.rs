@@ -1,14 +1,17 @@
-//! The packet flows of kube-proxy's own tests (`packetFlowTest` of `pkg/proxy/nftables/proxier_test.go`), restated: who asks
-//! which kind of address, and where that leads. The choice is made on the kernel's maps; packets from outside go through
-//! the program, too. Each row says which of those tests it is of; one without a name is of none.
+//! The packet flows of kube-proxy's own tests (`packetFlowTest` of `pkg/proxy/nftables/proxier_test.go`, and what those of
+//! `pkg/proxy/iptables/proxier_test.go` have beside them), restated: who asks which kind of address, and where that leads.
+//! The choice is made on the kernel's maps; packets from outside go through the program, too. Each row says which of those
+//! tests it is of; one without a name is of none.
 //!
 //! Not here: `masqueradeAll` and a proxy that doesn't know its pods (TestInternalExternalMasquerade), as nobody who asks from
-//! the node is ever masked; SCTP from a pod (TestClusterIPGeneral), which is asked for from outside instead; a source that is
-//! the balancer's own address (TestLoadBalancer), which rules see and sockets don't have; and hairpin (TestClusterIPGeneral),
-//! which takes a pod (`features`). What is in the file beside flows is the text of rules (TestOverallNFTablesRules,
-//! TestSyncProxyRulesRepeated, TestSyncProxyRulesStartup, the names of chains), tables of kube-proxy's own
-//! (TestBuildServiceMap…, TestUpdateEndpointsMap), or has its test elsewhere: TestLoadBalancerIngressRouteTypeProxy in
-//! `features`, TestNoEndpointsMetric and TestHealthCheckNodePortWhenTerminating in `agent_core::service` (`metrics`, `table`).
+//! the node is ever masked; a source that is the balancer's own address (TestLoadBalancer), which rules see and sockets don't
+//! have; hairpin (TestClusterIPGeneral), which takes a pod (`features`, and `inside` for SCTP); and of iptables, the rules
+//! that let health checks in (TestHealthCheckNodePort, TestTracePackets), as nothing keeps them out: `health` asks the port
+//! itself. What is in the file beside flows is the text of rules (TestOverallNFTablesRules, TestSyncProxyRulesRepeated,
+//! TestSyncProxyRulesStartup, TestBadIPs, the names of chains), what is kube-proxy's own (TestBuildServiceMap…,
+//! TestUpdateEndpointsMap, TestProxier_OnServiceCIDRsChanged), or has its test elsewhere: TestLoadBalancerIngressRouteTypeProxy
+//! in `features`, TestNoEndpointsMetric and TestHealthCheckNodePortWhenTerminating in `agent_core::service` (`metrics`,
+//! `table`).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -276,15 +279,15 @@ fn ports_and_addresses_are_told_apart_as_upstreams_tests_tell_them() {
             assert_eq!(ports, expected, "{name}, IPv{}", [4, 6][family]);
         }
     }
-    // TestNodePorts with `--nodeport-addresses` that have the second address in them, too.
-    bench
-        .facts
-        .node_port_addresses
-        .extend(SECOND_NODE_ADDRESS.map(|address| at(address).ip()));
+    // TestNodePorts with `--nodeport-addresses` that have the second address in them, too; of iptables', localhost.
+    let more = SECOND_NODE_ADDRESS.iter().chain(&LOCALHOST_NODE_PORT);
+    let more = more.map(|address| at(address).ip());
+    bench.facts.node_port_addresses.extend(more);
     bench.set(APART);
-    for (from, second) in OUTSIDE.iter().chain(&BLOCKED).zip(SECOND_NODE_ADDRESS.iter().cycle()) {
-        let found = chosen(&bench, at(from), at(second), TCP);
-        assert_eq!(found.map(|slots| slots.len()), Ok(2), "{from} to {second}");
+    let second = OUTSIDE.iter().chain(&BLOCKED).zip(SECOND_NODE_ADDRESS.iter().cycle());
+    for (from, to) in second.chain(LOCALHOST.iter().zip(&LOCALHOST_NODE_PORT)) {
+        let found = chosen(&bench, at(from), at(to), TCP);
+        assert_eq!(found.map(|slots| slots.len()), Ok(2), "{from} to {to}");
     }
 }
 
@@ -299,9 +302,11 @@ type Asked = (
 
 const BLOCKED: [&str; 2] = ["198.51.100.130:4000", "[2001:db8:51:8000::2]:4000"];
 const SECOND_BALANCER: [&str; 2] = ["192.0.2.51:80", "[2001:db8:50::51]:80"];
+const LOCALHOST: [&str; 2] = ["127.0.0.1:4000", "[::1]:4000"];
+const LOCALHOST_NODE_PORT: [&str; 2] = ["127.0.0.1:30080", "[::1]:30080"];
 const SECOND_NODE_ADDRESS: [&str; 2] = ["203.0.113.77:30080", "[2001:db8:71::77]:30080"];
 
-const ASKED: [Asked; 21] = [
+const ASKED: [Asked; 24] = [
     ("cluster address", POD, ADDRESSES[0], TCP, Ok(8080)),
     (
         "another Service's",
@@ -319,6 +324,13 @@ const ASKED: [Asked; 21] = [
     ),
     ("one port, TCP", POD, ["10.96.0.1:53", "[fd00:96::1]:53"], TCP, Ok(5353)),
     ("one port, UDP", POD, ["10.96.0.1:53", "[fd00:96::1]:53"], UDP, Ok(53)),
+    (
+        "one port, SCTP",
+        POD,
+        ["10.96.0.1:53", "[fd00:96::1]:53"],
+        SCTP,
+        Ok(5399),
+    ),
     (
         "one port, SCTP, from outside",
         OUTSIDE,
@@ -365,6 +377,22 @@ const ASKED: [Asked; 21] = [
     ("second balancer, the node", NODE, SECOND_BALANCER, TCP, Ok(8080)),
     ("node port, whoever is blocked", BLOCKED, ADDRESSES[1], TCP, Ok(8080)),
     ("node port, the node", NODE, ADDRESSES[1], TCP, Ok(8080)),
+    // TestNodePorts of the iptables file.
+    (
+        "localhost without --nodeport-addresses of it",
+        LOCALHOST,
+        LOCALHOST_NODE_PORT,
+        TCP,
+        Err(PASSED),
+    ),
+    // TestTracePackets of the iptables file.
+    (
+        "another pod",
+        POD,
+        ["10.244.0.2:80", "[fd00:244::2]:80"],
+        TCP,
+        Err(PASSED),
+    ),
     (
         "an address that has no node ports",
         OUTSIDE,
