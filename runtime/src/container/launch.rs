@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use nix::sys::stat::fstat;
 use nix::unistd::{Uid, fchown};
@@ -146,6 +147,9 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
             return Err(error);
         }
     };
+    if is_told {
+        wait_for_exec(&ours);
+    }
     let mut run_hooks = |child: &Child| hooks.map_or(Ok(()), |hooks| hooks.before_root(token, child));
     match listen(&child, &ours, &plan, who.as_ref(), &mut run_hooks) {
         Ok(terminal) => {
@@ -175,6 +179,16 @@ fn describe(steps: &[Planned]) -> Vec<(u32, (String, String))> {
     steps
         .map(|(number, planned)| (number, (planned.step.describe(), planned.field.clone())))
         .collect()
+}
+
+/// Sleeps until the process has executed its program or ended: it is told already, and to be woken for each of its words would
+/// take time of both. They are heard afterwards.
+fn wait_for_exec(channel: &OwnedFd) {
+    // The end of the other end is told whatever is asked for (poll(2)). An interruption is only an early look.
+    let _ = poll(
+        &mut [PollFd::new(channel.as_fd(), PollFlags::empty())],
+        PollTimeout::NONE,
+    );
 }
 
 /// What a plan has to know of the streams; and the streams, with numbers that no standard stream has.
