@@ -312,7 +312,7 @@ fn what_a_container_without_pids_of_its_own_leaves_behind_is_killed() {
             let command = fs::read(format!("/proc/{}/cmdline", left.trim())).unwrap_or_default();
             command.starts_with(b"sleep")
         };
-        assert!(lives());
+        eventually(PATIENCE, "it has become what it is to be", lives);
         assert!(bundle.fails("kill", &["c1", "TERM"]).contains("container not running"));
         bundle.ok("kill", &["c1", "KILL"]);
         eventually(PATIENCE, "nothing of it is left", || !lives());
