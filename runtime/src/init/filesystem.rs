@@ -65,21 +65,26 @@ fn put_on(tree: BorrowedFd<'_>, target: &CStr) -> nix::Result<()> {
 
 /// Makes a filesystem and its mount, which is attached nowhere yet.
 pub(super) fn make_mount(new: &NewMount) -> nix::Result<()> {
-    new.made.replace(Some(made_here(new)?));
+    new.made.replace(Some(made_here(new, None)?));
     Ok(())
 }
 
-fn made_here(new: &NewMount) -> nix::Result<OwnedFd> {
-    match new_filesystem(new) {
+fn made_here(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
+    match new_filesystem(new, mode) {
         Err(Errno::EPERM) => readonly_copy(new.instead.ok_or(Errno::EPERM)?),
         result => result,
     }
 }
 
-fn new_filesystem(new: &NewMount) -> nix::Result<OwnedFd> {
+fn new_filesystem(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
     let filesystem = fsopen(&new.kind)?;
     for (key, value) in &new.options {
         fsconfig_set(filesystem.as_fd(), key, value.as_deref())?;
+    }
+    if let Some(mode) = mode {
+        let digits = octal(mode);
+        let digits = CStr::from_bytes_with_nul(&digits).map_err(|_| Errno::EINVAL)?;
+        fsconfig_set(filesystem.as_fd(), c"mode", Some(digits))?;
     }
     for hint in &new.hints {
         match fsconfig_set(filesystem.as_fd(), hint, None) {
@@ -94,6 +99,12 @@ fn new_filesystem(new: &NewMount) -> nix::Result<OwnedFd> {
         mount_setattr(mounted.as_fd(), attributes, false)?;
     }
     Ok(mounted)
+}
+
+/// For an option of a filesystem. It takes no memory, of which there is none here.
+fn octal(mode: Mode) -> [u8; 5] {
+    let digit = |shift: u32| b'0' + (mode.bits() >> shift & 7) as u8;
+    [digit(9), digit(6), digit(3), digit(0), 0]
 }
 
 /// What the host has at `directory`, which nobody inside may change (CVE-2023-25809).
@@ -182,14 +193,20 @@ impl<'a> Init<'a> {
     }
 
     pub(super) fn mount(&mut self, new: &NewMount) -> nix::Result<()> {
-        // It is not to stay open: there may be few files that may be.
-        let mounted = match new.made.take() {
-            Some(made) => made,
-            None => made_here(new)?,
+        let mode = if new.keep_mode {
+            self.mode_of(&new.target)?
+        } else {
+            None
         };
-        if new.keep_mode {
-            self.keep_mode(&new.target, &mounted)?;
-        }
+        // It is not to stay open: there may be few files that may be.
+        let mounted = match (new.made.take(), mode) {
+            (None, mode) => made_here(new, mode)?,
+            (Some(made), None) => made,
+            (Some(made), Some(mode)) => {
+                fchmodat(&made, c".", mode, FchmodatFlags::FollowSymlink)?;
+                made
+            }
+        };
         let target = if new.refuse_links && !Guard::RealDirectories.is_out() {
             self.make_real_directory(&new.target)?
         } else {
@@ -201,13 +218,12 @@ impl<'a> Init<'a> {
         move_mount(mounted.as_fd(), target.as_fd())
     }
 
-    /// Of a directory that is not there there is no mode to keep.
-    fn keep_mode(&self, hidden: &ContainerPath, mounted: &OwnedFd) -> nix::Result<()> {
+    /// None of a directory that is not there.
+    fn mode_of(&self, hidden: &ContainerPath) -> nix::Result<Option<Mode>> {
         let Ok(hidden) = inside::open(self.root()?, hidden.relative(), DIRECTORY) else {
-            return Ok(());
+            return Ok(None);
         };
-        let mode = Mode::from_bits_truncate(fstat(&hidden)?.st_mode);
-        fchmodat(mounted, c".", mode, FchmodatFlags::FollowSymlink)
+        Ok(Some(Mode::from_bits_truncate(fstat(&hidden)?.st_mode)))
     }
 
     fn make_real_directory(&self, path: &ContainerPath) -> nix::Result<OwnedFd> {

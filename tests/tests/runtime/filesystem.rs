@@ -156,6 +156,19 @@ fn a_tmpfs_has_the_mode_that_it_is_given_or_that_of_what_it_hides() {
 }
 
 #[test]
+fn a_tmpfs_tells_the_mode_that_it_takes_over_among_its_options() {
+    require_root!();
+    with_bundle("tmpfs-told-mode", |bundle| {
+        let hidden = bundle.rootfs().join("hidden");
+        fs::create_dir(&hidden).unwrap();
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o1710)).unwrap();
+        bundle.mount("tmpfs", "tmpfs", "/hidden", &["size=1m"]);
+        let told = bundle.say("grep ' /hidden ' /proc/mounts | grep -o 'mode=[0-7]*'; stat -c %a /hidden");
+        assert_eq!(told, "mode=1710\n1710\n");
+    });
+}
+
+#[test]
 fn a_tmpfs_is_read_only_only_after_what_lies_below_it() {
     require_root!();
     with_bundle("ro-tmpfs", |bundle| {
