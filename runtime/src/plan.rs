@@ -240,6 +240,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     if is_mapped {
         process_facts.groups = groups(mapping::lets_set_groups(&mappings, process_facts.privileges));
     }
+    process_facts.groups = asked_groups(spec, process_facts.groups);
     let mut steps = Steps::new();
 
     // Both while others may still write to its /proc entry, and the first while nobody else is in its user namespace.
@@ -308,10 +309,11 @@ pub(crate) fn exec(
     spec: &Spec,
     process: &Process,
     (init, root): (OwnedFd, Option<OwnedFd>),
-    facts: ProcessFacts,
+    mut facts: ProcessFacts,
 ) -> Result<InitPlan, FieldError> {
     let linux = required(spec.linux().as_ref(), "linux")?;
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
+    facts.groups = asked_groups(spec, facts.groups);
     let mut steps = Steps::default();
     begin(facts.manner, &mut steps);
     let door = door_of(&init, &namespaces)?;
@@ -400,6 +402,17 @@ pub(crate) fn has_own_mounts(spec: &Spec) -> bool {
 
 pub(crate) fn groups(may_be_set: bool) -> Groups {
     if may_be_set { Groups::Set } else { Groups::Kept }
+}
+
+/// crun's annotation, which `podman run --group-add keep-groups` sets: files that are given to a group of the user's outside
+/// stay theirs inside. Nobody can name such a group in a user namespace that does not have it.
+fn asked_groups(spec: &Spec, groups: Groups) -> Groups {
+    let annotations = spec.annotations().as_ref();
+    let asked = annotations.and_then(|annotations| annotations.get("run.oci.keep_original_groups"));
+    match asked.map(String::as_str) {
+        None | Some("0") => groups,
+        Some(_) => Groups::Makers,
+    }
 }
 
 /// What is entered before a process can be made in the container of `init`.

@@ -298,6 +298,8 @@ pub(crate) enum Groups {
     Set,
     /// The user namespace forbids it: they stay as they are.
     Kept,
+    /// An annotation asks for those of who makes the process, whatever the spec has.
+    Makers,
 }
 
 /// Capability sets after the user is set.

@@ -419,6 +419,26 @@ fn nobody_in_particular_adds_a_process_to_it() {
     });
 }
 
+#[test]
+fn groups_of_who_makes_it_are_kept_if_an_annotation_asks() {
+    require!(Need::Root, Need::Tool("setpriv"));
+    with_bundle("user-groups", |bundle| {
+        map(bundle, FIRST, 65536);
+        let outside = (FIRST + 7).to_string();
+        bundle.around.0 = ["setpriv", "--groups", &outside].map(String::from).into();
+        bundle.set("/process/user", json!({ "uid": 0, "gid": 0, "additionalGids": [5] }));
+        let script = "grep Groups: /proc/self/status";
+        let groups = |said: String| said.split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
+        assert_eq!(groups(bundle.say(script)), "5");
+        bundle.set("/annotations", json!({ "run.oci.keep_original_groups": "1" }));
+        assert_eq!(groups(bundle.say(script)), "7");
+        bundle.create("exec sleep 1000");
+        bundle.ok("start", &["c1"]);
+        assert_eq!(groups(bundle.ok("exec", &["c1", "sh", "-c", script])), "7");
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
 /// More than one id takes the set-user-id programs of the package uidmap.
 #[test]
 fn a_range_of_ids_is_nobodys_to_map() {
