@@ -324,8 +324,8 @@ fn the_verifier_goes_through_few_instructions() {
     require!(Need::Kernel(5, 18));
     let scratch = tests::Scratch::new("verifier");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let maps = KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup(), &[]).unwrap();
-    for (program, count) in maps.verified_instructions() {
+    let mut maps = KernelMaps::open(&scratch.bpf_dir(), &scratch.cgroup(), &[]).unwrap();
+    for (program, count) in maps.verified_instructions().unwrap() {
         let count = count.expect("Linux 5.16 and later tell");
         println!("NOTE: verified instructions: {} {program} {count}", release.trim());
         let most = if program.starts_with("service") { 5_000 } else { 40_000 };

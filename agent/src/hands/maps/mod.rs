@@ -38,7 +38,7 @@ use pod_links::Served;
 
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/services"));
 
-/// The maps of one node, opened, with programs loaded against them.
+/// The maps of one node, opened, with the programs that it needs loaded against them.
 pub struct KernelMaps {
     pins: Pins,
     set: MapSet,
@@ -123,22 +123,15 @@ pub enum MapsError {
 }
 
 impl KernelMaps {
-    /// Opens the pinned maps below `bpf_dir`, or makes them, and loads the programs against them. Programs that an
-    /// earlier agent attached go on until [`KernelMaps::attach`].
+    /// Opens the pinned maps below `bpf_dir`, or makes them, and loads the programs that sockets and these uplinks need against
+    /// them. Programs that an earlier agent attached go on until [`KernelMaps::attach`].
     pub fn open(bpf_dir: &Path, cgroup: &Path, uplinks: &[String]) -> Result<Self, MapsError> {
         let pins = Pins::prepare(bpf_dir)?;
         let set = pins.usable_set()?;
-        let mut loader = EbpfLoader::new();
-        // The programs read nothing of the kernel's own structures, whose description takes 20 MiB.
-        loader.btf(None);
-        for map in &pins::MAPS {
-            loader.map_pin_path(map.name, set.path(map.name));
-        }
-        let mut programs = loader.load(PROGRAMS).map_err(MapsError::Load)?;
+        let mut programs = open(&set)?;
         let content = Content::take(&mut programs)?;
         links::load(&mut programs)?;
-        uplinks::load(&mut programs)?;
-        let pods = Served::load(&mut programs)?;
+        uplinks::load(&mut programs, uplinks)?;
         Ok(Self {
             pins,
             set,
@@ -146,11 +139,12 @@ impl KernelMaps {
             programs: Some(programs),
             cgroup: cgroup.into(),
             uplinks: uplinks.into(),
-            pods,
+            pods: Served::default(),
         })
     }
 
-    /// Lets the cgroup's sockets and the links' packets meet the loaded programs, in the place of earlier ones and without a moment between.
+    /// Lets the cgroup's sockets and the links' packets meet the loaded programs, in the place of earlier ones and without a
+    /// moment between.
     /// To be called when the maps hold what they should; a second call does nothing.
     pub fn attach(&mut self) -> Result<(), MapsError> {
         if let Some(programs) = &mut self.programs {
@@ -169,7 +163,7 @@ impl KernelMaps {
 
     /// Serves SCTP of all pods that there are now, or of none.
     pub fn serve_pods(&mut self, are_associations: bool) -> Result<(), MapsError> {
-        self.pods.look(are_associations)
+        self.pods.look(are_associations, || open(&self.set))
     }
 
     /// What the maps hold now.
@@ -224,17 +218,23 @@ impl KernelMaps {
         self.content.sweep(now)
     }
 
-    /// Instructions that the verifier went through for each program, where the kernel tells (5.16); none after
+    /// Instructions that the verifier went through for each program, where the kernel tells (5.16). Only before
     /// [`KernelMaps::attach`].
-    pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
-        let counts = |programs| {
-            [
-                links::verified_instructions(programs),
-                uplinks::verified_instructions(programs),
-            ]
-        };
-        self.programs
-            .as_ref()
-            .map_or_else(Vec::new, |programs| counts(programs).concat())
+    pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, MapsError> {
+        let programs = self.programs.as_mut().ok_or(MapsError::Missing("loaded program"))?;
+        let mut counts = links::verified_instructions(programs);
+        counts.extend(uplinks::verified_instructions(programs)?);
+        Ok(counts)
     }
+}
+
+/// The programs with the maps of a set, which are made where they are not there. None is loaded.
+fn open(set: &MapSet) -> Result<Ebpf, MapsError> {
+    let mut loader = EbpfLoader::new();
+    // The programs read nothing of the kernel's own structures, whose description takes 20 MiB.
+    loader.btf(None);
+    for map in &pins::MAPS {
+        loader.map_pin_path(map.name, set.path(map.name));
+    }
+    loader.load(PROGRAMS).map_err(MapsError::Load)
 }

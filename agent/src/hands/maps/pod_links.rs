@@ -13,42 +13,60 @@ const ARRIVING: &str = "inside_arriving";
 const LEAVING: &str = "inside_leaving";
 pub(super) const PROGRAMS: [&str; 2] = [LEAVING, ARRIVING];
 
-/// The programs, loaded, and which links have them.
+/// Which links have the programs, which are loaded when the first one needs them.
+#[derive(Default)]
 pub(super) struct Served {
-    arriving: OwnedFd,
-    leaving: OwnedFd,
+    programs: Option<Loaded>,
     links: PodLinks,
 }
 
-impl Served {
-    pub(super) fn load(programs: &mut Ebpf) -> Result<Self, MapsError> {
-        Ok(Self {
-            arriving: load(programs, ARRIVING)?,
-            leaving: load(programs, LEAVING)?,
-            links: PodLinks::default(),
-        })
-    }
+struct Loaded {
+    arriving: OwnedFd,
+    leaving: OwnedFd,
+}
 
+impl Served {
     pub(super) fn is_news(&self, is_needed: bool) -> bool {
         self.links.is_news(is_needed)
     }
 
-    /// Has all links of pods served that are there now, or none.
-    pub(super) fn look(&mut self, is_needed: bool) -> Result<(), MapsError> {
+    /// Has all links of pods served that are there now, or none; `open` gives the programs.
+    pub(super) fn look(
+        &mut self,
+        is_needed: bool,
+        mut open: impl FnMut() -> Result<Ebpf, MapsError>,
+    ) -> Result<(), MapsError> {
         let links = Links::open()?;
         let present = links.list()?;
-        let programs = Programs {
-            incoming: self.arriving.as_fd(),
-            outgoing: self.leaving.as_fd(),
-        };
         for step in self.links.plan(&present, is_needed) {
             match step {
-                PodLinkStep::Serve(index) => links.serve(index, &programs)?,
+                PodLinkStep::Serve(index) => links.serve(index, &self.programs(&mut open)?)?,
                 PodLinkStep::Release(index) => links.release(index)?,
             }
         }
         self.links = PodLinks::settled(present, is_needed);
         Ok(())
+    }
+
+    fn programs(&mut self, open: impl FnOnce() -> Result<Ebpf, MapsError>) -> Result<Programs<'_>, MapsError> {
+        let loaded = match self.programs.take() {
+            Some(loaded) => loaded,
+            None => Loaded::of(&mut open()?)?,
+        };
+        let loaded = self.programs.insert(loaded);
+        Ok(Programs {
+            incoming: loaded.arriving.as_fd(),
+            outgoing: loaded.leaving.as_fd(),
+        })
+    }
+}
+
+impl Loaded {
+    fn of(programs: &mut Ebpf) -> Result<Self, MapsError> {
+        Ok(Self {
+            arriving: load(programs, ARRIVING)?,
+            leaving: load(programs, LEAVING)?,
+        })
     }
 }
 
@@ -62,8 +80,7 @@ pub(super) fn remove() -> Result<(), MapsError> {
 }
 
 fn load(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
-    let program = uplinks::program(programs, name)?;
-    program.load().map_err(uplinks::failed("load", name))?;
+    let program = uplinks::loaded(programs, name)?;
     let descriptor = program.fd().map_err(uplinks::failed("find", name))?.as_fd();
     descriptor.try_clone_to_owned().map_err(MapsError::Descriptor)
 }

@@ -28,17 +28,29 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 /// ARPHRD_ETHER of `<linux/if_arp.h>`.
 const ETHERNET: u16 = 1;
 
-pub(super) fn load(programs: &mut Ebpf) -> Result<(), MapsError> {
-    for (_, name, _) in PROGRAMS {
-        program(programs, name)?.load().map_err(failed("load", name))?;
+/// Loads what these links need. Without any it is nothing: most of the verifier's work is in the programs of links.
+pub(super) fn load(programs: &mut Ebpf, uplinks: &[String]) -> Result<(), MapsError> {
+    if !uplinks.is_empty() {
+        for (_, name, _) in PROGRAMS {
+            loaded(programs, name)?;
+        }
     }
     Ok(())
 }
 
-pub(super) fn verified_instructions(programs: &Ebpf) -> Vec<(&'static str, Option<u32>)> {
-    let count = |name| programs.program(name)?.info().ok()?.verified_instruction_count();
+/// Those of pods' links are among them.
+pub(super) fn verified_instructions(programs: &mut Ebpf) -> Result<Vec<(&'static str, Option<u32>)>, MapsError> {
     let names = PROGRAMS.iter().map(|(_, name, _)| *name).chain(pod_links::PROGRAMS);
-    names.map(|name| (name, count(name))).collect()
+    let mut count = |name| {
+        Ok((
+            name,
+            loaded(programs, name)?
+                .info()
+                .ok()
+                .and_then(|info| info.verified_instruction_count()),
+        ))
+    };
+    names.map(&mut count).collect()
 }
 
 /// Attaches to these links and to no others any more.
@@ -54,7 +66,7 @@ pub(super) fn attach(programs: &mut Ebpf, uplinks: &[String], links: &Path) -> R
             return Err(uplink_error(uplink, why));
         }
         for (way, name, side) in PROGRAMS {
-            let program = program(programs, name)?;
+            let program = loaded(programs, name)?;
             if has_tcx() {
                 let pin = links.join(format!("{way}_{index}"));
                 attach_link(program, name, uplink, side, &pin)?;
@@ -106,9 +118,7 @@ pub(super) fn trial(programs: &mut Ebpf, link: Link, way: Way, frame: &[u8]) -> 
         return_value,
         data_size_out,
         ..
-    } = program(programs, name)?
-        .test_run(options)
-        .map_err(failed("try", name))?;
+    } = loaded(programs, name)?.test_run(options).map_err(failed("try", name))?;
     out.truncate(data_size_out as usize);
     Ok((return_value, out))
 }
@@ -206,9 +216,14 @@ fn uplink_error(uplink: &str, source: io::Error) -> MapsError {
     }
 }
 
-pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, MapsError> {
+/// A program, which is loaded when it is first asked for.
+pub(super) fn loaded<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, MapsError> {
     let program = programs.program_mut(name).ok_or(MapsError::Missing(name))?;
-    program.try_into().map_err(failed("find", name))
+    let program: &mut SchedClassifier = program.try_into().map_err(failed("find", name))?;
+    if program.fd().is_err() {
+        program.load().map_err(failed("load", name))?;
+    }
+    Ok(program)
 }
 
 pub(super) fn failed(action: &'static str, program: &'static str) -> impl Fn(ProgramError) -> MapsError {
