@@ -192,6 +192,9 @@ impl Limits {
     }
 }
 
+/// What a power may be beyond the number that it should be: 1024 shares are a weight of 100, not of 101.
+const ROUNDING: f64 = 1e-9;
+
 /// `cpu.weight` for `cpu.shares`: 2, 1024 and 262144 shares become 1, 100 and 10000, on a quadratic curve between
 /// (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
 pub fn cpu_weight(shares: u64) -> u64 {
@@ -207,7 +210,7 @@ pub fn cpu_weight(shares: u64) -> u64 {
                 clippy::cast_sign_loss,
                 reason = "between 1 and 10000"
             )]
-            let weight = 10_f64.powf(exponent).ceil() as u64;
+            let weight = (10_f64.powf(exponent) - ROUNDING).ceil() as u64;
             weight
         }
     }
