@@ -263,7 +263,8 @@ fn a_paused_container_stands_still_and_takes_no_exec() {
         assert_eq!(bundle.status(), "paused");
         let size = || fs::metadata(bundle.rootfs().join("ticks")).unwrap().len();
         let before = size();
-        assert!(bundle.fails("exec", &["c1", "true"]).contains("paused"));
+        let error = bundle.fails("exec", &["c1", "true"]);
+        assert!(error.contains("cannot exec in a paused container"), "{error}");
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert_eq!(size(), before);
         bundle.ok("resume", &["c1"]);

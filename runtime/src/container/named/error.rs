@@ -42,6 +42,9 @@ pub enum VerbError {
         /// What the container is doing.
         status: Status,
     },
+    /// Nothing can be added to it; in runc's words.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    Paused,
     /// It runs, and deletion was not forced.
     #[error("cannot delete container {id} that is not stopped: {status}")]
     NotStopped {
@@ -124,6 +127,7 @@ impl VerbError {
             | Self::Id { .. }
             | Self::NotRunning
             | Self::Status { .. }
+            | Self::Paused
             | Self::NotStopped { .. }
             | Self::Stuck { .. }
             | Self::File { .. }

@@ -27,7 +27,8 @@ impl Named {
         match self.status() {
             Status::Created | Status::Running => {}
             Status::Paused if order.ignore_paused => {}
-            status @ (Status::Creating | Status::Paused) => {
+            Status::Paused => return Err(VerbError::Paused),
+            status @ Status::Creating => {
                 return Err(VerbError::Status {
                     verb: "exec in",
                     status,
