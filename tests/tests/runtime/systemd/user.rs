@@ -110,3 +110,22 @@ fn a_users_systemd_is_found_without_a_bus_and_missed_by_name() {
         assert!(finished.err.contains("nor XDG_RUNTIME_DIR says where"), "{finished:?}");
     });
 }
+
+/// As podman runs the runtime for who is not root: the bus knows it by another number than it does itself.
+#[test]
+fn root_of_a_user_namespace_asks_the_systemd_of_the_user_outside() {
+    require!(NEEDS[0], NEEDS[1], NEEDS[2], NEEDS[3]);
+    with_bundle("systemd-userns", |bundle| {
+        let systemd = start(bundle);
+        let namespaces = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({ "type": kind }));
+        bundle.set("/linux/namespaces", json!(namespaces));
+        for list in ["uidMappings", "gidMappings"] {
+            bundle.config["linux"].as_object_mut().unwrap().remove(list);
+        }
+        let inside = ["unshare", "--user", "--map-root-user", "--mount"];
+        bundle.around.0.extend(inside.map(String::from));
+        assert_eq!(bundle.say("grep -c '^0::/$' /proc/self/cgroup"), "1\n");
+        let scope = systemd.scope(&format!("{}/user.slice", Systemd::USERS), "orlop-oci-c1.scope");
+        assert!(scope.is_none());
+    });
+}
