@@ -2,7 +2,8 @@
 //! the Services' task; and what became of them as events.
 //!
 //! What the plugin was asked for stands in the network's nftables table, which leads there by itself where no agent is. An
-//! agent reads it from there, after every call of the plugin and when it starts.
+//! agent reads it from there, after every call of the plugin, when it starts, and now and then: a plugin that does not reach
+//! the agent removes a pod by itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use crate::status::{PodView, Pods, balanced, live_addresses};
 
 /// Calls of the plugin within this time are looked at together.
 const TOGETHER: Duration = Duration::from_millis(20);
+
+/// How long nobody looks when no plugin calls.
+const NOW_AND_THEN: Duration = Duration::from_secs(60);
 
 /// The agent's own pods that ports of the node lead to.
 pub(crate) fn published(pods: &Pods) -> Vec<Published> {
@@ -72,13 +76,18 @@ pub(crate) fn mappings(pods: &Pods) -> Vec<PortMapping> {
     ports.map(mapping).collect()
 }
 
-/// Keeps the node told of what plugins have attached and ports of the node lead to.
+/// Keeps the node told of what plugins have attached and ports of the node lead to, and the limits of pods to those that are
+/// there.
 pub(crate) async fn follow_plugins(node: Arc<Node>) {
     let mut calls = node.plugin_calls.subscribe();
     loop {
         calls.mark_unchanged();
         let network = node.network.clone();
-        let looked = tokio::task::spawn_blocking(move || pod_network::list_all(&network)).await;
+        let looked = tokio::task::spawn_blocking(move || {
+            pod_network::forget_stale_limits(&network)?;
+            pod_network::list_all(&network)
+        })
+        .await;
         let looked = looked.map_err(anyhow::Error::from).and_then(|all| Ok(all?));
         let now = looked.map(|all| attached(&all).into()).unwrap_or_else(|error| {
             let error = format!("{error:#}");
@@ -88,8 +97,9 @@ pub(crate) async fn follow_plugins(node: Arc<Node>) {
         });
         show(&node, Some(now));
         // The node has the sender.
-        let _ = calls.changed().await;
-        tokio::time::sleep(TOGETHER).await;
+        if tokio::time::timeout(NOW_AND_THEN, calls.changed()).await.is_ok() {
+            tokio::time::sleep(TOGETHER).await;
+        }
     }
 }
 

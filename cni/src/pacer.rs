@@ -22,6 +22,9 @@ pub trait Pacer: Debug + Send + Sync {
     /// The link is gone.
     fn forget(&self, link: u32);
 
+    /// The links whose pods are limited, as far as nobody has said that they are gone.
+    fn links(&self) -> Vec<u32>;
+
     /// The programs that say when packets depart. None where the kernel has no queue that holds them until then.
     fn programs(&self) -> Option<Programs<'_>>;
 }

@@ -25,7 +25,7 @@ use crate::{
     netlink::{Connection, Refusal, StepError},
     netns::Netns,
     observe::{self, FirstLook},
-    pacer,
+    pacer::{self, Pacer},
     plan::{self, Conflict, HostEnd},
     ports,
     step::{LinkRef, LinkStep, Mac},
@@ -432,6 +432,25 @@ pub fn inspect_again(network: &NodeNetwork) -> Result<(), NetworkError> {
         }
     }
     Ok(())
+}
+
+/// Takes back the limits of pods, of every network, whose links are gone; answers how many those were. Whoever removes a
+/// pod without [`NodeNetwork::pacer`] can't.
+///
+/// # Errors
+/// When the kernel's tables can't be read.
+pub fn forget_stale_limits(network: &NodeNetwork) -> Result<usize, NetworkError> {
+    // Limits come after their link, so the links are looked at behind them.
+    let limited = network.pacer.as_deref().map(Pacer::links).unwrap_or_default();
+    if limited.is_empty() {
+        return Ok(0);
+    }
+    let ends = observe::host_ends(&connect()?)?;
+    let is_gone = |link: &u32| !ends.iter().any(|end| end.index == *link);
+    let gone: Vec<u32> = limited.into_iter().filter(is_gone).collect();
+    let count = gone.len();
+    pacer::forget(network, gone);
+    Ok(count)
 }
 
 /// The attachment of one container; `None` when there is none.

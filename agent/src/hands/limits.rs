@@ -1,6 +1,7 @@
 //! Limits of pods in the map of the programs that keep them. The map goes with its programs: the next agent notes each
 //! pod's limits anew, from what the pod's link says.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -59,6 +60,13 @@ impl Pacer for Limits {
                 let _ = map.remove(&key);
             }
         }
+    }
+
+    fn links(&self) -> Vec<u32> {
+        let map = self.map();
+        let entries = map.iter().filter_map(Result::ok);
+        let links: BTreeSet<u32> = entries.map(|(_, entry)| Limit::of_entry(&entry).link()).collect();
+        links.into_iter().collect()
     }
 
     fn programs(&self) -> Option<Programs<'_>> {

@@ -73,6 +73,7 @@ pub(super) async fn check(api: &Arc<Api>) -> Result<Answer, Problem> {
         let valid: Vec<(String, String)> = known.into_iter().map(|uid| (uid, INTERFACE.to_owned())).collect();
         pod_network::prepare(network)?;
         pod_network::forget_stale_aliases(network)?;
+        pod_network::forget_stale_limits(network)?;
         Ok::<_, NetworkError>(NetworkCheck {
             links: pod_network::retain(network, &valid)?,
             ports: pod_network::close_stale_ports(network)?,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agent::hands::inspector::Inspector;
 use cni::bandwidth::{Bandwidth, Rate};
-use cni::pod_network::{self, AttachRequest, Attachment};
+use cni::pod_network::{self, AttachRequest, Attachment, NodeNetwork};
 use ebpf_common::pods::Count;
 use tests::{LeakAudit, NetworkNamespace};
 
@@ -201,4 +201,27 @@ fn a_limit_goes_with_its_pod_and_nothing_is_left() {
     assert!(pacer.limit(namesake, both(RATE)).is_some());
     pacer.forget(namesake);
     audit.finish();
+}
+
+#[test]
+fn the_limits_of_a_pod_that_somebody_else_removed_are_taken_back() {
+    tests::require_root!();
+    let (node, inspector) = inspected("paced-stale");
+    let (_pod, attachment) = limited(&node, both(RATE));
+    let pacer = inspector.pacer();
+    let namesake = attachment.host_index + 65_536;
+    assert_eq!(node.run(pod_network::forget_stale_limits).unwrap(), 0);
+    assert_eq!(pacer.links(), [attachment.host_index]);
+    // As the plugin does where it does not reach the agent.
+    let alone = NodeNetwork {
+        pacer: None,
+        ..node.network.clone()
+    };
+    node.namespace
+        .run(|| pod_network::detach(&alone, "limited", "eth0"))
+        .unwrap();
+    assert_eq!(pacer.limit(namesake, both(RATE)), None);
+    assert_eq!(node.run(pod_network::forget_stale_limits).unwrap(), 1);
+    assert!(pacer.links().is_empty());
+    assert!(pacer.limit(namesake, both(RATE)).is_some());
 }
