@@ -285,9 +285,13 @@ pub fn teardown(network: &NodeNetwork) -> Result<(), NetworkError> {
 /// # Errors
 /// When the kernel refuses.
 pub fn detach(network: &NodeNetwork, container_id: &str, ifname: &str) -> Result<(), NetworkError> {
+    // Made first, and so closed last.
+    let netfilter = ports::connect_if_any()?;
     let node = connect()?;
     let name = host_link(container_id, ifname);
-    ports::close(&network.name, |owner| owner == name)?;
+    if let Some(netfilter) = &netfilter {
+        ports::close_by(netfilter, &network.name, |owner| owner == name)?;
+    }
     names_of(network).forget(&name)?;
     if let Some(end) = observe::show_host_end(&node, &name)?
         && observe::identity(&end).is_none_or(|identity| identity.network == network.name)

@@ -91,9 +91,19 @@ fn leads_by(step: &NftStep, port: &PortMapping, host: &HostEnd) -> bool {
 
 /// Takes the ports of these owners back. Owners are the names of host links.
 pub(crate) fn close(network: &str, is_to_go: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
-    let Some(netfilter) = connect_if_any()? else {
-        return Ok(());
-    };
+    match connect_if_any()? {
+        Some(netfilter) => close_by(&netfilter, network, is_to_go),
+        None => Ok(()),
+    }
+}
+
+/// [`close`] by a socket that the caller keeps for a while: when one is closed, the kernel first waits until nobody sees
+/// what was removed lately, and lets nobody change a table meanwhile. A few milliseconds later there is nothing to wait for.
+pub(crate) fn close_by(
+    netfilter: &Netfilter,
+    network: &str,
+    is_to_go: impl Fn(&str) -> bool,
+) -> Result<(), NetworkError> {
     let table = table_name(network);
     for map in PORT_MAPS {
         let Some(elements) = netfilter.list(&table, map)? else {
@@ -103,7 +113,7 @@ pub(crate) fn close(network: &str, is_to_go: impl Fn(&str) -> bool) -> Result<()
             .into_iter()
             .filter(|element| element.owner.as_deref().is_some_and(&is_to_go))
         {
-            close_one(&netfilter, &table, map, element)?;
+            close_one(netfilter, &table, map, element)?;
         }
     }
     Ok(())
@@ -152,7 +162,7 @@ pub(crate) fn connect() -> Result<Netfilter, NetworkError> {
 }
 
 /// No netfilter in the kernel, no ports to look for.
-fn connect_if_any() -> Result<Option<Netfilter>, NetworkError> {
+pub(crate) fn connect_if_any() -> Result<Option<Netfilter>, NetworkError> {
     match Netfilter::open() {
         Ok(netfilter) => Ok(Some(netfilter)),
         Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
