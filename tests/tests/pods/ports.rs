@@ -105,8 +105,10 @@ fn answer(mut asker: TcpStream) {
 fn plugin(node: &Node<'_>, verb: &str, pod: &NetworkNamespace, port: u16) -> Output {
     let config = serde_json::json!({
         "cniVersion": "1.1.0", "name": "guests", "type": "orlop-cni", "agentSocket": node.path("run/cni.sock"),
-        "runDir": node.input(), "capabilities": {"portMappings": true},
-        "runtimeConfig": {"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]},
+        "runDir": node.input(), "capabilities": {"portMappings": true, "aliases": true},
+        "runtimeConfig": {
+            "portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}], "aliases": ["kitchen"],
+        },
     });
     let mut command = tests::binary("orlop-cni");
     let variables = [
@@ -142,6 +144,8 @@ fn ports_that_the_plugin_was_asked_for_are_the_agents_while_it_is_there() {
         );
         let added = plugin(node, "ADD", &guest, 9090);
         assert!(added.status.success(), "{added:?}");
+        let shown = node.ok(&["network", "guest"]);
+        assert!(shown.ends_with("guest by name: kitchen\n"), "{shown}");
         let server = guest.run(|| TcpListener::bind("[::]:80").unwrap());
         std::thread::spawn(move || server.incoming().flatten().for_each(answer));
         // nftables leads there at once, the Service maps as soon as the agent has seen it.
