@@ -22,12 +22,12 @@ const HOME: &str = "/home/user";
 
 /// A podman of the test's own: its storage, its images.
 pub(super) struct Podman {
+    /// The one that makes its cgroups, [`USER`]'s too; without one it makes them itself. It ends before its places do.
+    systemd: Option<Systemd>,
     scratch: Scratch,
     pub(super) image: String,
     /// Whether it belongs to [`USER`].
     is_rootless: bool,
-    /// The one that makes its cgroups, [`USER`]'s too; without one it makes them itself.
-    systemd: Option<Systemd>,
 }
 
 impl Podman {
@@ -101,7 +101,7 @@ impl Podman {
             "none",
         ]);
         if self.is_rootless {
-            command.current_dir(HOME).env("HOME", HOME);
+            command.current_dir(HOME).env("HOME", HOME).env("TMPDIR", self.dir());
         }
         if self.is_rootless && self.systemd.is_none() {
             command.uid(USER).gid(USER);
