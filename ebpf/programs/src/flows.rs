@@ -39,18 +39,18 @@ pub(crate) fn unreadable() -> i32 {
 #[inline(always)]
 pub(crate) fn fresh(packet: &Packet, decision: &Decision, sight: impl Fn(&Peer, Traits) -> Sight) -> Result<Peer, i32> {
     let id = decision.id;
-    let (backend, traits) = match decision.outcome {
+    let (backend, sight) = match decision.outcome {
         Outcome::NotAService => return Err(PASS),
         Outcome::NoLocalBackend | Outcome::NotAllowed => return Err(dropped(decision)),
         Outcome::Refused => {
             maps::count(id, |counters| counters.refused += 1);
             // The kernel refuses what comes for a port that nobody can have, in the name of the Service.
             let address = node_address(packet).ok_or(DROP)?;
-            (Peer::v6(address, 0), Traits::LOCAL)
+            (Peer::v6(address, 0), Sight::Client)
         }
-        Outcome::Backend => (decision.backend, decision.traits),
+        Outcome::Backend => (decision.backend, sight(&decision.backend, decision.traits)),
     };
-    let Some(becomes) = begin(packet, &backend, id, sight(&backend, traits)) else {
+    let Some(becomes) = begin(packet, &backend, id, sight) else {
         maps::count(id, |counters| counters.no_room += 1);
         return Err(DROP);
     };

@@ -47,9 +47,15 @@ fn is_association(protocol: u8) -> bool {
 fn is_answer(packet: &Tuple, role: Role) -> bool {
     match role {
         Role::Reply => true,
-        Role::MaskedRequest => packet.source == packet.destination,
+        Role::MaskedRequest => is_one(&packet.source, &packet.destination),
         Role::Request | Role::ReplyToMask | Role::CarryingRequest | Role::CarriedRequest => false,
     }
+}
+
+/// Whether two addresses are one, without a branch for each word: older kernels follow every branch on its own.
+#[inline(always)]
+fn is_one([a, b, c, d]: &[u32; 4], [e, f, g, h]: &[u32; 4]) -> bool {
+    (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
 }
 
 #[inline(always)]
@@ -57,7 +63,7 @@ fn ask(context: &TcContext, packet: &Packet) -> i32 {
     let becomes = match known(&packet.tuple, packet) {
         Some((becomes, _)) => becomes,
         None => match fresh(packet, &decision(packet), |backend, _| {
-            if backend.address == packet.tuple.source {
+            if is_one(&backend.address, &packet.tuple.source) {
                 Sight::Node
             } else {
                 Sight::Client
