@@ -352,6 +352,23 @@ fn flows_from_outside_go_on_while_the_agent_is_replaced() {
     assert_eq!(counts.by_label.len(), 2, "{counts:?}");
 }
 
+/// Before Linux 6.6 it is filters that hold the programs, which are of no layout.
+#[test]
+fn uplinks_are_served_by_an_agent_that_finds_maps_of_another_layout() {
+    world!("out-layout", world, node);
+    let pod = world.here(tcp("10.244.0.2:8080"));
+    node.stop_agent();
+    let other = node.bpf_dir().join("v0");
+    std::fs::create_dir_all(other.join("links")).unwrap();
+    node.start_agent();
+    set(&mut node, &web("TCP", NODE_PORT), &[&pod]);
+    assert!(!other.exists());
+    assert_eq!(
+        world.client().ask("tcp 203.0.113.1:30080"),
+        format!("{} 203.0.113.1:30080", pod.label)
+    );
+}
+
 #[test]
 fn what_is_no_services_passes_as_it_came() {
     world!("out-other", world, node);

@@ -174,6 +174,7 @@ pub fn remove_all(bpf_dir: &Path) -> Result<(), MapsError> {
         return Ok(());
     }
     pod_links::remove()?;
+    uplinks::remove_filters();
     if bpf_dir.exists() {
         for layout in list(bpf_dir)? {
             remove_layout(&layout)?;
@@ -192,7 +193,7 @@ fn unmount_if_ours(target: &Path) -> Result<(), MapsError> {
 }
 
 fn remove_layout(layout: &Path) -> Result<(), MapsError> {
-    uplinks::remove(&layout.join("links"))?;
+    uplinks::unpin(&layout.join("links"))?;
     links::remove(&layout.join("links"))?;
     remove_tree(layout)
 }

@@ -82,13 +82,16 @@ pub(super) fn attach(programs: &mut Ebpf, uplinks: &[String], links: &Path) -> R
     Ok(())
 }
 
-/// Detaches and unpins everything, arrivals first.
-pub(super) fn remove(links: &Path) -> Result<(), MapsError> {
-    for pin in pinned(links)? {
-        links::detach(&pin)?;
-    }
+/// Detaches and unpins what is pinned there, arrivals first.
+pub(super) fn unpin(links: &Path) -> Result<(), MapsError> {
+    pinned(links)?.iter().try_for_each(|pin| links::detach(pin))
+}
+
+/// Takes the filters away from all links, arrivals first. They are of no layout of the maps: those of another one's agent are
+/// replaced where they stand.
+pub(super) fn remove_filters() {
     if has_tcx() {
-        return Ok(());
+        return;
     }
     for link in if_nameindex().iter().flat_map(|links| links.iter()) {
         let link = link.name().to_string_lossy().into_owned();
@@ -97,7 +100,6 @@ pub(super) fn remove(links: &Path) -> Result<(), MapsError> {
             let _ = tc::qdisc_detach_program(&link, *side, name);
         }
     }
-    Ok(())
 }
 
 /// What becomes of a packet, an Ethernet frame, without sending it.
