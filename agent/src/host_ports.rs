@@ -84,7 +84,10 @@ pub(crate) async fn follow_plugins(node: Arc<Node>) {
         calls.mark_unchanged();
         let network = node.network.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            pod_network::forget_stale_limits(&network)?;
+            if let Err(error) = pod_network::forget_stale_limits(&network) {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::warn!(error, "limits of pods that are gone are still there");
+            }
             pod_network::list_all(&network)
         })
         .await;

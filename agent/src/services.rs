@@ -232,13 +232,13 @@ async fn update(
 async fn swept(keeper: Option<Keeper>) -> Option<Keeper> {
     let mut keeper = keeper?;
     let work = move || {
-        let swept = keeper.maps.sweep(node::seconds_since_boot()).map_err(UpdateError::from);
-        if let Err(error) = swept.and_then(|_| keeper.serve_pods(true)) {
+        if let Err(error) = keeper.maps.sweep(node::seconds_since_boot()) {
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
-                "flows that are over are still there, or SCTP of a pod is not served"
+                "flows that are over are still there"
             );
         }
+        keeper.serve_pods(true);
         keeper
     };
     spawn_blocking(work).await.ok()
@@ -364,7 +364,7 @@ impl Keeper {
             self.write(&change.names, before, ports_before.as_ref(), facts)?
         };
         self.maps.attach()?;
-        self.serve_pods(known.pods != facts.pods)?;
+        self.serve_pods(known.pods != facts.pods);
         self.is_exact = problems.is_empty();
         let mut said = Walk::new(&self.table.services);
         let services = change.names.into_iter().map(|name| {
@@ -395,13 +395,18 @@ impl Keeper {
     }
 
     /// Has SCTP of pods served while there is any: their sockets meet no program, and their links' programs cost each packet
-    /// something.
-    fn serve_pods(&mut self, are_others: bool) -> Result<(), UpdateError> {
+    /// something. What fails is tried again with the next look through the flows; everybody else is served.
+    fn serve_pods(&mut self, are_others: bool) {
         let are_associations = self.table.has_associations() || self.host_ports.has_associations();
-        if self.maps.is_news_to_pods(are_associations) || are_associations && are_others {
-            self.maps.serve_pods(are_associations)?;
+        if !(self.maps.is_news_to_pods(are_associations) || are_associations && are_others) {
+            return;
         }
-        Ok(())
+        if let Err(error) = self.maps.serve_pods(are_associations) {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "SCTP of a pod is not served, or still is; trying again"
+            );
+        }
     }
 
     /// Gives Services that have changed their addresses; comes back with those that get others, or are told another problem.

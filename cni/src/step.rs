@@ -269,8 +269,8 @@ impl LinkStep {
             Self::KeepMac { .. } | Self::KeepLimits { .. } | Self::PrepareInspection { .. } => errno == Errno::EEXIST,
             Self::DropLimits { .. } => errno == Errno::EINVAL || errno == Errno::ENOENT,
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
-            // Without a place for programs it is the parent that is unknown.
-            Self::ServeNot { .. } => matches!(errno, Errno::ENOENT | Errno::ENODEV | Errno::EINVAL),
+            // Without a place for programs it is the parent that is unknown, and without filters in the kernel the request.
+            Self::ServeNot { .. } => matches!(errno, Errno::ENOENT | Errno::ENODEV | Errno::EINVAL | Errno::EOPNOTSUPP),
             Self::CreatePair { .. }
             | Self::ProbeNetkit
             | Self::ProbePace

@@ -1,5 +1,6 @@
-//! Flows from outside of the node: what of a packet is rewritten, and for how long that is remembered. Keys and values of
-//! the map `flows`, and everything about them that can be decided without a packet.
+//! Flows that are met at links, those from outside of the node and those of SCTP from its pods: what of a packet is rewritten,
+//! and for how long that is remembered. Keys and values of the map `flows`, and everything about them that can be decided
+//! without a packet.
 //!
 //! A client C asks a Service address V and is served by a backend B. Where the backend has to answer through this node, it
 //! sees the node's address N instead of the client's:

@@ -15,7 +15,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use ebpf_common::flow::{Entry, Role, Tuple};
 use ebpf_common::maps::{
     Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, MAX_SLOTS4, MAX_SLOTS6, Member,
-    RangeKey, Service, Slot4, Slot6, UDP,
+    RangeKey, SCTP, Service, Slot4, Slot6, UDP,
 };
 use ebpf_kernel::{MappedArray, View};
 
@@ -208,6 +208,11 @@ impl Content {
             }
         }
         Ok((over.len(), all.len() - over.len()))
+    }
+
+    /// Whether there is a flow of SCTP.
+    pub(super) fn has_associations(&self) -> Result<bool, MapsError> {
+        Ok(self.flows()?.iter().any(|(key, _)| key.protocol() == SCTP))
     }
 
     fn clear_counters(&self, run: &[MapStep]) -> Result<(), MapsError> {

@@ -161,9 +161,10 @@ impl KernelMaps {
         self.pods.is_news(are_associations)
     }
 
-    /// Serves SCTP of all pods that there are now, or of none.
+    /// Serves SCTP of all pods that there are now; or of none, as soon as no association is left that was served.
     pub fn serve_pods(&mut self, are_associations: bool) -> Result<(), MapsError> {
-        self.pods.look(are_associations, || open(&self.set))
+        let is_needed = are_associations || self.pods.are_served() && self.content.has_associations()?;
+        self.pods.look(is_needed, || open(&self.set))
     }
 
     /// What the maps hold now.

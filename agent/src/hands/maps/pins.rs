@@ -170,11 +170,12 @@ impl MapShape {
 /// Removes every program, link and map that was pinned below `bpf_dir`, and the mount if it was ours. Connections that
 /// were made through a Service go on; new ones meet no Service any more.
 pub fn remove_all(bpf_dir: &Path) -> Result<(), MapsError> {
+    // Filters need no pins.
+    pod_links::remove()?;
+    uplinks::remove_filters(|_| false);
     if !is_bpffs(bpf_dir)? {
         return Ok(());
     }
-    pod_links::remove()?;
-    uplinks::remove_filters();
     if bpf_dir.exists() {
         for layout in list(bpf_dir)? {
             remove_layout(&layout)?;

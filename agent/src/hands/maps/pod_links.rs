@@ -30,34 +30,39 @@ impl Served {
         self.links.is_news(is_needed)
     }
 
-    /// Has all links of pods served that are there now, or none; `open` gives the programs.
+    /// Whether links have programs of this agent.
+    pub(super) fn are_served(&self) -> bool {
+        matches!(self.links, PodLinks::Served(_))
+    }
+
+    /// Has all links of pods served that are there now, or none; `open` gives the programs. What one link refuses is no
+    /// reason to leave others out: it is tried again when there is another look.
     pub(super) fn look(
         &mut self,
         is_needed: bool,
-        mut open: impl FnMut() -> Result<Ebpf, MapsError>,
+        open: impl FnOnce() -> Result<Ebpf, MapsError>,
     ) -> Result<(), MapsError> {
         let links = Links::open()?;
-        let present = links.list()?;
-        for step in self.links.plan(&present, is_needed) {
-            match step {
-                PodLinkStep::Serve(index) => links.serve(index, &self.programs(&mut open)?)?,
-                PodLinkStep::Release(index) => links.release(index)?,
+        let mut present = links.list()?;
+        let steps = self.links.plan(&present, is_needed);
+        if is_needed && !steps.is_empty() && self.programs.is_none() {
+            self.programs = Some(Loaded::of(&mut open()?)?);
+        }
+        let mut refused = None;
+        for step in steps {
+            let (index, result) = match (step, &self.programs) {
+                (PodLinkStep::Serve(index), Some(programs)) => (index, links.serve(index, &programs.borrow())),
+                (PodLinkStep::Serve(index) | PodLinkStep::Release(index), _) => (index, links.release(index)),
+            };
+            if let Err(error) = result {
+                present.remove(&index);
+                refused = Some(error);
             }
         }
-        self.links = PodLinks::settled(present, is_needed);
-        Ok(())
-    }
-
-    fn programs(&mut self, open: impl FnOnce() -> Result<Ebpf, MapsError>) -> Result<Programs<'_>, MapsError> {
-        let loaded = match self.programs.take() {
-            Some(loaded) => loaded,
-            None => Loaded::of(&mut open()?)?,
-        };
-        let loaded = self.programs.insert(loaded);
-        Ok(Programs {
-            incoming: loaded.arriving.as_fd(),
-            outgoing: loaded.leaving.as_fd(),
-        })
+        if is_needed || refused.is_none() {
+            self.links = PodLinks::settled(present, is_needed);
+        }
+        refused.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -67,6 +72,13 @@ impl Loaded {
             arriving: load(programs, ARRIVING)?,
             leaving: load(programs, LEAVING)?,
         })
+    }
+
+    fn borrow(&self) -> Programs<'_> {
+        Programs {
+            incoming: self.arriving.as_fd(),
+            outgoing: self.leaving.as_fd(),
+        }
     }
 }
 

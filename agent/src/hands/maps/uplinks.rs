@@ -79,6 +79,7 @@ pub(super) fn attach(programs: &mut Ebpf, uplinks: &[String], links: &Path) -> R
     for pin in pinned(links)?.into_iter().filter(|pin| !pins.contains(pin)) {
         links::detach(&pin)?;
     }
+    remove_filters(|link| uplinks.iter().any(|uplink| uplink == link));
     Ok(())
 }
 
@@ -87,14 +88,18 @@ pub(super) fn unpin(links: &Path) -> Result<(), MapsError> {
     pinned(links)?.iter().try_for_each(|pin| links::detach(pin))
 }
 
-/// Takes the filters away from all links, arrivals first. They are of no layout of the maps: those of another one's agent are
-/// replaced where they stand.
-pub(super) fn remove_filters() {
+/// Takes the filters away from all links but those that keep them, arrivals first. They are of no layout of the maps: those
+/// of another one's agent are replaced where they stand.
+pub(super) fn remove_filters(keeps: impl Fn(&str) -> bool) {
     if has_tcx() {
         return;
     }
-    for link in if_nameindex().iter().flat_map(|links| links.iter()) {
-        let link = link.name().to_string_lossy().into_owned();
+    let links = if_nameindex();
+    let names = links
+        .iter()
+        .flat_map(|links| links.iter())
+        .map(|link| link.name().to_string_lossy().into_owned());
+    for link in names.filter(|link| !keeps(link)) {
         for (_, name, side) in PROGRAMS.iter().rev() {
             // Most links have none.
             let _ = tc::qdisc_detach_program(&link, *side, name);
