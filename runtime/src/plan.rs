@@ -404,11 +404,14 @@ pub(crate) fn groups(may_be_set: bool) -> Groups {
     if may_be_set { Groups::Set } else { Groups::Kept }
 }
 
+/// crun's, for [`asked_groups`].
+pub(crate) const GROUPS_ANNOTATION: &str = "run.oci.keep_original_groups";
+
 /// crun's annotation, which `podman run --group-add keep-groups` sets: files that are given to a group of the user's outside
 /// stay theirs inside. Nobody can name such a group in a user namespace that does not have it.
 fn asked_groups(spec: &Spec, groups: Groups) -> Groups {
     let annotations = spec.annotations().as_ref();
-    let asked = annotations.and_then(|annotations| annotations.get("run.oci.keep_original_groups"));
+    let asked = annotations.and_then(|annotations| annotations.get(GROUPS_ANNOTATION));
     match asked.map(String::as_str) {
         None | Some("0") => groups,
         Some(_) => Groups::Makers,

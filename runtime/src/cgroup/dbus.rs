@@ -7,9 +7,10 @@ mod address;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use address::sockets;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 /// Longest message that is read; systemd's answers have some hundred bytes.
 const LENGTH_LIMIT: usize = 1 << 20;
@@ -303,6 +304,11 @@ impl Connection {
     /// `BEGIN` goes along unasked, as systemd's own clients do it. A short call right behind a later `BEGIN` would be read
     /// with it, and systemd would let it lie until something else comes.
     fn begin(stream: UnixStream, claim: Claim) -> io::Result<Self> {
+        let peer = getsockopt(&stream, PeerCredentials)?;
+        if peer.pid() == 0 {
+            let why = "it is outside of this process's pid namespace, and knows processes by other numbers";
+            return Err(io::Error::other(why));
+        }
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut connection = Self {
@@ -370,16 +376,17 @@ impl Connection {
     }
 
     /// The next signal of this name.
-    pub(super) fn signal(&mut self, member: &str) -> io::Result<Message> {
+    pub(super) fn signal(&mut self, member: &str, deadline: Instant) -> io::Result<Message> {
         if let Some(at) = self.signals.iter().position(|signal| signal.member == member) {
             return Ok(self.signals.remove(at));
         }
-        loop {
+        while Instant::now() < deadline {
             let message = self.receive()?;
             if message.kind == SIGNAL && message.member == member {
                 return Ok(message);
             }
         }
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     fn receive(&mut self) -> io::Result<Message> {

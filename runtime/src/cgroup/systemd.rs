@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use manager::Manager;
 use placeholder::Placeholder;
+pub(crate) use property::PREFIX as PROPERTY_ANNOTATIONS;
 pub use unit::Unit;
 
 use super::Limits;
@@ -113,7 +114,8 @@ impl Scope {
         let cgroup = placeholder.cgroup().map_err(failed("find", &self.name))?;
         Ok(Held {
             cgroup,
-            _placeholder: placeholder,
+            placeholder,
+            tight: is_tight(limits).then(|| limits.clone()),
         })
     }
 
@@ -124,7 +126,8 @@ impl Scope {
         let job = job.texts("o").unwrap_or_default().concat();
         let deadline = Instant::now() + JOB_LIMIT;
         while Instant::now() < deadline {
-            let removed = connection.signal("JobRemoved")?.texts("uoss").unwrap_or_default();
+            let removed = connection.signal("JobRemoved", deadline)?;
+            let removed = removed.texts("uoss").unwrap_or_default();
             match removed.as_slice() {
                 [_, path, _, result] if *path == job && result == "done" => return Ok(()),
                 [_, path, _, result] if *path == job => return Err(io::Error::other(format!("the job is {result}"))),
@@ -145,7 +148,12 @@ impl Scope {
             ("CollectMode", text("inactive-or-failed")),
             ("PIDs", Variant::Numbers(vec![pid])),
         ];
-        properties.extend(self::properties(limits));
+        let leaves_out = |(name, _): &(&str, Variant)| *name == TASKS && is_tight(limits);
+        properties.extend(
+            self::properties(limits)
+                .into_iter()
+                .filter(|property| !leaves_out(property)),
+        );
         // The last word is theirs.
         properties.extend(self.asked.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let mut body = Body::default();
@@ -161,7 +169,9 @@ impl Scope {
 #[derive(Debug)]
 pub struct Held {
     cgroup: PathBuf,
-    _placeholder: Placeholder,
+    placeholder: Placeholder,
+    /// Limits that have no room for who holds it.
+    tight: Option<Limits>,
 }
 
 impl Held {
@@ -169,6 +179,28 @@ impl Held {
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
     }
+
+    /// Leaves the scope, which is `unit`, to the container's process, and tells systemd of what was too tight before.
+    pub fn let_go(self, unit: Option<Unit<'_>>) -> Result<(), SystemdError> {
+        drop(self.placeholder);
+        match (unit, self.tight) {
+            (Some(unit), Some(limits)) => unit.tell(&limits),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// systemd's name of a limit of processes.
+const TASKS: &str = "TasksMax";
+/// Who holds a scope counts in it, and who is brought there to make the container's process.
+const HOLDERS: u64 = 2;
+
+/// Whether the container's first process would find no room beside those that make it.
+fn is_tight(limits: &Limits) -> bool {
+    let properties = properties(limits);
+    properties
+        .iter()
+        .any(|(name, value)| *name == TASKS && matches!(value, Variant::Number(most) if *most <= HOLDERS))
 }
 
 /// The limits that systemd knows and would set again itself. The others are written to the files only, and stay.
@@ -183,7 +215,7 @@ fn properties(limits: &Limits) -> Vec<(&'static str, Variant)> {
             "memory.max" => "MemoryMax",
             "memory.low" => "MemoryLow",
             "memory.swap.max" => "MemorySwapMax",
-            "pids.max" => "TasksMax",
+            "pids.max" => TASKS,
             "cpu.weight" => "CPUWeight",
             "cpu.max" => {
                 properties.extend(quota(&setting.value));
@@ -268,6 +300,15 @@ mod tests {
             let scope = Scope::of(Manager::Machine, asked.map(Path::new), "c", None);
             let found = scope.ok().map(|scope| scope.below_manager());
             assert_eq!(found.as_deref(), path.map(Path::new), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_without_room_for_who_holds_the_scope_is_told_later() {
+        for (limit, is_tight) in [(0, true), (1, true), (2, true), (3, false), (-1, false)] {
+            let resources = serde_json::from_value(serde_json::json!({ "pids": { "limit": limit } })).unwrap();
+            let limits = Limits::of(&resources).unwrap();
+            assert_eq!(super::is_tight(&limits), is_tight, "{limit}");
         }
     }
 

@@ -35,13 +35,21 @@ pub fn read_telling<T: DeserializeOwned>(text: &[u8], passed_over: &mut Vec<Stri
 
 /// The same text with `null` for a `pids` that has no `limit`, which the crate would read as a limit of 0.
 fn without_empty_pids(text: &[u8]) -> Cow<'_, [u8]> {
-    let Some((start, end)) = memmem::find_iter(text, PIDS).find_map(|at| {
+    let mut replaced = Vec::new();
+    let mut done = 0;
+    for at in memmem::find_iter(text, PIDS) {
         let start = at + PIDS.len();
-        Some((start, start + empty_object(&text[start..])?))
-    }) else {
+        if let Some(length) = empty_object(&text[start..]) {
+            replaced.extend_from_slice(&text[done..start]);
+            replaced.extend_from_slice(b":null");
+            done = start + length;
+        }
+    }
+    if done == 0 {
         return text.into();
-    };
-    [&text[..start], b":null", &text[end..]].concat().into()
+    }
+    replaced.extend_from_slice(&text[done..]);
+    replaced.into()
 }
 
 /// How long the `: {}` is that `text` begins with, if it does.

@@ -57,6 +57,11 @@ pub(super) fn clone_through(
             return;
         }
         let result = enter(door).and_then(|()| {
+            let run = || {
+                // Whoever waits for a word sees its end when this usher has ended.
+                close_inherited(theirs.as_fd());
+                run();
+            };
             let child = clone3_for(token, Parent::Ours, namespaces, cgroup, run);
             let child = child.map_err(|errno| (CLONE, errno))?;
             send_with_fd(theirs.as_fd(), &Report::Born.encode(), child.pidfd.as_fd()).map_err(|errno| (CLONE, errno))

@@ -7,9 +7,12 @@ use serde_json::{Value, json};
 
 use super::config;
 use super::explain::explain_for;
+use super::named::SETTINGS_ANNOTATION;
 use super::{Manner, hook};
 use crate::SPEC_VERSION;
+use crate::cgroup::systemd::PROPERTY_ANNOTATIONS;
 use crate::field::{capabilities, mount_options};
+use crate::plan::GROUPS_ANNOTATION;
 use crate::privileges::Privileges;
 use crate::spec::Spec;
 
@@ -166,7 +169,7 @@ pub fn features() -> Value {
             "netDevices": { "enabled": is_honoured(&with("/linux/netDevices", json!({ "eth0": {} }))) },
         },
         "annotations": {},
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": [SETTINGS_ANNOTATION, PROPERTY_ANNOTATIONS, GROUPS_ANNOTATION],
     })
 }
 

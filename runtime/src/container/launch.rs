@@ -17,7 +17,7 @@ use super::error::{CreateError, StepError, host};
 use super::hook::{HookError, Hooks};
 use super::{Created, Exit, SingleThreaded, Stdio, Who, kill, listener, net_device, own_cgroup};
 use crate::cgroup::Cgroup;
-use crate::cgroup::systemd::Unit;
+use crate::cgroup::systemd::{Manager, Unit};
 use crate::plan::{InitPlan, Terminal};
 use crate::prepare::{Preparation, prepare_namespace};
 use crate::privileges::Privileges;
@@ -101,7 +101,10 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         let action = format!("open the namespace {}", namespace.path.display());
         prepare_namespace(namespace).map_err(|errno| host(&action, errno))?;
     }
-    if let Some(namespace) = pid_namespace.filter(|_| plan.door.is_empty() && !privileges.come_back()) {
+    // Who may have to be brought to its cgroup is made by somebody else, who can't come back either.
+    let may_be_brought = unit.is_some_and(|unit| unit.manager == Manager::User);
+    let comes_back = privileges.come_back() && !may_be_brought;
+    if let Some(namespace) = pid_namespace.filter(|_| plan.door.is_empty() && !comes_back) {
         plan.door.push(pid_door(namespace)?);
     }
     let companions = || companion.and_then(own_cgroup::of_process);

@@ -77,11 +77,7 @@ pub(crate) fn place_of(globals: &Globals, spec: &Spec, id: &str) -> Result<Place
     match globals.manager {
         Manager::Disabled => Ok(Place::Callers),
         Manager::Systemd => {
-            let manager = if globals.rootless {
-                systemd::Manager::User
-            } else {
-                systemd::Manager::Machine
-            };
+            let manager = systemd::Manager::of_caller(globals.rootless);
             let annotations = spec.annotations().as_ref();
             Ok(Place::Scope(Scope::of(manager, path.as_deref(), id, annotations)?))
         }

@@ -1,11 +1,12 @@
 //! Whose systemd makes the scopes, and where it is asked.
 
-use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
+use std::{env, fs, io};
 
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::super::dbus::{Claim, Connection, sockets};
@@ -21,6 +22,9 @@ pub enum Manager {
     User,
 }
 
+/// The socket of the machine's.
+const MACHINES: &str = "/run/systemd/private";
+
 /// A place to find a user's systemd at.
 #[derive(Debug)]
 enum Place {
@@ -31,6 +35,15 @@ enum Place {
 }
 
 impl Manager {
+    /// Whom this process asks; `is_rootless` who is no root, or root of a user namespace only.
+    pub fn of_caller(is_rootless: bool) -> Self {
+        if is_rootless && !has_machine_of_its_own() {
+            Self::User
+        } else {
+            Self::Machine
+        }
+    }
+
     /// Where its scopes go unless the container says otherwise.
     pub(super) fn slice(self) -> &'static str {
         match self {
@@ -41,7 +54,7 @@ impl Manager {
 
     pub(super) fn connect(self) -> io::Result<Connection> {
         match self {
-            Self::Machine => Connection::to_manager(UnixStream::connect("/run/systemd/private")?, Claim::Uid),
+            Self::Machine => Connection::to_manager(UnixStream::connect(MACHINES)?, Claim::Uid),
             Self::User => {
                 let found = find(|name| env::var_os(name), |path| path.exists())?;
                 found.connect().map_err(|error| {
@@ -64,7 +77,13 @@ impl Manager {
     }
 }
 
-/// As systemd's own clients look for it, by the environment.
+/// Root of a user namespace may have a whole machine in there, with a systemd whose socket is root's, too. The host's root is
+/// nobody in there.
+fn has_machine_of_its_own() -> bool {
+    geteuid().is_root() && fs::metadata(MACHINES).is_ok_and(|socket| socket.uid() == 0)
+}
+
+/// Where the environment says that it is: the first address of its bus, else what is in its runtime directory.
 fn find(variable: impl Fn(&str) -> Option<OsString>, is_there: impl Fn(&Path) -> bool) -> io::Result<Place> {
     let not_found = |reason: String| io::Error::new(io::ErrorKind::NotFound, reason);
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::super::dbus::Variant;
 use crate::plan::FieldError;
 
-const PREFIX: &str = "org.systemd.property.";
+pub(crate) const PREFIX: &str = "org.systemd.property.";
 
 /// Where the scope is and who is in it is ours to say.
 const OURS: [&str; 3] = ["Delegate", "PIDs", "Slice"];

@@ -38,7 +38,7 @@ pub struct CheckpointOrder {
 /// What CRIU is given as a file of settings (by runc too, so that one file serves for both).
 const SETTINGS: &str = "/etc/criu/runc.conf";
 /// The annotation that names another one, or none.
-const SETTINGS_ANNOTATION: &str = "org.criu.config";
+pub(in crate::container) const SETTINGS_ANNOTATION: &str = "org.criu.config";
 /// Of what was outside of the first process: its standard streams by CRIU's names, in runc's file.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
 

@@ -156,7 +156,7 @@ impl Fresh {
             unit: named.record.scope(),
         };
         let created = create_with(token, request, company)?;
-        drop(scope);
+        scope.map_or(Ok(()), |scope| scope.let_go(named.record.scope()))?;
         let init = Init::of(created.pid).map_err(|error| VerbError::Kernel("look at the new process", error))?;
         named.record.init = Some(init);
         if !is_held {

@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::VerbError;
 use super::{Named, Status, Store};
+use crate::cgroup::systemd::Manager;
 use crate::container::hook::Moment;
 use crate::container::{SingleThreaded, kill};
 use crate::spec::Spec;
@@ -86,6 +87,8 @@ pub(super) fn put_away(token: &SingleThreaded, named: &Named, spec: Option<&Spec
         match unit.stop() {
             // It has gone, perhaps with the user's systemd.
             Err(_) if !unit.cgroup.exists() => {}
+            // Whoever can't ask the user's systemd from here has an empty cgroup, which is the user's to remove.
+            Err(_) if unit.manager == Manager::User => {}
             stopped => stopped?,
         }
     }

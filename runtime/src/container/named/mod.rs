@@ -26,6 +26,7 @@ mod store;
 mod update;
 
 pub use checkpoint::CheckpointOrder;
+pub(super) use checkpoint::SETTINGS_ANNOTATION;
 pub use create::{Bundle, CreateOrder, Fresh};
 pub use error::VerbError;
 pub use exec::ExecOrder;

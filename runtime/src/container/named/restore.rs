@@ -93,7 +93,7 @@ impl Named {
         let cgroup = self.cgroup();
         let unenforced = confine(spec, cgroup.as_ref())?;
         let (pid, terminal) = self.call_criu(token, spec, order, cgroup.as_ref())?;
-        drop(scope);
+        scope.map_or(Ok(()), |scope| scope.let_go(self.record.scope()))?;
         let kernel = |error| VerbError::Kernel("look at the restored process", error);
         self.record.init = Some(Init::of(pid).map_err(kernel)?);
         self.note_clocks(bundle, pid)?;
