@@ -317,6 +317,10 @@ fn what_a_container_without_pids_of_its_own_leaves_behind_is_killed() {
         assert!(bundle.fails("kill", &["c1", "TERM"]).contains("container not running"));
         bundle.ok("kill", &["c1", "KILL"]);
         eventually(PATIENCE, "nothing of it is left", || !lives());
+        // A process leaves its cgroup a moment after its memory.
+        eventually(PATIENCE, "its cgroup is empty", || {
+            bundle.verb("kill", &["c1", "KILL"]).code != Some(0)
+        });
         assert!(bundle.fails("kill", &["c1", "KILL"]).contains("container not running"));
         bundle.ok("delete", &["c1"]);
     });
