@@ -42,12 +42,12 @@ impl PodLinks {
         }
     }
 
-    /// What is so when that has been done.
-    pub fn settled(present: BTreeSet<u32>, is_needed: bool) -> Self {
-        if is_needed {
-            Self::Served(present)
-        } else {
-            Self::Released
+    /// What is so when that has been done, but to links that refused it: those are asked again at the next look.
+    pub fn settled(self, present: &BTreeSet<u32>, refused: &BTreeSet<u32>, is_needed: bool) -> Self {
+        match (is_needed, refused.is_empty()) {
+            (true, _) => Self::Served(present - refused),
+            (false, true) => Self::Released,
+            (false, false) => self,
         }
     }
 }
@@ -73,7 +73,7 @@ mod tests {
             (links(&[2, 5, 6]), false, vec![]),
         ] {
             assert_eq!(known.plan(&present, is_needed), steps, "{known:?}");
-            known = PodLinks::settled(present, is_needed);
+            known = known.settled(&present, &BTreeSet::new(), is_needed);
             assert!(!known.is_news(is_needed) && known.is_news(!is_needed));
         }
         let present = links(&[2, 3]);
@@ -83,6 +83,18 @@ mod tests {
             [Serve(2), Serve(3)],
             "the programs of an earlier agent are exchanged"
         );
+    }
+
+    #[test]
+    fn a_link_that_refuses_is_asked_again() {
+        use PodLinkStep::{Release, Serve};
+        let (present, refused) = (BTreeSet::from([2, 3]), BTreeSet::from([3]));
+        let served = PodLinks::Unknown.settled(&present, &refused, true);
+        assert_eq!(served.plan(&present, true), [Serve(3)]);
+        let served = served.settled(&present, &BTreeSet::new(), true);
+        let still = served.settled(&present, &refused, false);
+        assert_eq!(still.plan(&present, false), [Release(2), Release(3)]);
+        assert!(still.is_news(false));
     }
 
     proptest! {
@@ -102,7 +114,7 @@ mod tests {
                         PodLinkStep::Release(link) => have.remove(&link),
                     };
                 }
-                known = PodLinks::settled(present.clone(), is_needed);
+                known = known.settled(&present, &BTreeSet::new(), is_needed);
                 prop_assert_eq!(&have, if is_needed { &present } else { &EMPTY });
             }
         }

@@ -1,6 +1,7 @@
 //! The programs that serve SCTP at the host's ends of pods' links: filters behind those of the pod network, so that they see
 //! nothing that a pod may not send. They stay when the agent ends, and go with the link.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use agent_core::service::pod_links::{PodLinkStep, PodLinks};
@@ -40,29 +41,32 @@ impl Served {
     pub(super) fn look(
         &mut self,
         is_needed: bool,
-        open: impl FnOnce() -> Result<Ebpf, MapsError>,
+        mut open: impl FnMut() -> Result<Ebpf, MapsError>,
     ) -> Result<(), MapsError> {
         let links = Links::open()?;
-        let mut present = links.list()?;
-        let steps = self.links.plan(&present, is_needed);
-        if is_needed && !steps.is_empty() && self.programs.is_none() {
-            self.programs = Some(Loaded::of(&mut open()?)?);
-        }
-        let mut refused = None;
-        for step in steps {
-            let (index, result) = match (step, &self.programs) {
-                (PodLinkStep::Serve(index), Some(programs)) => (index, links.serve(index, &programs.borrow())),
-                (PodLinkStep::Serve(index) | PodLinkStep::Release(index), _) => (index, links.release(index)),
+        let present = links.list()?;
+        let (mut refused, mut last) = (BTreeSet::new(), Ok(()));
+        for step in self.links.plan(&present, is_needed) {
+            let (index, result) = match step {
+                PodLinkStep::Serve(index) => (index, links.serve(index, &self.programs(&mut open)?)),
+                PodLinkStep::Release(index) => (index, links.release(index)),
             };
-            if let Err(error) = result {
-                present.remove(&index);
-                refused = Some(error);
+            if result.is_err() {
+                refused.insert(index);
+                last = result;
             }
         }
-        if is_needed || refused.is_none() {
-            self.links = PodLinks::settled(present, is_needed);
-        }
-        refused.map_or(Ok(()), |error| Err(error.into()))
+        let before = std::mem::take(&mut self.links);
+        self.links = before.settled(&present, &refused, is_needed);
+        Ok(last?)
+    }
+
+    fn programs(&mut self, open: impl FnOnce() -> Result<Ebpf, MapsError>) -> Result<Programs<'_>, MapsError> {
+        let loaded = match self.programs.take() {
+            Some(loaded) => loaded,
+            None => Loaded::of(&mut open()?)?,
+        };
+        Ok(self.programs.insert(loaded).borrow())
     }
 }
 
