@@ -248,7 +248,11 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     if is_mapped {
         steps.push("linux.uidMappings", InitStep::AwaitMappings);
     }
-    begin(process_facts.manner, &mut steps);
+    begin(
+        process_facts.manner,
+        keeps_others_out(&namespaces, process_facts.privileges),
+        &mut steps,
+    );
     enter_user_namespace(&namespaces, process_facts.groups, &mut steps);
     let has_sysctl = linux.sysctl().as_ref().is_some_and(|values| !values.is_empty());
     if has_sysctl || labels::has_any(process) {
@@ -315,7 +319,7 @@ pub(crate) fn exec(
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     facts.groups = asked_groups(spec, facts.groups);
     let mut steps = Steps::default();
-    begin(facts.manner, &mut steps);
+    begin(facts.manner, true, &mut steps);
     let door = door_of(&init, &namespaces)?;
     if labels::has_any(process) {
         steps.push("process", InitStep::OpenProc);
@@ -434,10 +438,15 @@ fn door_of(init: &OwnedFd, namespaces: &Namespaces) -> Result<Vec<NamespaceFile>
 }
 
 fn join_container(process: OwnedFd, namespaces: &Namespaces, steps: &mut Steps) {
-    let namespaces = namespaces.to_enter();
-    if namespaces != 0 {
-        steps.push("linux.namespaces", InitStep::JoinContainer { process, namespaces });
-    }
+    let step = match namespaces.to_enter() {
+        0 => return,
+        _ if namespaces.has(libc::CLONE_NEWUSER) => InitStep::JoinContainerByFiles {
+            process,
+            files: namespaces.files_to_enter(),
+        },
+        namespaces => InitStep::JoinContainer { process, namespaces },
+    };
+    steps.push("linux.namespaces", step);
 }
 
 /// In a user namespace this process has every right, but it is still the user outside that made it.
@@ -447,8 +456,15 @@ fn enter_user_namespace(namespaces: &Namespaces, groups: Groups, steps: &mut Ste
     }
 }
 
-fn begin(manner: Manner, steps: &mut Steps) {
-    if !Guard::UndumpableJoin.is_out() {
+/// Whether a container's first process keeps others out of its /proc entry: there may be some in its namespaces. Where it
+/// is the first in all of them and root in its user namespace alone, nobody else could enter them by it either, not even
+/// who made it.
+fn keeps_others_out(namespaces: &Namespaces, privileges: Privileges) -> bool {
+    privileges.mounts || !namespaces.is_new(libc::CLONE_NEWUSER) || namespaces.joins_any()
+}
+
+fn begin(manner: Manner, keeps_others_out: bool, steps: &mut Steps) {
+    if keeps_others_out && !Guard::UndumpableJoin.is_out() {
         steps.push("process", InitStep::BecomeUndumpable);
     }
     steps.push("process", InitStep::ResetSignals);

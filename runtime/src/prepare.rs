@@ -17,6 +17,7 @@ use crate::container::StepError;
 use crate::privileges::Privileges;
 use crate::step::{InitStep, MadeOverlay, NamespaceFile, OverlayMount, Planned, Program, RootMount};
 use crate::sys::mount::{fsconfig_create, fsconfig_set, fsmount, fsopen, map_ids};
+use crate::sys::pidfd::{pid_of, pidfd_send_signal};
 use crate::sys::thread::SingleThreaded;
 use crate::tree::Tree;
 use crate::{home, mapping};
@@ -47,6 +48,8 @@ impl Preparation<'_> {
     fn step(&mut self, step: &mut InitStep) -> io::Result<()> {
         if let InitStep::JoinNamespace(namespace) = step {
             prepare_namespace(namespace)?;
+        } else if let InitStep::JoinContainerByFiles { process, files } = step {
+            prepare_container(process.as_fd(), files)?;
         } else if let InitStep::Bind(bind) = step {
             if bind.source_inside.is_none() {
                 self.take(&bind.tree)?;
@@ -120,6 +123,20 @@ pub(crate) fn prepare_namespace(namespace: &mut NamespaceFile) -> nix::Result<()
     if namespace.file.is_none() {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         namespace.file = Some(open(&namespace.path, flags, Mode::empty())?);
+    }
+    Ok(())
+}
+
+/// Opens namespaces of a container's process.
+fn prepare_container(process: BorrowedFd<'_>, files: &mut [NamespaceFile]) -> io::Result<()> {
+    let pid = pid_of(process).ok_or(Errno::ESRCH)?;
+    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let entry = open(format!("/proc/{pid}").as_str(), directory, Mode::empty())?;
+    // Still there: so the number was its own all the time.
+    pidfd_send_signal(process, 0)?;
+    for namespace in files {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        namespace.file = Some(openat(&entry, &namespace.path, flags, Mode::empty())?);
     }
     Ok(())
 }

@@ -52,6 +52,12 @@ pub(crate) enum InitStep {
         process: OwnedFd,
         namespaces: libc::c_int,
     },
+    /// The same one by one, by files below its /proc entry that the parent opens: from within its user namespace nobody
+    /// may look at a process that keeps others out.
+    JoinContainerByFiles {
+        process: OwnedFd,
+        files: Vec<NamespaceFile>,
+    },
     /// A time namespace with its clocks set off from the host's by lines of `/proc/PID/timens_offsets`.
     NewTimeNamespace {
         offsets: CString,
@@ -379,7 +385,7 @@ impl InitStep {
             Self::NewSessionKeyring => "make a session keyring".into(),
             Self::UseStreams(_) => "set up stdin, stdout and stderr".into(),
             Self::JoinNamespace(namespace) => format!("join the namespace {}", namespace.path.display()),
-            Self::JoinContainer { .. } => "join the container's namespaces".into(),
+            Self::JoinContainer { .. } | Self::JoinContainerByFiles { .. } => "join the container's namespaces".into(),
             Self::NewTimeNamespace { .. } => "make a time namespace".into(),
             Self::OpenProc => "open a procfs apart from the container's".into(),
             Self::NewCgroupNamespace => "make a cgroup namespace".into(),

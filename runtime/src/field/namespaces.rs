@@ -64,6 +64,15 @@ impl Namespaces {
         kinds & !self.entered_by_maker() & !libc::CLONE_NEWPID
     }
 
+    /// The same as files below the /proc entry of a process that is in them.
+    pub(crate) fn files_to_enter(&self) -> Vec<NamespaceFile> {
+        let kinds = self.to_enter();
+        let kinds = self.listed.keys().filter(|kind| kinds & **kind != 0);
+        kinds
+            .map(|kind| namespace_file(*kind, &Path::new("ns").join(file_name(*kind))))
+            .collect()
+    }
+
     /// What is entered before a process can be added to a container with a user namespace, all at once and as who this
     /// process is: only who is in the user namespace may enter the pid namespace that belongs to it, and nobody in it may
     /// enter one that was joined by its path and belongs to somebody else.
@@ -104,8 +113,13 @@ impl Namespaces {
         self.joined().map(|(kind, path)| namespace_file(kind, path)).collect()
     }
 
+    /// Whether one of them is there already.
+    pub(crate) fn joins_any(&self) -> bool {
+        self.joined().next().is_some()
+    }
+
     fn needs_door(&self) -> bool {
-        self.has(libc::CLONE_NEWUSER) && self.joined().next().is_some()
+        self.has(libc::CLONE_NEWUSER) && self.joins_any()
     }
 
     fn joined(&self) -> impl Iterator<Item = (libc::c_int, &PathBuf)> {
@@ -141,6 +155,20 @@ fn namespace_file(kind: libc::c_int, path: &Path) -> NamespaceFile {
         path: path.to_owned(),
         kind,
         file: None,
+    }
+}
+
+/// Its file's name below `/proc/PID/ns`.
+fn file_name(kind: libc::c_int) -> &'static str {
+    match kind {
+        libc::CLONE_NEWNS => "mnt",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        libc::CLONE_NEWUTS => "uts",
+        libc::CLONE_NEWIPC => "ipc",
+        libc::CLONE_NEWPID => "pid",
+        libc::CLONE_NEWNET => "net",
+        libc::CLONE_NEWUSER => "user",
+        _ => "time",
     }
 }
 

@@ -104,6 +104,7 @@ impl<'a> Init<'a> {
             InitStep::JoinContainer { process, namespaces } => {
                 crate::sys::namespace::setns(process.as_fd(), *namespaces)
             }
+            InitStep::JoinContainerByFiles { files, .. } => files.iter().try_for_each(process::join),
             InitStep::NewTimeNamespace { offsets } => process::new_time_namespace(offsets),
             InitStep::OpenProc => self.open_proc(),
             InitStep::NewCgroupNamespace => crate::sys::namespace::unshare(libc::CLONE_NEWCGROUP),

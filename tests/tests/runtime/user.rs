@@ -1,7 +1,7 @@
 //! User namespaces: made by root with mappings, made by nobody, joined, and added to.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -10,10 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tests::{Need, NetworkNamespace, require, require_root};
+use tests::{Need, NetworkNamespace, eventually, require, require_root};
 
-use crate::bundle::{Bundle, Finished, with_bundle};
+use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
 use crate::exec::{exec, with_running};
+use crate::peer::{Runtime, with_each};
 
 /// The host's id of the container's root.
 pub(crate) const FIRST: u32 = 100_000;
@@ -160,6 +161,62 @@ fn a_process_is_added_to_it() {
         let other = exec(bundle, &["-u", "7:8", "c1", "id"]);
         assert!(other.out.contains("uid=7 gid=8"), "{other:?}");
     });
+}
+
+/// Our own program is still in it, which nobody inside may look at.
+#[test]
+fn a_process_is_added_to_one_that_waits() {
+    require_root!();
+    with_each("user-waits", |bundle, runtime| {
+        map(bundle, FIRST, 65536);
+        see_a_process_added_to_one_that_waits(bundle, runtime);
+    });
+}
+
+fn see_a_process_added_to_one_that_waits(bundle: &mut Bundle<'_>, runtime: Runtime) {
+    if runtime == Runtime::Crun {
+        // It can't ("fail startup").
+        return;
+    }
+    bundle.create("sleep 1000");
+    let names = ["user", "mnt", "uts", "ipc", "pid", "net"];
+    let script = format!(
+        "id -u; for n in {}; do readlink /proc/self/ns/$n; done",
+        names.join(" ")
+    );
+    let said = bundle.ok("exec", &["c1", "sh", "-c", &script]);
+    assert_eq!(bundle.status(), "created");
+    let pid = bundle.state_of("c1")["pid"].clone();
+    let link = |name| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+    let expected = names.map(|name| format!("{}\n", link(name).display()));
+    assert_eq!(said, format!("0\n{}", expected.concat()));
+    bundle.ok("delete", &["--force", "c1"]);
+}
+
+#[test]
+fn hooks_enter_it() {
+    require_root!();
+    with_each("user-hooks", |bundle, _| {
+        map(bundle, FIRST, 65536);
+        see_hooks_enter_it(bundle);
+    });
+}
+
+fn see_hooks_enter_it(bundle: &mut Bundle<'_>) {
+    let told = bundle.file("told", "");
+    fs::set_permissions(&told, fs::Permissions::from_mode(0o666)).unwrap();
+    let before = format!("id -u > {}", told.display());
+    let hook = |script: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"] }]);
+    bundle.set(
+        "/hooks",
+        json!({ "createContainer": hook(&before), "startContainer": hook("id -u > /told") }),
+    );
+    bundle.create("cp /told /said; sleep 1000");
+    assert_eq!(fs::read_to_string(&told).unwrap(), "0\n");
+    bundle.ok("start", &["c1"]);
+    eventually(PATIENCE, "its own hook has run", || bundle.has("said"));
+    assert_eq!(fs::read_to_string(bundle.rootfs().join("told")).unwrap(), "0\n");
+    bundle.ok("delete", &["--force", "c1"]);
 }
 
 #[test]
@@ -416,6 +473,19 @@ fn nobody_in_particular_adds_a_process_to_it() {
         );
         kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
         assert_eq!(container.wait(), Some(0));
+    });
+}
+
+#[test]
+fn nobody_in_particular_has_hooks_and_processes_in_one_that_waits() {
+    require!(Need::Root, Need::Tool("setpriv"));
+    with_each("rootless-waits", |bundle, runtime| {
+        rootless(bundle);
+        let id = NOBODY.to_string();
+        let as_nobody = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(String::from);
+        bundle.around.0.extend(as_nobody);
+        see_a_process_added_to_one_that_waits(bundle, runtime);
+        see_hooks_enter_it(bundle);
     });
 }
 

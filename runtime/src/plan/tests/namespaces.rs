@@ -15,6 +15,31 @@ fn in_user_namespace() -> Value {
     spec
 }
 
+/// A user of the host without rights.
+const NOBODY: Privileges = Privileges {
+    mounts: false,
+    devices: false,
+    maps_ids: false,
+    sets_groups: true,
+    uid: 1000,
+    gid: 1000,
+};
+
+#[test]
+fn others_are_kept_out_unless_who_made_it_would_be_and_nobody_else_is_there() {
+    let keeps_out = |spec: Value, privileges| {
+        let plan = plan_for(spec, Terminal::None, privileges).unwrap();
+        let becomes = |planned: &Planned| matches!(planned.step, InitStep::BecomeUndumpable);
+        plan.steps.iter().any(becomes)
+    };
+    assert!(keeps_out(in_user_namespace(), Privileges::all()));
+    assert!(!keeps_out(in_user_namespace(), NOBODY));
+    let mut joining = in_user_namespace();
+    joining["linux"]["namespaces"][1]["path"] = json!("/pid");
+    assert!(keeps_out(joining, NOBODY));
+    assert!(keeps_out(base(), NOBODY));
+}
+
 #[test]
 fn in_a_user_namespace_the_maps_come_first_and_devices_are_the_hosts() {
     let plan = plan_of(in_user_namespace(), Terminal::None).unwrap();
@@ -31,15 +56,7 @@ fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
     let mut spec = in_user_namespace();
     let mounts = spec["mounts"].as_array_mut().unwrap();
     mounts.push(json!({ "destination": "/d", "source": "/data", "options": ["bind"] }));
-    let nobody = Privileges {
-        mounts: false,
-        devices: false,
-        maps_ids: false,
-        sets_groups: true,
-        uid: 1000,
-        gid: 1000,
-    };
-    let plan = plan_for(spec.clone(), Terminal::None, nobody).unwrap();
+    let plan = plan_for(spec.clone(), Terminal::None, NOBODY).unwrap();
     let pivot = position(&plan, "pivot to the root filesystem");
     for words in [
         "take /data from the host",
@@ -49,7 +66,7 @@ fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
         assert!(position(&plan, words) < pivot, "{words}");
     }
     spec["process"]["user"]["additionalGids"] = json!([5]);
-    let error = plan_for(spec, Terminal::None, nobody).unwrap_err();
+    let error = plan_for(spec, Terminal::None, NOBODY).unwrap_err();
     assert_eq!(error.field, "process.user.additionalGids");
 }
 
@@ -206,10 +223,16 @@ fn a_namespace_of_somebody_else_is_entered_again_before_the_rights_are_given_up(
     };
     assert_eq!(door.kind, libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET);
     let entered = plan.steps.iter().find_map(|planned| {
-        let InitStep::JoinContainer { namespaces, .. } = &planned.step else {
+        let InitStep::JoinContainerByFiles { files, .. } = &planned.step else {
             return None;
         };
-        Some(*namespaces)
+        Some(
+            files
+                .iter()
+                .map(|file| (file.kind, file.path.as_path()))
+                .collect::<Vec<_>>(),
+        )
     });
-    assert_eq!(entered, Some(libc::CLONE_NEWNS | libc::CLONE_NEWUTS));
+    let expected = [(libc::CLONE_NEWNS, "ns/mnt"), (libc::CLONE_NEWUTS, "ns/uts")];
+    assert_eq!(entered.unwrap(), expected.map(|(kind, path)| (kind, Path::new(path))));
 }
