@@ -1,11 +1,14 @@
 //! The container's cgroup: where it is, what it limits, what is left of it.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::json;
-use tests::{Need, cgroup_root, require, require_root};
+use tests::{Need, cgroup_root, eventually, require, require_root};
 
-use crate::bundle::with_bundle;
+use crate::bundle::{Bundle, PATIENCE, with_bundle};
+use crate::peer::{Runtime, with_each};
 
 #[test]
 fn a_container_is_born_in_its_cgroup_which_is_the_root_of_what_it_sees() {
@@ -133,5 +136,56 @@ fn a_cgroup_outside_the_hierarchy_can_not_be_named() {
         assert_eq!(finished.code, Some(1));
         assert!(finished.err.contains("cgroupsPath"), "{finished:?}");
         assert!(fs::metadata(cgroup_root().join("../../etc")).is_err() || !cgroup_root().join("etc").exists());
+    });
+}
+
+/// The directory of a container's cgroup, before there is one.
+fn made_before(bundle: &Bundle<'_>) -> PathBuf {
+    let own = bundle.scratch.cgroup().join("c1");
+    fs::create_dir(&own).unwrap();
+    own
+}
+
+/// They would be limited, stopped and killed with the container.
+#[test]
+fn a_cgroup_with_others_in_it_is_refused_and_left_alone() {
+    require_root!();
+    with_bundle("cgroup-occupied", |bundle| {
+        let own = made_before(bundle);
+        let below = own.join("below");
+        fs::create_dir(&below).unwrap();
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(below.join("cgroup.procs"), other.id().to_string()).unwrap();
+        for run in [Bundle::run_as_it_is, Bundle::create_as_it_is] {
+            let finished = run(bundle);
+            let words = "container's cgroup is not empty: 1 process(es) found";
+            assert!(finished.err.contains(words) && finished.code == Some(1), "{finished:?}");
+            bundle.fails("state", &["c1"]);
+            assert_eq!(other.try_wait().unwrap(), None, "it was ended");
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+        eventually(PATIENCE, "it has left", || fs::remove_dir(&below).is_ok());
+        assert_eq!(bundle.say("echo ran"), "ran\n");
+    });
+}
+
+/// Its process would never do anything, and its maker wait for it.
+#[test]
+fn a_cgroup_that_stands_still_is_refused() {
+    require_root!();
+    with_each("cgroup-frozen", |bundle, runtime| {
+        if runtime == Runtime::Crun {
+            return;
+        }
+        let own = made_before(bundle);
+        fs::write(own.join("cgroup.freeze"), "1").unwrap();
+        let finished = bundle.create_as_it_is();
+        assert!(
+            finished.err.contains("container's cgroup unexpectedly frozen") && finished.code == Some(1),
+            "{finished:?}"
+        );
+        assert_eq!(fs::read_to_string(own.join("cgroup.freeze")).unwrap(), "1\n");
+        fs::remove_dir(own).unwrap();
     });
 }

@@ -103,7 +103,7 @@ impl Store {
             directory: self.take(order.id)?,
             record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()),
         };
-        let had_cgroup = named.cgroup().is_some_and(|cgroup| cgroup.exists());
+        let had_cgroup = named.has_cgroup();
         let mut fresh = Fresh {
             named,
             spec: bundle.spec,
@@ -112,7 +112,8 @@ impl Store {
         if order.is_rootless {
             fresh.named.do_without_cgroup();
         }
-        let made = fresh.make(&token, &bundle.text, rootfs, order);
+        let is_free = if had_cgroup { fresh.named.find_free() } else { Ok(()) };
+        let made = is_free.and_then(|()| fresh.make(&token, &bundle.text, rootfs, order));
         if made.is_err() && had_cgroup {
             // It is somebody else's, with what is in it.
             fresh.named.record.cgroup = None;
@@ -274,6 +275,25 @@ impl Named {
 
     pub(super) fn cgroup(&self) -> Option<Cgroup> {
         self.record.cgroup.as_ref().map(Cgroup::at)
+    }
+
+    /// Whether its cgroup is there.
+    pub(super) fn has_cgroup(&self) -> bool {
+        self.cgroup().is_some_and(|cgroup| cgroup.exists())
+    }
+
+    /// Refuses a cgroup that was there before and is somebody else's to use.
+    pub(super) fn find_free(&self) -> Result<(), VerbError> {
+        let Some(cgroup) = self.cgroup() else { return Ok(()) };
+        let directory = cgroup.path().to_owned();
+        match cgroup.processes()?.len() {
+            0 if cgroup.stands_still()? => Err(VerbError::CgroupFrozen { cgroup: directory }),
+            0 => Ok(()),
+            processes => Err(VerbError::CgroupOccupied {
+                cgroup: directory,
+                processes,
+            }),
+        }
     }
 
     fn make_gate(&self) -> Result<Gate, VerbError> {

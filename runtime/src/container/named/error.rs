@@ -80,6 +80,20 @@ pub enum VerbError {
         /// The verb.
         verb: &'static str,
     },
+    /// Others are in the cgroup that it is to have: they would be limited, stopped and killed with it. In runc's words.
+    #[error("container's cgroup is not empty: {processes} process(es) found in {}", cgroup.display())]
+    CgroupOccupied {
+        /// Its directory.
+        cgroup: PathBuf,
+        /// How many.
+        processes: usize,
+    },
+    /// The cgroup that it is to have stands still, and so would it. In runc's words.
+    #[error("container's cgroup unexpectedly frozen: {}", cgroup.display())]
+    CgroupFrozen {
+        /// Its directory.
+        cgroup: PathBuf,
+    },
     /// This host can't enforce a new limit; the sentence says which.
     #[error("{0}")]
     Unenforced(String),
@@ -133,6 +147,8 @@ impl VerbError {
             | Self::File { .. }
             | Self::Kernel(..)
             | Self::NoCgroup { .. }
+            | Self::CgroupOccupied { .. }
+            | Self::CgroupFrozen { .. }
             | Self::Unenforced(_)
             | Self::Field(_)
             | Self::Cgroup(_)

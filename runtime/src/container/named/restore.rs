@@ -69,8 +69,14 @@ impl Store {
             directory: self.take(order.id)?,
             record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()),
         };
-        let restored = named.restore(&token, bundle, order);
+        let had_cgroup = named.has_cgroup();
+        let is_free = if had_cgroup { named.find_free() } else { Ok(()) };
+        let restored = is_free.and_then(|()| named.restore(&token, bundle, order));
         restored.inspect_err(|_| {
+            if had_cgroup {
+                // It is somebody else's, with what is in it.
+                named.record.cgroup = None;
+            }
             // The error says more than what could not be put away either.
             let _ = super::delete::put_away(&token, &named, Some(&bundle.spec));
         })
