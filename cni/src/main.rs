@@ -103,5 +103,7 @@ fn read_stdin() -> io::Result<Vec<u8>> {
 
 /// A runtime that has gone away reads nothing; there is nobody left to tell.
 fn print(document: &Value) {
-    let _ = io::stdout().lock().write_all(format!("{document}\n").as_bytes());
+    let mut line = serde_json::to_vec(document).unwrap_or_default();
+    line.push(b'\n');
+    let _ = io::stdout().lock().write_all(&line);
 }
