@@ -37,7 +37,7 @@ impl Pools {
 
     fn of_records(records: &[[u8; RECORD]]) -> Option<Self> {
         let mut all = Self::default();
-        for record in records {
+        for (place, record) in records.iter().enumerate() {
             let number = u32::from_le_bytes(*record.first_chunk()?);
             let (kind, prefix, what) = (record[4], record[5], record.last_chunk::<16>()?);
             let network = match kind {
@@ -54,7 +54,10 @@ impl Pools {
                 }
                 _ => return None,
             };
-            all.pool(&Cidr::containing(network, prefix)?).next = number;
+            let pool = all.pool(&Cidr::containing(network, prefix)?);
+            pool.next = number;
+            // At once for all that can be its own.
+            pool.expect(records.len() - place);
         }
         Some(all)
     }
@@ -84,9 +87,9 @@ impl Pools {
                 IpAddr::V4(v4) => (RANGE_V4, padded(&v4.octets())),
                 IpAddr::V6(v6) => (RANGE_V6, v6.octets()),
             };
-            bytes.extend(record(pool.next, kind, cidr.prefix(), network));
+            bytes.extend_from_slice(&record(pool.next, kind, cidr.prefix(), network));
             for (offset, entry) in pool.entries() {
-                bytes.extend(match entry {
+                bytes.extend_from_slice(&match entry {
                     Entry::Held(holder) => record(*offset, HELD, 0, *holder),
                     Entry::Cooling(released) => record(*offset, COOLING, 0, padded(&released.to_le_bytes())),
                 });

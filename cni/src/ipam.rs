@@ -96,6 +96,11 @@ impl Pool {
         &self.entries
     }
 
+    /// Makes room for so many entries, one that is taken among them.
+    pub fn expect(&mut self, count: usize) {
+        self.entries.reserve(count);
+    }
+
     /// Makes this the only entry of its offset. The last of all is put behind the others without a search.
     pub fn set(&mut self, offset: u32, entry: Entry) {
         match self.entries.last() {
