@@ -161,7 +161,7 @@ const ORDINARY: usize = 96;
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     list: Vec<Planned>,
-    /// Where in the list the host's root is left.
+    /// Where in the list the host's mounts are left.
     root_at: usize,
     late: Vec<Planned>,
 }
@@ -189,12 +189,12 @@ impl Steps {
         }
     }
 
-    /// What is pushed from here on happens in the container's root.
+    /// What is pushed from here on happens in mounts that the host's have no part in.
     fn leave_host(&mut self) {
         self.root_at = self.list.len();
     }
 
-    /// Adds a step to be performed as the last one that sees the host's root.
+    /// Adds a step to be performed as the last one that sees the host's mounts.
     pub(crate) fn push_early(&mut self, field: &str, step: InitStep) {
         let planned = Planned {
             field: field.into(),
@@ -260,13 +260,14 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     }
     namespaces.steps(&mut steps);
     host_names(spec, &namespaces, &mut steps)?;
+    // Mounts are still those of the host, whose later ones a part of them may be to show.
+    steps.leave_host();
     if namespaces.has_own_mounts() {
         steps.push("linux.namespaces", InitStep::MakeMountsPrivate);
     }
     if linux.masked_paths().as_ref().is_some_and(|paths| !paths.is_empty()) {
         steps.push("linux.maskedPaths", InitStep::OpenHostNull);
     }
-    steps.leave_host();
     let change = rootfs::Change::of(spec, process_facts.manner, &namespaces);
     let rootfs = match &facts.rootfs {
         Rootfs::Directory(directory) => Some(directory.clone()),

@@ -19,7 +19,7 @@ use crate::step::{InitStep, MadeOverlay, NamespaceFile, OverlayMount, Planned, P
 use crate::sys::mount::{fsconfig_create, fsconfig_set, fsmount, fsopen, map_ids};
 use crate::sys::pidfd::{pid_of, pidfd_send_signal};
 use crate::sys::thread::SingleThreaded;
-use crate::tree::Tree;
+use crate::tree::{Taker, Tree};
 use crate::{home, mapping};
 
 /// mount(2) takes one page of options, its end included.
@@ -63,9 +63,9 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// Who may not make mounts leaves a tree to the child; but it can't map ids.
+    /// The child can't map ids.
     fn take(&self, tree: &Tree) -> io::Result<()> {
-        if !self.privileges.mounts {
+        if tree.taker == Taker::Child {
             return match tree.id_map {
                 None => Ok(()),
                 Some(_) => Err(io::Error::other("an id-mapped mount needs CAP_SYS_ADMIN")),

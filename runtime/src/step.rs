@@ -74,9 +74,12 @@ pub(crate) enum InitStep {
     MakeMountsPrivate,
     /// Keep the host's /dev/null at hand for masking files.
     OpenHostNull,
-    /// Take a part of the host's filesystem while it is in sight, for a bind mount later.
+    /// Take a part of the host's filesystem while it is in sight, for the root later.
     TakeTree(Rc<Tree>),
-    /// Make a filesystem that the kernel makes only where another of its kind is in sight (mount_namespaces(7)).
+    /// The same for a bind mount.
+    TakeSource(Rc<BindMount>),
+    /// Make a filesystem, while the host's are in sight: some the kernel makes only where another of their kind is
+    /// (mount_namespaces(7)), and others are made of what the host has.
     MakeMount(Rc<NewMount>),
     /// Mount the root filesystem in this mount namespace.
     MountRoot(RootMount),
@@ -95,7 +98,7 @@ pub(crate) enum InitStep {
     /// Take the root that a container's process has, whose mount namespace has another.
     EnterRoot(OwnedFd),
     Mount(Rc<NewMount>),
-    Bind(BindMount),
+    Bind(Rc<BindMount>),
     MakeDevice(Device),
     MakeSymlink {
         link: ContainerPath,
@@ -269,7 +272,7 @@ pub(crate) struct NewMount {
 /// A part of the host's filesystem to show in the container.
 #[derive(Debug)]
 pub(crate) struct BindMount {
-    pub(crate) tree: Rc<Tree>,
+    pub(crate) tree: Tree,
     /// The source is not looked for on the host but in the container, among the mounts that are there by then.
     pub(crate) source_inside: Option<ContainerPath>,
     pub(crate) target: ContainerPath,
@@ -395,7 +398,10 @@ impl InitStep {
             Self::MakeMountsPrivate => "make the host's mounts private".into(),
             Self::OpenHostNull => "open the host's /dev/null".into(),
             Self::TakeTree(tree) => format!("take {} from the host", tree.source.display()),
-            Self::MakeMount(mount) => format!("make {} for {}", mount.kind.to_string_lossy(), mount.target),
+            Self::TakeSource(bind) => format!("prepare to bind {} on {}", bind.tree.source.display(), bind.target),
+            Self::MakeMount(mount) => {
+                format!("prepare to mount {} on {}", mount.kind.to_string_lossy(), mount.target)
+            }
             Self::MountRoot(RootMount::Directory { tree, .. }) => {
                 format!("mount the root filesystem {}", tree.source.display())
             }

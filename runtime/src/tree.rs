@@ -26,7 +26,17 @@ pub(crate) struct Tree {
     pub(crate) id_map: Option<IdMap>,
     /// Kind (`S_IFCHR`, …) and number of the device that it has to be.
     pub(crate) device: Option<(libc::mode_t, libc::dev_t)>,
+    pub(crate) taker: Taker,
     pub(crate) taken: RefCell<Option<OwnedFd>>,
+}
+
+/// Who takes a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taker {
+    /// The parent, who may go everywhere and map ids.
+    Parent,
+    /// The child, in its turn.
+    Child,
 }
 
 /// An id-mapped mount.
@@ -39,12 +49,8 @@ pub(crate) struct IdMap {
 }
 
 impl Tree {
-    /// Takes it from the root and mount namespace that the caller sees, unless that is done. Does not allocate: where
-    /// the parent may not, the child does it.
+    /// Takes it from the root and mount namespace that the caller sees. Does not allocate: it may be the child.
     pub(crate) fn take(&self) -> nix::Result<()> {
-        if self.taken.try_borrow().is_ok_and(|taken| taken.is_some()) {
-            return Ok(());
-        }
         self.take_at(AT_FDCWD.as_fd(), &self.path)
     }
 

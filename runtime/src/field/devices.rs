@@ -93,7 +93,7 @@ pub(crate) fn plan(around: &Surroundings<'_>, steps: &mut Steps) -> Result<(), F
     let field = "linux.devices";
     for device in &around.devices {
         if around.in_user_namespace() && device.kind != libc::S_IFIFO {
-            around.bind(field, host_node(device)?, device.path.clone(), steps);
+            around.bind(field, host_node(device, around)?, device.path.clone(), steps);
         } else {
             steps.push(field, InitStep::MakeDevice(device.clone()));
         }
@@ -107,7 +107,7 @@ pub(crate) fn plan(around: &Surroundings<'_>, steps: &mut Steps) -> Result<(), F
 }
 
 /// The node of the same name and number on the host.
-fn host_node(device: &Device) -> Result<Tree, FieldError> {
+fn host_node(device: &Device, around: &Surroundings<'_>) -> Result<Tree, FieldError> {
     let source = device.path.to_string();
     Ok(Tree {
         path: c_string("linux.devices", source.as_ref())?,
@@ -117,6 +117,7 @@ fn host_node(device: &Device) -> Result<Tree, FieldError> {
         recursive_attributes: Attributes::propagating(libc::MS_PRIVATE),
         id_map: None,
         device: Some((device.kind, makedev(device.major.into(), device.minor.into()))),
+        taker: around.taker(None),
         taken: RefCell::default(),
     })
 }

@@ -17,7 +17,7 @@ use crate::privileges::Privileges;
 use crate::security::SecurityModules;
 use crate::step::{BindMount, Device, InitStep, NewMount};
 use crate::sys::mount::Attributes;
-use crate::tree::{IdMap, Tree};
+use crate::tree::{IdMap, Taker, Tree};
 
 /// What the mounts are planned from, besides themselves.
 pub(crate) struct Surroundings<'a> {
@@ -46,7 +46,19 @@ impl Surroundings<'_> {
         self.namespaces.has(libc::CLONE_NEWUSER) || !self.privileges.devices
     }
 
-    /// Plans to show `tree` at `target`. Who may not make mounts on the host leaves it to the child.
+    /// Who takes a part of the host: the child where it can, in turn with the filesystems that it makes, because kernels
+    /// since 6.8 list mounts in the order in which they were made. In a user namespace of its own it may not go
+    /// everywhere, and in mounts that others have it may see something else; ids only the parent maps.
+    pub(crate) fn taker(&self, id_map: Option<&IdMap>) -> Taker {
+        let sees_the_same = self.namespaces.has_own_mounts() && !self.namespaces.has(libc::CLONE_NEWUSER);
+        if !self.privileges.mounts || (sees_the_same && id_map.is_none()) {
+            Taker::Child
+        } else {
+            Taker::Parent
+        }
+    }
+
+    /// Plans to show `tree` at `target`.
     pub(crate) fn bind(&self, field: &str, tree: Tree, target: ContainerPath, steps: &mut Steps) {
         self.bind_from(field, tree, None, target, steps);
     }
@@ -59,15 +71,14 @@ impl Surroundings<'_> {
         target: ContainerPath,
         steps: &mut Steps,
     ) {
-        let tree = Rc::new(tree);
-        if !self.privileges.mounts && source_inside.is_none() {
-            steps.push_early(field, InitStep::TakeTree(Rc::clone(&tree)));
-        }
-        let bind = BindMount {
+        let bind = Rc::new(BindMount {
             tree,
             source_inside,
             target,
-        };
+        });
+        if bind.tree.taker == Taker::Child && bind.source_inside.is_none() {
+            steps.push_early(field, InitStep::TakeSource(Rc::clone(&bind)));
+        }
         steps.push(field, InitStep::Bind(bind));
     }
 
@@ -97,7 +108,7 @@ pub(crate) fn plan(mounts: &[Mount], around: &Surroundings<'_>, steps: &mut Step
     if !destinations.iter().any(|path| path.is("/dev")) {
         let mut dev = default_dev()?;
         dev.options.extend(label("tmpfs", around)?);
-        push_new("mounts", dev, around, steps);
+        push_new("mounts", dev, steps);
         devices::plan(around, steps)?;
     }
     for (index, (mount, target)) in mounts.iter().zip(destinations.iter().cloned()).enumerate() {
@@ -159,9 +170,9 @@ fn default_dev() -> Result<NewMount, FieldError> {
     })
 }
 
-/// Pushes what makes a filesystem and puts it in place. A tmpfs gets its devices and the mount points below it first,
-/// and becomes read-only afterwards.
-fn push_new(field: &str, mut mount: NewMount, around: &Surroundings<'_>, steps: &mut Steps) {
+/// Pushes what makes a filesystem, while its source on the host is in sight, and puts it in place. A tmpfs gets its
+/// devices and the mount points below it first, and becomes read-only afterwards.
+fn push_new(field: &str, mut mount: NewMount, steps: &mut Steps) {
     let readonly = libc::MOUNT_ATTR_RDONLY;
     if mount.kind.as_c_str() == c"tmpfs" && mount.attributes.set & readonly != 0 {
         mount.attributes.set &= !readonly;
@@ -181,10 +192,7 @@ fn push_new(field: &str, mut mount: NewMount, around: &Surroundings<'_>, steps: 
         );
     }
     let mount = Rc::new(mount);
-    // All of them, not only those with a twin: newer kernels list mounts in the order in which they were made.
-    if around.in_user_namespace() {
-        steps.push_early(field, InitStep::MakeMount(Rc::clone(&mount)));
-    }
+    steps.push_early(field, InitStep::MakeMount(Rc::clone(&mount)));
     steps.push(field, InitStep::Mount(mount));
 }
 
@@ -249,7 +257,7 @@ fn plan_one(
         "cgroup" | "cgroup2" => plan_cgroup(field, target, options, around, steps),
         _ => {
             let new = new_mount(field, kind, mount.source().as_deref(), target, options, around)?;
-            push_new(field, new, around, steps);
+            push_new(field, new, steps);
             Ok(Made::Filesystem)
         }
     }
@@ -302,6 +310,7 @@ fn tree(
         recursive: options.bind_recursively,
         attributes: options.own,
         recursive_attributes,
+        taker: around.taker(id_map.as_ref()),
         id_map,
         device: None,
         taken: RefCell::default(),
@@ -347,7 +356,7 @@ fn plan_cgroup(
 ) -> Result<Made, FieldError> {
     if around.namespaces.has(libc::CLONE_NEWCGROUP) {
         let new = new_mount(field, "cgroup2", Some(Path::new("cgroup")), target, options, around)?;
-        push_new(field, new, around, steps);
+        push_new(field, new, steps);
         return Ok(Made::Filesystem);
     }
     let own = around.cgroup.ok_or_else(|| {

@@ -13,7 +13,7 @@ use crate::privileges::Privileges;
 use crate::spec::Spec;
 use crate::step::{InitStep, MadeOverlay, OverlayMount, RootMount};
 use crate::sys::mount::Attributes;
-use crate::tree::Tree;
+use crate::tree::{Taker, Tree};
 
 /// How mounts pass between the host and the container's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,7 @@ pub(crate) fn plan(
     let field = "root.path";
     let root = match rootfs {
         Rootfs::Directory(source) => {
+            let taker = if privileges.mounts { Taker::Parent } else { Taker::Child };
             let tree = Rc::new(Tree {
                 path: c_string(field, source.as_os_str())?,
                 source,
@@ -115,9 +116,10 @@ pub(crate) fn plan(
                 recursive_attributes: Attributes::propagating(propagation.during_setup),
                 id_map: None,
                 device: None,
+                taker,
                 taken: RefCell::default(),
             });
-            if !privileges.mounts {
+            if taker == Taker::Child {
                 steps.push_early("root", InitStep::TakeTree(Rc::clone(&tree)));
             }
             RootMount::Directory {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, makedev, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root, symlinkat, write};
 
@@ -20,6 +20,9 @@ use crate::sys::mount::{
     Attributes, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick, mount_setattr,
     move_mount, open_tree_clone,
 };
+
+/// Of a tmpfs, if nobody asks for another.
+const USUAL_MODE: Mode = Mode::from_bits_truncate(0o1777);
 
 pub(super) fn make_mounts_private() -> nix::Result<()> {
     mount(
@@ -65,15 +68,12 @@ fn put_on(tree: BorrowedFd<'_>, target: &CStr) -> nix::Result<()> {
 
 /// Makes a filesystem and its mount, which is attached nowhere yet.
 pub(super) fn make_mount(new: &NewMount) -> nix::Result<()> {
-    new.made.replace(Some(made_here(new, None)?));
-    Ok(())
-}
-
-fn made_here(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
-    match new_filesystem(new, mode) {
+    let made = match new_filesystem(new, None) {
         Err(Errno::EPERM) => readonly_copy(new.instead.ok_or(Errno::EPERM)?),
         result => result,
-    }
+    };
+    new.made.replace(Some(made?));
+    Ok(())
 }
 
 fn new_filesystem(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
@@ -193,20 +193,14 @@ impl<'a> Init<'a> {
     }
 
     pub(super) fn mount(&mut self, new: &NewMount) -> nix::Result<()> {
-        let mode = if new.keep_mode {
-            self.mode_of(&new.target)?
-        } else {
-            None
-        };
         // It is not to stay open: there may be few files that may be.
-        let mounted = match (new.made.take(), mode) {
-            (None, mode) => made_here(new, mode)?,
-            (Some(made), None) => made,
-            (Some(made), Some(mode)) => {
-                fchmodat(&made, c".", mode, FchmodatFlags::FollowSymlink)?;
-                made
-            }
-        };
+        let mut mounted = new.made.take().ok_or(Errno::EBADF)?;
+        if new.keep_mode
+            && let Some(mode) = self.mode_of(&new.target)?.filter(|mode| *mode != USUAL_MODE)
+        {
+            // It tells its mode among its options, where nobody can change it later.
+            mounted = new_filesystem(new, Some(mode))?;
+        }
         let target = if new.refuse_links && !Guard::RealDirectories.is_out() {
             self.make_real_directory(&new.target)?
         } else {

@@ -114,6 +114,7 @@ impl<'a> Init<'a> {
             InitStep::MakeMountsPrivate => filesystem::make_mounts_private(),
             InitStep::OpenHostNull => self.open_host_null(),
             InitStep::TakeTree(tree) => tree.take(),
+            InitStep::TakeSource(bind) => bind.tree.take(),
             InitStep::MakeMount(mount) => filesystem::make_mount(mount),
             InitStep::MountRoot(root) => filesystem::mount_root(root),
             InitStep::OpenNewRoot => self.open_new_root(),

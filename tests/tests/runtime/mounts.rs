@@ -6,6 +6,7 @@ use serde_json::json;
 use tests::{Need, require, require_root};
 
 use crate::bundle::{Bundle, link, with_bundle};
+use crate::peer::with_each;
 
 /// Options of the mount at `path`, sorted, without those of the filesystem.
 fn options_at(path: &str) -> String {
@@ -119,6 +120,37 @@ fn propagation_of_mounts_and_of_the_root_is_what_is_asked_for() {
             assert_eq!(said.out, format!("{expected}\n{expected}"), "{option} {said:?}");
         });
     }
+}
+
+#[test]
+fn mounts_are_listed_in_the_order_of_the_spec() {
+    require_root!();
+    with_each("order", |bundle, _| {
+        bundle.file("data/file", "content");
+        bundle.mount("bind", "data", "/first", &["rbind"]);
+        bundle.mount("tmpfs", "tmpfs", "/second", &[]);
+        bundle.mount("bind", "data", "/third", &["bind", "ro"]);
+        bundle.mount("mqueue", "mqueue", "/fourth", &[]);
+        let said = bundle.say("cut -d ' ' -f 5 /proc/self/mountinfo");
+        let wanted = bundle.config["mounts"].as_array().unwrap().iter();
+        let wanted: Vec<_> = wanted.map(|mount| mount["destination"].as_str().unwrap()).collect();
+        let listed: Vec<_> = said.lines().filter(|place| wanted.contains(place)).collect();
+        assert_eq!(listed, wanted);
+    });
+}
+
+#[test]
+fn a_filesystem_is_made_of_what_the_host_has() {
+    require_root!();
+    with_each("host-layers", |bundle, _| {
+        bundle.file("upper/file", "upper\n");
+        bundle.file("lower/file", "lower\n");
+        bundle.file("lower/other", "other\n");
+        let dir = bundle.dir();
+        let layers = format!("lowerdir={0}/upper:{0}/lower", dir.display());
+        bundle.mount("overlay", "overlay", "/merged", &["ro", &layers]);
+        assert_eq!(bundle.say("cat /merged/file /merged/other"), "upper\nother\n");
+    });
 }
 
 #[test]

@@ -45,8 +45,8 @@ fn in_a_user_namespace_the_maps_come_first_and_devices_are_the_hosts() {
     let plan = plan_of(in_user_namespace(), Terminal::None).unwrap();
     assert_eq!(position(&plan, "wait for the maps of the user namespace"), 0);
     assert_ne!(plan.namespaces & libc::CLONE_NEWUSER, 0);
-    assert!(position(&plan, "make proc for /proc") < position(&plan, "pivot to the root filesystem"));
-    assert!(position(&plan, "become root of the user namespace") < position(&plan, "make proc for /proc"));
+    assert!(position(&plan, "prepare to mount proc on /proc") < position(&plan, "pivot to the root filesystem"));
+    assert!(position(&plan, "become root of the user namespace") < position(&plan, "prepare to mount proc on /proc"));
     position(&plan, "bind /dev/null on /dev/null");
     assert!(!described(&plan).join("\n").contains("make the device"));
 }
@@ -59,8 +59,8 @@ fn who_may_not_mount_leaves_it_to_the_child_while_the_host_is_in_sight() {
     let plan = plan_for(spec.clone(), Terminal::None, NOBODY).unwrap();
     let pivot = position(&plan, "pivot to the root filesystem");
     for words in [
-        "take /data from the host",
-        "take /dev/null from the host",
+        "prepare to bind /data on /d",
+        "prepare to bind /dev/null on /dev/null",
         "take /bundle/rootfs from the host",
     ] {
         assert!(position(&plan, words) < pivot, "{words}");
