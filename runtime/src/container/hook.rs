@@ -59,11 +59,13 @@ impl Moment {
         }
     }
 
-    /// What the container is at that moment, in the words of the specification.
+    /// What the container is at that moment, in the words of the specification. Of the hooks between its steps 2 and 6 it
+    /// says both: "after step 2" is created, and so OCI's own suite has it for `prestart`; "during the create operation"
+    /// is creating, and so runc has it.
     fn status(self) -> &'static str {
         match self {
-            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => "creating",
-            Self::StartContainer => "created",
+            Self::CreateRuntime | Self::CreateContainer => "creating",
+            Self::Prestart | Self::StartContainer => "created",
             Self::Poststart => "running",
             Self::Poststop => "stopped",
         }

@@ -64,7 +64,7 @@ fn hooks_run_in_the_order_of_the_specification_and_are_told_the_state() {
         bundle.ok("delete", &["--force", "c1"]);
         let all = said(bundle);
         if runtime == Runtime::Ours {
-            let expected = "prestart creating\ncreateRuntime creating\ncreateContainer creating\npoststart running\npoststop stopped\n";
+            let expected = "prestart created\ncreateRuntime creating\ncreateContainer creating\npoststart running\npoststop stopped\n";
             assert_eq!(all, expected);
         }
         assert_eq!(all.lines().count(), 5, "{all}");
