@@ -512,13 +512,13 @@ impl Keeper {
         Ok(Scrape {
             status,
             without_local: without_local(&self.table),
-            unreadable: self.maps.counters(0)?.unreadable,
+            unreadable: self.maps.counters()?.of(0).unreadable,
             ..Scrape::default()
         })
     }
 
     fn count(&self, status: &mut ServicesStatus) -> Result<(), MapsError> {
-        let ids = self.ledger.ids();
+        let (ids, counters) = (self.ledger.ids(), self.maps.counters()?);
         for (service, status) in &mut status.services {
             for port in &mut Arc::make_mut(status).ports {
                 let key = ServicePort {
@@ -527,7 +527,7 @@ impl Keeper {
                     port: port.port,
                 };
                 if let Some(id) = ids.get(&key) {
-                    port.counters = self.maps.counters(*id)?;
+                    port.counters = counters.of(*id);
                 }
             }
         }

@@ -63,9 +63,9 @@ impl Keeper {
             frontends.entry(&entry.owner).or_default().push(detail(frontend, entry));
         }
         let flows = self.maps.flow_counts()?;
+        let counters = self.maps.counters()?;
         let of_port = |(owner, frontends): (&ServicePort, Vec<FrontendDetail>)| {
             let id = self.ledger.ids().get(owner).copied().unwrap_or(0);
-            let counters = self.maps.counters(id)?;
             let affinities = self.maps.affinities(id)?;
             let now = node::seconds_since_boot();
             Ok(PortDetail {
@@ -74,6 +74,7 @@ impl Keeper {
                 port: format!("{}/{}", owner.port, owner.protocol),
                 frontends,
                 counters: counters
+                    .of(id)
                     .named()
                     .into_iter()
                     .map(|(name, count)| (name.into(), count))

@@ -14,7 +14,7 @@
 //! | `streams`, `sockets` | array, socket storage | a TCP socket, any other one → the Service it was connected to |
 //! | `taken` | array | places of `streams` → whether somebody has them, see [`crate::stream`] |
 //! | `replies` | LRU hash | socket and backend → the Service that a datagram was sent to |
-//! | `counters` | per-CPU array | Service port id → [`Counters`] |
+//! | `counters` | array | CPU and Service port id, see [`Counters::place`] → [`Counters`] |
 
 use core::net::Ipv6Addr;
 
@@ -72,7 +72,7 @@ plain! {
     RangeKey: 20,
 }
 
-/// Value of `counters`, on each CPU.
+/// Value of `counters`: what one CPU counted of one Service port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -88,6 +88,17 @@ pub struct Counters {
     pub no_room: u64,
     /// Packets that could not be read: cut short, or a fragment whose first one is unknown. Counted for the id zero.
     pub unreadable: u64,
+}
+
+impl Counters {
+    /// Index of a Service port's line in the part of `counters` that one CPU writes; no port has an id of [`MAX_IDS`] or more.
+    ///
+    /// An array with a part for each CPU is one allocation. The kernel's per-CPU array would be one for each line, 65,536 of
+    /// them, which take longer than all else about making the maps.
+    #[inline(always)]
+    pub const fn place(cpu: u32, id: u32) -> u32 {
+        cpu * MAX_IDS + id % MAX_IDS
+    }
 }
 
 /// Key of `ranges` behind the length of its prefix, which counts the 32 bits of the id.

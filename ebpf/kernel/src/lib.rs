@@ -227,52 +227,20 @@ pub fn write_elements<const KEY: usize, const VALUE: usize>(
     keys: &[[u8; KEY]],
     values: &[[u8; VALUE]],
 ) -> io::Result<()> {
-    write_batches(map, keys, values, 1)
-}
-
-/// Writes zeros to elements of a per-CPU array on all of the machine's possible CPUs, a few thousand by each call.
-///
-/// # Errors
-/// What bpf(2) says; `EINVAL` before Linux 5.13.
-pub fn clear_elements<const KEY: usize, const VALUE: usize>(
-    map: BorrowedFd<'_>,
-    keys: &[[u8; KEY]],
-    cpus: usize,
-) -> io::Result<()> {
-    const {
-        assert!(
-            VALUE.is_multiple_of(8),
-            "the kernel has each CPU's value end at a multiple of eight"
-        )
-    };
-    let zeros = vec![[0_u8; VALUE]; cpus * keys.len().min(BATCH as usize)];
-    for keys in keys.chunks(BATCH as usize) {
-        write_batches(map, keys, &zeros, cpus)?;
-    }
-    Ok(())
-}
-
-/// Each key has as many values, one after the other, as `each` says.
-fn write_batches<const KEY: usize, const VALUE: usize>(
-    map: BorrowedFd<'_>,
-    keys: &[[u8; KEY]],
-    values: &[[u8; VALUE]],
-    each: usize,
-) -> io::Result<()> {
     let batch = BATCH as usize;
-    for (keys, values) in keys.chunks(batch).zip(values.chunks(batch * each)) {
+    for (keys, values) in keys.chunks(batch).zip(values.chunks(batch)) {
         let mut attributes = BatchAttributes {
             in_batch: 0,
             out_batch: 0,
             keys: keys.as_ptr() as u64,
             values: values.as_ptr() as u64,
-            count: u32::try_from(keys.len().min(values.len() / each)).expect("a chunk is short"),
+            count: u32::try_from(keys.len().min(values.len())).expect("a chunk is short"),
             map_fd: map.as_raw_fd().cast_unsigned(),
             elem_flags: 0,
             flags: 0,
         };
-        // SAFETY: the attributes have the layout of BPF_MAP_UPDATE_BATCH; `count` keys, and as many times `each` values, of the
-        // map's sizes lie behind the pointers: the caller opened it by its shape and knows the number of CPUs.
+        // SAFETY: the attributes have the layout of BPF_MAP_UPDATE_BATCH; `count` keys and values of the map's sizes lie behind
+        // the pointers: the caller opened it by its shape.
         unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attributes) }?;
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, SkStorage};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use ebpf_common::flow::{Entry, MAX_FLOWS, Tuple};
 use ebpf_common::fragment::{FragmentKey, FragmentPorts, MAX_FRAGMENTS};
@@ -48,8 +48,9 @@ static TAKEN: Array<Taken, { MAX_TAKEN as usize }> = Array::new();
 pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[btf_map(name = "replies")]
 pub(crate) static REPLIES: LruHashMap<ReplyKey, ReplyValue, { MAX_REPLIES as usize }> = LruHashMap::new();
+/// The agent makes it as many times as long as there are CPUs.
 #[btf_map(name = "counters")]
-static COUNTERS: PerCpuArray<Counters, { MAX_IDS as usize }> = PerCpuArray::new();
+static COUNTERS: Array<Counters, { MAX_IDS as usize }, MMAPABLE> = Array::new();
 
 /// One frontend of either family.
 #[inline(always)]
@@ -162,11 +163,13 @@ pub(crate) fn now() -> u32 {
     (nanoseconds / 1_000_000_000) as u32
 }
 
-/// Adds to the counters of a Service port on this CPU; an id beyond the map is passed over.
+/// Adds to the counters of a Service port on this CPU.
 #[inline(always)]
 pub(crate) fn count(id: u32, add: impl Fn(&mut Counters)) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(id) {
-        // SAFETY: a lookup returned the pointer, and only this CPU writes its copy.
+    // SAFETY: the helper takes nothing and always answers.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if let Some(counters) = COUNTERS.get_ptr_mut(Counters::place(cpu, id)) {
+        // SAFETY: a lookup returned the pointer, and only this CPU writes its part.
         add(unsafe { &mut *counters });
     }
 }

@@ -11,11 +11,11 @@ use agent_core::service::flows;
 use agent_core::service::image::{Half, Image, Range};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use ebpf_common::flow::{Entry, Role, Tuple};
 use ebpf_common::maps::{
-    Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, MAX_SLOTS4, MAX_SLOTS6, Member,
-    RangeKey, SCTP, Service, Slot4, Slot6, UDP,
+    Affinity, AffinityKey, Client, Counters as CpuCounters, Frontend4, Frontend6, MAX_IDS, MAX_SLOTS4, MAX_SLOTS6,
+    Member, RangeKey, SCTP, Service, Slot4, Slot6, UDP,
 };
 use ebpf_kernel::{MappedArray, View};
 
@@ -27,30 +27,25 @@ pub(super) struct Content {
     pub(super) svc6: HashMap<MapData, [u8; 20], [u8; 16]>,
     pub(super) slots4: MappedArray<8>,
     pub(super) slots6: MappedArray<24>,
-    counters: PerCpuArray<MapData, [u8; 48]>,
+    counters: MappedArray<48>,
     pub(super) members: HashMap<MapData, [u8; 28], u32>,
     pub(super) ranges: LpmTrie<MapData, [u8; 20], u32>,
     pub(super) clients: HashMap<MapData, u64, [u8; 24]>,
     pub(super) affinities: HashMap<MapData, [u8; 20], [u8; 24]>,
     flows: HashMap<MapData, [u8; 40], [u8; 48]>,
     fds: Descriptors,
-    cpus: usize,
+    cpus: u32,
 }
 
 impl Content {
-    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, MapsError> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, source)| MapsError::Files {
-            action: "count the CPUs in",
-            path: path.into(),
-            source,
-        })?;
+    pub(super) fn take(programs: &mut Ebpf, cpus: u32) -> Result<Self, MapsError> {
         Ok(Self {
             fds: Descriptors::of(programs)?,
             svc4: take(programs, "svc4")?,
             svc6: take(programs, "svc6")?,
             slots4: mapped(programs, "slots4", MAX_SLOTS4)?,
             slots6: mapped(programs, "slots6", MAX_SLOTS6)?,
-            counters: take(programs, "counters")?,
+            counters: mapped(programs, "counters", cpus * MAX_IDS)?,
             members: take(programs, "members")?,
             ranges: take(programs, "ranges")?,
             clients: take(programs, "clients")?,
@@ -58,6 +53,10 @@ impl Content {
             flows: take(programs, "flows")?,
             cpus,
         })
+    }
+
+    pub(super) fn cpus(&self) -> u32 {
+        self.cpus
     }
 
     pub(super) fn dump(&self) -> Result<Image, MapsError> {
@@ -136,18 +135,11 @@ impl Content {
         }
     }
 
-    pub(super) fn counters(&self, id: u32) -> Result<Counters, MapsError> {
-        let cpus = self.counters.get(&id, 0).map_err(failed("read", "counters"))?;
-        let mut sum = Counters::default();
-        for cpu in cpus.iter().map(|bytes| CpuCounters::from_bytes(*bytes)) {
-            sum.forwarded += cpu.forwarded;
-            sum.refused += cpu.refused;
-            sum.no_local += cpu.no_local;
-            sum.not_allowed += cpu.not_allowed;
-            sum.no_room += cpu.no_room;
-            sum.unreadable += cpu.unreadable;
-        }
-        Ok(sum)
+    pub(super) fn counters(&self) -> Result<CounterView, MapsError> {
+        Ok(CounterView {
+            lines: view(&self.counters, "counters", 0..self.counters.len())?,
+            cpus: self.cpus,
+        })
     }
 
     /// Clients that keep to a backend of the Service port `id`.
@@ -216,9 +208,41 @@ impl Content {
     }
 
     fn clear_counters(&self, run: &[MapStep]) -> Result<(), MapsError> {
-        let keys: Vec<[u8; 4]> = run.iter().filter_map(counter).collect();
-        let written = ebpf_kernel::clear_elements::<4, 48>(self.fds.counters.as_fd(), &keys, self.cpus);
-        written.map_err(|source| failed("write to", "counters")(MapError::IoError(source)))
+        for cpu in 0..self.cpus {
+            let places = || run.iter().filter_map(counter).map(|id| CpuCounters::place(cpu, id));
+            let Some((first, last)) = places().min().zip(places().max()) else {
+                return Ok(());
+            };
+            let view = view(&self.counters, "counters", first..last + 1)?;
+            for place in places() {
+                view.write(place, std::iter::once(CpuCounters::default().to_bytes()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What each CPU counted. It counts as the agent's own memory as long as it is looked at.
+#[derive(Debug)]
+pub struct CounterView {
+    lines: View<48>,
+    cpus: u32,
+}
+
+impl CounterView {
+    /// The counters of a Service port; those of the id zero are nobody's.
+    pub fn of(&self, id: u32) -> Counters {
+        let mut sum = Counters::default();
+        let lines = (0..self.cpus).filter_map(|cpu| self.lines.read(CpuCounters::place(cpu, id)));
+        for cpu in lines.map(CpuCounters::from_bytes) {
+            sum.forwarded += cpu.forwarded;
+            sum.refused += cpu.refused;
+            sum.no_local += cpu.no_local;
+            sum.not_allowed += cpu.not_allowed;
+            sum.no_room += cpu.no_room;
+            sum.unreadable += cpu.unreadable;
+        }
+        sum
     }
 }
 
@@ -245,7 +269,6 @@ struct Descriptors {
     svc6: OwnedFd,
     members: OwnedFd,
     flows: OwnedFd,
-    counters: OwnedFd,
 }
 
 impl Descriptors {
@@ -255,7 +278,6 @@ impl Descriptors {
             svc6: descriptor(programs, "svc6")?,
             members: descriptor(programs, "members")?,
             flows: descriptor(programs, "flows")?,
-            counters: descriptor(programs, "counters")?,
         })
     }
 }
@@ -265,7 +287,7 @@ fn mapped<const N: usize>(programs: &Ebpf, name: &'static str, elements: u32) ->
 }
 
 fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {
-    let Some(Map::HashMap(map) | Map::Array(map) | Map::PerCpuArray(map)) = programs.map(name) else {
+    let Some(Map::HashMap(map) | Map::Array(map)) = programs.map(name) else {
         return Err(MapsError::Missing(name));
     };
     let copy = map.fd().as_fd().try_clone_to_owned();
@@ -355,11 +377,11 @@ fn member(step: &MapStep) -> Option<([u8; 28], [u8; 4])> {
     Some((member.to_bytes(), 1_u32.to_ne_bytes()))
 }
 
-fn counter(step: &MapStep) -> Option<[u8; 4]> {
+fn counter(step: &MapStep) -> Option<u32> {
     let MapStep::AddCounters(id) = step else {
         return None;
     };
-    Some(id.to_ne_bytes())
+    Some(*id)
 }
 
 fn entries<const KEY: usize, Key: Ord>(

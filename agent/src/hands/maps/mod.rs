@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use agent_core::service::Counters;
 use agent_core::service::diff::MapStep;
 use agent_core::service::image::{Capacity, Image};
 use aya::maps::MapError;
@@ -30,6 +29,7 @@ mod pins;
 mod pod_links;
 mod uplinks;
 
+pub use content::CounterView;
 pub use pins::remove_all;
 
 use content::Content;
@@ -127,9 +127,10 @@ impl KernelMaps {
     /// them. Programs that an earlier agent attached go on until [`KernelMaps::attach`].
     pub fn open(bpf_dir: &Path, cgroup: &Path, uplinks: &[String]) -> Result<Self, MapsError> {
         let pins = Pins::prepare(bpf_dir)?;
-        let set = pins.usable_set()?;
-        let mut programs = open(&set)?;
-        let content = Content::take(&mut programs)?;
+        let cpus = cpus()?;
+        let set = pins.usable_set(cpus)?;
+        let mut programs = open(&set, cpus)?;
+        let content = Content::take(&mut programs, cpus)?;
         links::load(&mut programs)?;
         uplinks::load(&mut programs, uplinks)?;
         Ok(Self {
@@ -164,7 +165,7 @@ impl KernelMaps {
     /// Serves SCTP of all pods that there are now; or of none, as soon as no association is left that was served.
     pub fn serve_pods(&mut self, are_associations: bool) -> Result<(), MapsError> {
         let is_needed = are_associations || self.pods.are_served() && self.content.has_associations()?;
-        self.pods.look(is_needed, || open(&self.set))
+        self.pods.look(is_needed, || open(&self.set, self.content.cpus()))
     }
 
     /// What the maps hold now.
@@ -182,9 +183,9 @@ impl KernelMaps {
         self.content.affinities(id)
     }
 
-    /// The counters of a Service port.
-    pub fn counters(&self, id: u32) -> Result<Counters, MapsError> {
-        self.content.counters(id)
+    /// The counters of all Service ports.
+    pub fn counters(&self) -> Result<CounterView, MapsError> {
+        self.content.counters()
     }
 
     /// The sizes of the maps.
@@ -230,12 +231,23 @@ impl KernelMaps {
 }
 
 /// The programs with the maps of a set, which are made where they are not there. None is loaded.
-fn open(set: &MapSet) -> Result<Ebpf, MapsError> {
+fn open(set: &MapSet, cpus: u32) -> Result<Ebpf, MapsError> {
     let mut loader = EbpfLoader::new();
     // The programs read nothing of the kernel's own structures, whose description takes 20 MiB.
     loader.btf(None);
     for map in &pins::MAPS {
         loader.map_pin_path(map.name, set.path(map.name));
+        loader.map_max_entries(map.name, map.entries(cpus));
     }
     loader.load(PROGRAMS).map_err(MapsError::Load)
+}
+
+/// How many CPUs the machine may have.
+fn cpus() -> Result<u32, MapsError> {
+    let number = aya::util::nr_cpus().map_err(|(path, source)| MapsError::Files {
+        action: "count the CPUs in",
+        path: path.into(),
+        source,
+    })?;
+    Ok(u32::try_from(number).expect("a machine has few CPUs"))
 }

@@ -31,6 +31,8 @@ pub(super) struct MapShape {
     key: u32,
     value: u32,
     entries: u32,
+    /// Whether it has so many entries for each CPU.
+    is_each_cpus: bool,
     /// Whether the agent has it in its own memory.
     is_mapped: bool,
 }
@@ -42,6 +44,22 @@ impl MapShape {
             ..self
         }
     }
+
+    const fn of_each_cpu(self) -> Self {
+        Self {
+            is_each_cpus: true,
+            ..self
+        }
+    }
+
+    /// How many there are on a machine with so many CPUs.
+    pub(super) fn entries(&self, cpus: u32) -> u32 {
+        if self.is_each_cpus {
+            cpus * self.entries
+        } else {
+            self.entries
+        }
+    }
 }
 
 const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries: u32) -> MapShape {
@@ -51,6 +69,7 @@ const fn shape(name: &'static str, kind: MapType, key: u32, value: u32, entries:
         key,
         value,
         entries,
+        is_each_cpus: false,
         is_mapped: false,
     }
 }
@@ -65,7 +84,7 @@ pub(super) const MAPS: [MapShape; 15] = [
     shape("taken", MapType::Array, 4, 64, MAX_TAKEN),
     shape("sockets", MapType::SkStorage, 4, 40, 0),
     shape("replies", MapType::LruHash, 32, 20, MAX_REPLIES),
-    shape("counters", MapType::PerCpuArray, 4, 48, MAX_IDS),
+    shape("counters", MapType::Array, 4, 48, MAX_IDS).of_each_cpu().mapped(),
     shape("flows", MapType::Hash, 40, 48, MAX_FLOWS),
     shape("fragments", MapType::LruHash, 40, 4, MAX_FRAGMENTS),
     shape("members", MapType::Hash, 28, 4, MAX_MEMBERS),
@@ -110,13 +129,13 @@ impl Pins {
 
     /// The maps of earlier agents where each has the right shape; otherwise an empty set beside them, which takes their
     /// place in [`Pins::commit`], after it has been filled and the programs use it.
-    pub(super) fn usable_set(&self) -> Result<MapSet, MapsError> {
+    pub(super) fn usable_set(&self, cpus: u32) -> Result<MapSet, MapsError> {
         let (dir, fresh) = (self.layout().join("maps"), self.layout().join("maps_new"));
         if !dir.exists() && fresh.exists() {
             // The last agent came no further than this in its commit.
             std::fs::rename(&fresh, &dir).map_err(files("rename to", &dir))?;
         }
-        let usable = MAPS.iter().all(|shape| shape.fits(&dir.join(shape.name)));
+        let usable = MAPS.iter().all(|shape| shape.fits(&dir.join(shape.name), cpus));
         remove_tree(&fresh)?;
         let set = if usable {
             MapSet { dir, staged: false }
@@ -152,7 +171,7 @@ impl Pins {
 
 impl MapShape {
     /// Whether the path is free for a map of this shape, or has one.
-    fn fits(&self, path: &Path) -> bool {
+    fn fits(&self, path: &Path, cpus: u32) -> bool {
         if !path.exists() {
             return true;
         }
@@ -163,7 +182,7 @@ impl MapShape {
         let can_be_mapped = info.map_flags() & BPF_F_MMAPABLE != 0;
         let mapped = can_be_mapped || !self.is_mapped;
         kind && mapped
-            && (info.key_size(), info.value_size(), info.max_entries()) == (self.key, self.value, self.entries)
+            && (info.key_size(), info.value_size(), info.max_entries()) == (self.key, self.value, self.entries(cpus))
     }
 }
 
