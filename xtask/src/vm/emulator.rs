@@ -63,6 +63,11 @@ impl Emulator {
         })
     }
 
+    /// Whether its processor has `cmpxchg16b`.
+    pub(crate) fn has_cmpxchg16b(&self) -> bool {
+        self.has_kvm || self.major >= SOUND
+    }
+
     /// The command, up to the machine's processor. QEMU ends with us, however we end.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("setpriv");

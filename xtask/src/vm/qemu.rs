@@ -15,11 +15,12 @@ use super::kernel::Kernel;
 use crate::command;
 
 /// `clocksource=hpet tsc=unstable`: an emulated TSC that is calibrated while the host is busy makes the guest's clock
-/// run up to 20 times too fast. `panic=-1` with `-no-reboot` ends QEMU on a crash. `slub_debug`: a 7.x kernel on a
-/// processor without `cmpxchg16b` refuses every allocation of BPF's socket storage and timers otherwise.
+/// run up to 20 times too fast. `panic=-1` with `-no-reboot` ends QEMU on a crash.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 oops=panic quiet audit=0 cryptomgr.notests no_timer_check \
-    clocksource=hpet tsc=unstable random.trust_cpu=on rcupdate.rcu_expedited=1 \
-    slub_debug=Z,kmalloc*";
+    clocksource=hpet tsc=unstable random.trust_cpu=on rcupdate.rcu_expedited=1";
+/// A 7.x kernel on a processor without `cmpxchg16b` refuses every allocation of BPF's socket storage and timers otherwise. It
+/// makes every allocation of a kernel go the slow way.
+const WITHOUT_CMPXCHG16B: &str = "slub_debug=Z,kmalloc*";
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What to boot.
@@ -105,7 +106,12 @@ impl Machine<'_> {
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(initrd)
-            .args(["-append", KERNEL_ARGUMENTS]);
+            .arg("-append")
+            .arg(if self.emulator.has_cmpxchg16b() {
+                KERNEL_ARGUMENTS.to_owned()
+            } else {
+                format!("{KERNEL_ARGUMENTS} {WITHOUT_CMPXCHG16B}")
+            });
         command
             .arg("-chardev")
             .arg(format!("file,id=console,path={}", console.display()));
