@@ -24,6 +24,7 @@ mod golden;
 mod many;
 mod node;
 mod relayed;
+mod resolver;
 
 #[test]
 fn add_check_and_del_in_every_version() {

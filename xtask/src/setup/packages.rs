@@ -26,7 +26,7 @@ const fn package(name: &'static str, proof: &'static str, purpose: Purpose, why:
     }
 }
 
-const PACKAGES: [Package; 18] = [
+const PACKAGES: [Package; 19] = [
     package("gcc", "cc", Purpose::Build, "links Rust programs"),
     package(
         "libc6-dev",
@@ -52,6 +52,12 @@ const PACKAGES: [Package; 18] = [
         "/usr/lib/cni/ptp",
         Purpose::Test,
         "is what orlop-cni is compared with",
+    ),
+    package(
+        "dnsmasq-base",
+        "dnsmasq",
+        Purpose::Test,
+        "answers by the names of pods in a test",
     ),
     package(
         "skopeo",
