@@ -24,6 +24,9 @@ const ROUNDS_OF_CHAIN: usize = 16;
 const AT_ONCE: usize = 32;
 /// So many one after the other on each of the threads.
 const EACH: usize = 2;
+/// How long a pod stays. What attaching it left to the kernel's RCU would be waited for by a DEL right behind: a time that no
+/// pod's removal takes, and the longer the earlier a plugin comes to its work.
+const LIFE: Duration = Duration::from_millis(50);
 
 #[test]
 fn figures() {
@@ -86,6 +89,7 @@ impl Times {
     fn take(&mut self, way: &Way, netns: &Path) {
         let id = next_id();
         self.add.push(timed(|| way.add(id, netns)));
+        thread::sleep(LIFE);
         self.del.push(timed(|| way.del(id, netns)));
     }
 
