@@ -347,11 +347,12 @@ pub(crate) fn exec(
     Ok(plan)
 }
 
-/// Plans a hook: as the runtime itself is, or in the namespaces of a container's process.
+/// Plans a hook: as the runtime itself is, or in the namespaces of a container's process; in a directory if one is given.
 pub(crate) fn hook(
     hook: &Hook,
     environment: &[String],
     container: Option<(&Spec, BorrowedFd<'_>)>,
+    directory: Option<&Path>,
 ) -> Result<InitPlan, FieldError> {
     let mut steps = Steps::default();
     let mut door = Vec::new();
@@ -365,6 +366,10 @@ pub(crate) fn hook(
         door = door_of(&process, &namespaces)?;
         join_container(process, &namespaces, &mut steps);
         enter_user_namespace(&namespaces, Groups::Kept, &mut steps);
+    }
+    if let Some(directory) = directory {
+        let path = c_string("hooks", directory.as_os_str())?;
+        steps.push("hooks", InitStep::StartIn(path));
     }
     steps.push("hooks", InitStep::CloseDescriptors { preserved: 0 });
     steps.push("hooks", InitStep::WaitForStart { gate: None });

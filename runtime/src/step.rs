@@ -174,6 +174,8 @@ pub(crate) enum InitStep {
     ChangeDirectory(ContainerPath),
     /// Get SIGKILL when the parent ends.
     DieWithParent,
+    /// Have a directory of the host, before the root is changed, for the working directory.
+    StartIn(CString),
     /// Look for the program now, while whoever creates the container listens.
     FindProgram {
         name: String,
@@ -445,6 +447,7 @@ impl InitStep {
             Self::DieWithParent => "tie the process to its parent".into(),
             Self::FindProgram { name, .. } => format!("find the program {name:?}"),
             Self::CloseDescriptors { preserved: 0 } => "close inherited descriptors".into(),
+            Self::StartIn(path) => format!("change to the host's directory {}", path.to_string_lossy()),
             Self::CloseDescriptors { preserved } => format!("close inherited descriptors from {} on", 3 + preserved),
             Self::WaitForStart { .. } => "wait for the start".into(),
             Self::Execute(program) => format!("exec {:?}", program.name()),

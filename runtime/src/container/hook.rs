@@ -167,6 +167,7 @@ pub(crate) struct Hooks<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) id: &'a str,
     pub(crate) bundle: &'a Path,
+    pub(crate) rootfs: &'a Path,
 }
 
 impl Hooks<'_> {
@@ -243,7 +244,16 @@ impl Hooks<'_> {
         pid: Option<u32>,
     ) -> Result<(Running, File), HookEnd> {
         let (stdio, said) = self.stdio(moment, pid).map_err(HookEnd::Talk)?;
-        Ok((spawn(token, hook, stdio, None)?, said))
+        Ok((spawn(token, hook, stdio, (None, self.directory(moment)))?, said))
+    }
+
+    /// Where the hooks of a moment start, as with the peers; the others where this process is.
+    fn directory(&self, moment: Moment) -> Option<&Path> {
+        match moment {
+            Moment::Prestart | Moment::CreateRuntime => Some(self.bundle),
+            Moment::CreateContainer => Some(self.rootfs),
+            Moment::StartContainer | Moment::Poststart | Moment::Poststop => None,
+        }
     }
 
     fn start_in_namespaces(
@@ -254,8 +264,10 @@ impl Hooks<'_> {
     ) -> Result<(Running, File), HookEnd> {
         let has_pids = plan::has_pid_namespace(self.spec);
         let pid = if has_pids { 1 } else { child.pid };
-        let (stdio, said) = self.stdio(Moment::CreateContainer, Some(pid)).map_err(HookEnd::Talk)?;
-        Ok((spawn(token, hook, stdio, Some((self.spec, child)))?, said))
+        let moment = Moment::CreateContainer;
+        let (stdio, said) = self.stdio(moment, Some(pid)).map_err(HookEnd::Talk)?;
+        let place = (Some((self.spec, child)), self.directory(moment));
+        Ok((spawn(token, hook, stdio, place)?, said))
     }
 
     /// The state to read, nowhere to write, and a pipe for complaints with our end of it.
@@ -287,12 +299,12 @@ fn go(started: Result<Running, StartError>) -> Result<Running, HookEnd> {
     started.map_err(|error| HookEnd::Start(Box::new(error.into())))
 }
 
-/// Starts a hook, in the namespaces of a container's process if one is given.
+/// Starts a hook, in the namespaces of a container's process and in a directory if they are given.
 fn spawn(
     token: &SingleThreaded,
     hook: &Hook,
     stdio: Stdio,
-    container: Option<(&Spec, &Child)>,
+    (container, directory): (Option<(&Spec, &Child)>, Option<&Path>),
 ) -> Result<Running, HookEnd> {
     let start = || -> Result<Running, ExecError> {
         let environment = hook.env().clone().unwrap_or_else(own_environment);
@@ -301,6 +313,7 @@ fn spawn(
             hook,
             &environment,
             container.map(|(spec, child)| (spec, child.pidfd.as_fd())),
+            directory,
         )
         .map_err(CreateError::Field)?;
         let pid_namespace = container.filter(|(spec, _)| plan::has_pid_namespace(spec));

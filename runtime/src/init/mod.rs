@@ -161,6 +161,7 @@ impl<'a> Init<'a> {
             InitStep::SetCapabilities(sets) => process::set_capabilities(*sets),
             InitStep::SetUmask(mask) => process::set_umask(*mask),
             InitStep::ChangeDirectory(path) => self.change_directory(path),
+            InitStep::StartIn(path) => process::start_in(path),
             InitStep::DieWithParent => nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
             InitStep::FindProgram { candidates, .. } => process::find_program(candidates),
             InitStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),

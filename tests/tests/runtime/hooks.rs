@@ -103,6 +103,31 @@ fn hooks_before_the_change_of_root_see_the_mounts_and_change_them() {
 }
 
 #[test]
+fn hooks_before_the_start_begin_in_the_bundle_and_in_the_root() {
+    require_root!();
+    with_each("hooks-cwd", |bundle, runtime| {
+        if runtime == Runtime::Crun {
+            // 1.8 has the second in another place.
+            return;
+        }
+        let file = bundle.dir().join("said");
+        let telling = hook(&format!("pwd -P >> {}", file.display()));
+        // As it stands in a test of runc's: by a path from the root to be.
+        let making = hook("touch ./bin/made");
+        bundle.set(
+            "/hooks",
+            json!({ "prestart": [telling], "createRuntime": [telling], "createContainer": [telling, making] }),
+        );
+        bundle.create("sleep 1000");
+        let (directory, root) = (bundle.dir(), bundle.rootfs());
+        let (directory, root) = (directory.display(), root.display());
+        assert_eq!(said(bundle), format!("{directory}\n{directory}\n{root}\n"));
+        assert!(bundle.rootfs().join("bin/made").exists());
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+#[test]
 fn a_container_whose_hook_fails_before_the_start_is_not_there() {
     require_root!();
     for kind in ["prestart", "createRuntime", "createContainer"] {

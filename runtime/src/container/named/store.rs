@@ -149,6 +149,7 @@ impl Named {
             spec,
             id: &self.record.id,
             bundle: &self.record.bundle,
+            rootfs: &self.record.rootfs,
         }
     }
 
