@@ -11,6 +11,7 @@ use oci_spec::runtime::{Hook, Linux, LinuxNamespaceType};
 use crate::container::{Manner, Rootfs};
 use crate::field::namespaces::Namespaces;
 use crate::field::net_devices::{self, NetDevice};
+use crate::field::process::Affinity;
 use crate::field::rootfs::Propagation;
 use crate::field::seccomp::Listener;
 use crate::field::user::{self, IdMappings};
@@ -299,7 +300,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     steps.add_late();
     change.after_hooks(&mut steps);
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps);
-    let mut plan = finish(process, process_facts, linux, None, steps)?;
+    let mut plan = finish(process, process_facts, linux, Affinity::Reset, steps)?;
     plan.door = namespaces.through_door();
     plan.net_devices = net_devices::of(linux, &namespaces)?;
     plan.network = namespaces.joined_network().cloned();
@@ -335,7 +336,12 @@ pub(crate) fn exec(
     }
     terminal(process, facts.terminal, &mut steps)?;
     let [initial, last] = scheduling::affinity(process.exec_cpu_affinity().as_ref())?;
-    let mut plan = finish(with_arguments(process)?, facts, linux, last, steps)?;
+    let affinity = match (&initial, last) {
+        (_, Some(last)) => Affinity::Last(last),
+        (Some(_), None) => Affinity::Kept,
+        (None, None) => Affinity::Reset,
+    };
+    let mut plan = finish(with_arguments(process)?, facts, linux, affinity, steps)?;
     plan.affinity = initial;
     if Guard::FilteredExec.is_out() {
         plan.steps
@@ -484,7 +490,7 @@ fn finish(
     process: &Process,
     facts: ProcessFacts,
     linux: &Linux,
-    affinity: Option<Vec<u64>>,
+    affinity: Affinity,
     mut steps: Steps,
 ) -> Result<InitPlan, FieldError> {
     honoured::check_process(process)?;

@@ -154,6 +154,8 @@ pub(crate) enum InitStep {
     SetIoPriority(i32),
     /// The CPUs to run on, as bits.
     SetAffinity(Vec<u64>),
+    /// Every CPU that its cgroup has, whatever those of its maker are: since Linux 6.2 a cgroup does not see to that.
+    ResetAffinity,
     /// Write a security label for the next exec to a file of the procfs at hand.
     WriteLabel {
         file: CString,
@@ -172,10 +174,10 @@ pub(crate) enum InitStep {
     SetUmask(u32),
     /// Inside the root, whatever links lead to; magic links of /proc lead nowhere (CVE-2024-21626).
     ChangeDirectory(ContainerPath),
-    /// Get SIGKILL when the parent ends.
-    DieWithParent,
     /// Have a directory of the host, before the root is changed, for the working directory.
     StartIn(CString),
+    /// Get SIGKILL when the parent ends.
+    DieWithParent,
     /// Look for the program now, while whoever creates the container listens.
     FindProgram {
         name: String,
@@ -435,6 +437,7 @@ impl InitStep {
             Self::SetScheduler(attributes) => format!("set the scheduling policy {}", attributes.policy),
             Self::SetIoPriority(priority) => format!("set the I/O priority {priority:#x}"),
             Self::SetAffinity(_) => "set the CPU affinity".into(),
+            Self::ResetAffinity => "have every CPU that there is for it".into(),
             Self::WriteLabel { value, .. } => format!("set the label {:?}", value.to_string_lossy()),
             Self::OwnStreams { owner } => format!("give the standard streams to user {owner}"),
             Self::InstallSeccomp(_) => "install the seccomp filter".into(),
@@ -444,10 +447,10 @@ impl InitStep {
             Self::SetCapabilities(_) => "set capabilities".into(),
             Self::SetUmask(mask) => format!("set the umask {mask:04o}"),
             Self::ChangeDirectory(path) => format!("change to the directory {path}"),
+            Self::StartIn(path) => format!("change to the host's directory {}", path.to_string_lossy()),
             Self::DieWithParent => "tie the process to its parent".into(),
             Self::FindProgram { name, .. } => format!("find the program {name:?}"),
             Self::CloseDescriptors { preserved: 0 } => "close inherited descriptors".into(),
-            Self::StartIn(path) => format!("change to the host's directory {}", path.to_string_lossy()),
             Self::CloseDescriptors { preserved } => format!("close inherited descriptors from {} on", 3 + preserved),
             Self::WaitForStart { .. } => "wait for the start".into(),
             Self::Execute(program) => format!("exec {:?}", program.name()),

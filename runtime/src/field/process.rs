@@ -15,6 +15,17 @@ use crate::step::{Groups, Identity, InitStep, Program, SeccompFilter};
 use crate::sys::capability::Mask;
 use crate::sys::pty::WindowSize;
 
+/// The CPUs that a program is to have.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    /// Every one that its cgroup has.
+    Reset,
+    /// Those that it was born on.
+    Kept,
+    /// These, from the last steps on.
+    Last(Vec<u64>),
+}
+
 /// What a process is planned from, besides itself.
 pub(crate) struct Surroundings<'a> {
     /// The capabilities that there are to give.
@@ -26,7 +37,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) linux: &'a Linux,
     pub(crate) modules: SecurityModules,
     /// The CPUs to go on with.
-    pub(crate) affinity: Option<Vec<u64>>,
+    pub(crate) affinity: Affinity,
     pub(crate) groups: Groups,
 }
 
@@ -35,9 +46,13 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let mut filter = filter(around.linux.seccomp().as_ref())?;
     rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), steps)?;
+    if around.affinity == Affinity::Reset {
+        // Before the scheduler, whose deadlines take all CPUs.
+        steps.push("process", InitStep::ResetAffinity);
+    }
     scheduling::plan(process, around.linux, steps)?;
-    if let Some(cpus) = around.affinity.clone() {
-        steps.push("process.execCPUAffinity.final", InitStep::SetAffinity(cpus));
+    if let Affinity::Last(cpus) = &around.affinity {
+        steps.push("process.execCPUAffinity.final", InitStep::SetAffinity(cpus.clone()));
     }
     labels::plan(process, around.modules, steps)?;
     if around.has_streams {

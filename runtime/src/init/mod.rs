@@ -28,6 +28,9 @@ use crate::sys::{schedule, signal};
 /// Number of the channel's descriptor once all others are closed, if the program inherits none but its streams.
 const CHANNEL: RawFd = 3;
 
+/// More than a kernel can be built for.
+const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
+
 /// Exit code of a child that has reported why it failed.
 const FAILED: i32 = 127;
 
@@ -152,6 +155,11 @@ impl<'a> Init<'a> {
             InitStep::SetScheduler(attributes) => schedule::set_scheduler(attributes),
             InitStep::SetIoPriority(priority) => schedule::set_io_priority(*priority),
             InitStep::SetAffinity(cpus) => schedule::set_affinity(cpus),
+            InitStep::ResetAffinity => {
+                // The kernel takes what there is of them. Where it refuses, they stay as they are.
+                let _ = schedule::set_affinity(&EVERY_CPU);
+                Ok(())
+            }
             InitStep::WriteLabel { file, value } => self.write_label(file, value),
             InitStep::OwnStreams { owner } => process::own_streams(*owner),
             InitStep::InstallSeccomp(filter) => process::install_filter(filter, self.channel),

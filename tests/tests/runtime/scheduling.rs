@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use tests::require_root;
+use tests::{Need, require, require_root};
 
 use crate::bundle::{Bundle, with_bundle};
 use crate::exec::{exec, with_running};
@@ -104,6 +104,22 @@ fn an_added_process_is_born_on_its_cpus_and_goes_on_with_others() {
         assert_eq!(list(&added.out), ours, "{added:?}");
         let added = exec(bundle, &["c1", "busybox", "uname", "-m"]);
         assert_eq!(added.out.trim(), "i686", "{added:?}");
+    });
+}
+
+/// A service manager may have given its own to few; a container has what its cgroup has.
+#[test]
+fn the_cpus_of_who_makes_a_process_are_not_the_processs() {
+    require!(Need::Root, Need::Tool("taskset"));
+    with_bundle("affinity-reset", |bundle| {
+        let script = "grep Cpus_allowed_list /proc/self/status";
+        let expected = bundle.say(script);
+        bundle.around.0 = ["taskset", "-c", "0"].map(String::from).into();
+        assert_eq!(bundle.say(script), expected);
+        bundle.create("sleep 1000");
+        bundle.ok("start", &["c1"]);
+        assert_eq!(bundle.ok("exec", &["c1", "sh", "-c", script]), expected);
+        bundle.ok("delete", &["--force", "c1"]);
     });
 }
 

@@ -129,10 +129,13 @@ fn the_affinity_is_for_added_processes() {
     spec["process"]["execCPUAffinity"] = json!({ "initial": "0", "final": "0-1" });
     let plan = plan_of(spec.clone(), Terminal::None).unwrap();
     assert!(!described(&plan).join("\n").contains("affinity"));
+    let every = "have every CPU that there is for it";
+    position(&plan, every);
     let spec: Spec = serde_json::from_value(spec).unwrap();
     let plan = exec(&spec, spec.process().as_ref().unwrap(), (init(), None), facts_of_exec()).unwrap();
     assert_eq!(plan.affinity, Some(vec![1]));
     position(&plan, "set the CPU affinity");
+    assert!(!described(&plan).join("\n").contains(every));
 }
 
 #[test]
