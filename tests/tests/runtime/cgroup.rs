@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
-use tests::{Need, cgroup_root, eventually, require, require_root};
+use tests::{Need, cgroup_root, require, require_root};
 
-use crate::bundle::{Bundle, PATIENCE, with_bundle};
+use crate::bundle::{Bundle, with_bundle};
 use crate::peer::{Runtime, with_each};
 
 #[test]
@@ -163,10 +163,12 @@ fn a_cgroup_with_others_in_it_is_refused_and_left_alone() {
             bundle.fails("state", &["c1"]);
             assert_eq!(other.try_wait().unwrap(), None, "it was ended");
         }
-        other.kill().unwrap();
-        other.wait().unwrap();
-        eventually(PATIENCE, "it has left", || fs::remove_dir(&below).is_ok());
+        // Who is about to go is waited for.
+        let kill = format!("sleep 0.3; kill -9 {}", other.id());
+        let mut killer = Command::new("sh").args(["-c", &kill]).spawn().unwrap();
         assert_eq!(bundle.say("echo ran"), "ran\n");
+        killer.wait().unwrap();
+        other.wait().unwrap();
     });
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -23,6 +24,10 @@ use crate::plan::to_start;
 use crate::report::START;
 use crate::spec::Spec;
 use crate::step::Gate;
+
+/// How long who is in a cgroup may take to go: on a busy machine those of the container that was there before leave it a
+/// moment after their end is told.
+const GOING: Duration = Duration::from_secs(1);
 
 /// What to make, and how.
 #[derive(Debug)]
@@ -286,7 +291,12 @@ impl Named {
     pub(super) fn find_free(&self) -> Result<(), VerbError> {
         let Some(cgroup) = self.cgroup() else { return Ok(()) };
         let directory = cgroup.path().to_owned();
-        match cgroup.processes()?.len() {
+        let processes = if cgroup.wait_until_empty(GOING)? {
+            0
+        } else {
+            cgroup.processes()?.len()
+        };
+        match processes {
             0 if cgroup.stands_still()? => Err(VerbError::CgroupFrozen { cgroup: directory }),
             0 => Ok(()),
             processes => Err(VerbError::CgroupOccupied {
