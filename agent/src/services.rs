@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::service::address::{Addresses, Desk, is_allocated};
 use agent_core::service::catalog::{Affected, Catalog, Objects};
+use agent_core::service::detours;
 use agent_core::service::diff::diff;
 use agent_core::service::host_port::{HostPorts, Published, PublishedStatus};
 use agent_core::service::ids::REST;
@@ -238,7 +239,7 @@ async fn swept(keeper: Option<Keeper>) -> Option<Keeper> {
                 "flows that are over are still there"
             );
         }
-        keeper.serve_pods(true);
+        keeper.serve_associations(true);
         keeper
     };
     spawn_blocking(work).await.ok()
@@ -364,7 +365,7 @@ impl Keeper {
             self.write(&change.names, before, ports_before.as_ref(), facts)?
         };
         self.maps.attach()?;
-        self.serve_pods(known.pods != facts.pods);
+        self.serve_associations(known.pods != facts.pods);
         self.is_exact = problems.is_empty();
         let mut said = Walk::new(&self.table.services);
         let services = change.names.into_iter().map(|name| {
@@ -394,17 +395,18 @@ impl Keeper {
         })
     }
 
-    /// Has SCTP of pods served while there is any: their sockets meet no program, and their links' programs cost each packet
-    /// something. What fails is tried again with the next look through the flows; everybody else is served.
-    fn serve_pods(&mut self, are_others: bool) {
+    /// Has SCTP of pods and of the node served while there is any: their sockets meet no program, and the links' programs cost
+    /// each packet something. What fails is tried again with the next look through the flows; everybody else is served.
+    fn serve_associations(&mut self, are_others: bool) {
         let are_associations = self.table.has_associations() || self.host_ports.has_associations();
-        if !(self.maps.is_news_to_pods(are_associations) || are_associations && are_others) {
+        let detours = detours::addresses(self.table.associations().into_keys(), &self.known.node);
+        if !(self.maps.is_news_to_associations(&detours, are_associations) || are_associations && are_others) {
             return;
         }
-        if let Err(error) = self.maps.serve_pods(are_associations) {
+        if let Err(error) = self.maps.serve_associations(&detours, are_associations) {
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
-                "SCTP of a pod is not served, or still is; trying again"
+                "SCTP of a pod or the node is not served, or still is; trying again"
             );
         }
     }

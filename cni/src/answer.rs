@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use crate::{
     bandwidth::Bandwidth,
     cidr::Cidr,
-    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_of_name, limits_of_name, mac_of_name},
+    identity::{DETOUR_PROTOCOL, PEER_PROTOCOL, ROUTE_PROTOCOL, address_of_name, limits_of_name, mac_of_name},
     netlink::Refusal,
     plan::{HostEnd, PodEnd, Way},
     step::Mac,
@@ -170,12 +170,53 @@ pub fn decode_peer_route(payload: &[u8]) -> Option<Cidr> {
     decode_unicast(payload, PEER_PROTOCOL).map(|(to, _)| to)
 }
 
+/// Reads one of our detours as its destination, the source and the largest packet; `None` for any other route.
+pub fn decode_detour(payload: &[u8]) -> Option<(IpAddr, IpAddr, u32)> {
+    const RTA_PREFSRC: u16 = 7;
+    const RTA_METRICS: u16 = 8;
+    const RTAX_MTU: u16 = 2;
+    let (to, _) = decode_unicast(payload, DETOUR_PROTOCOL)?;
+    let (mut source, mut mtu) = (None, None);
+    for attribute in NlasIterator::new(&payload[ROUTE_HEADER..]).filter_map(Result::ok) {
+        match attribute.kind() {
+            RTA_PREFSRC => source = address(attribute.value()),
+            RTA_METRICS => {
+                let mut metrics = NlasIterator::new(attribute.value()).filter_map(Result::ok);
+                mtu = metrics
+                    .find(|metric| metric.kind() == RTAX_MTU)
+                    .and_then(|mtu| u32_at(mtu.value(), 0));
+            }
+            _ => {}
+        }
+    }
+    Some((to.network(), source?, mtu?))
+}
+
+/// Reads our rule that does nothing as the number that it bears; `None` for any other rule.
+pub fn decode_mark(payload: &[u8]) -> Option<u32> {
+    const RULE_HEADER: usize = 12;
+    const FR_ACT_NOP: u8 = 3;
+    const FRA_FWMARK: u16 = 10;
+    const FRA_PROTOCOL: u16 = 21;
+    let header = payload.get(..RULE_HEADER)?;
+    let (mut mark, mut is_ours) = (0, false);
+    for attribute in NlasIterator::new(&payload[RULE_HEADER..]).filter_map(Result::ok) {
+        match attribute.kind() {
+            FRA_FWMARK => mark = u32_at(attribute.value(), 0)?,
+            FRA_PROTOCOL => is_ours = attribute.value() == [DETOUR_PROTOCOL],
+            _ => {}
+        }
+    }
+    (is_ours && header[7] == FR_ACT_NOP).then_some(mark)
+}
+
 fn decode_unicast(payload: &[u8], protocol: u8) -> Option<(Cidr, u32)> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
     const RTN_UNICAST: u8 = 1;
+    const RTN_LOCAL: u8 = 2;
     let header = payload.get(..ROUTE_HEADER)?;
-    if header[5] != protocol || header[7] != RTN_UNICAST {
+    if header[5] != protocol || !matches!(header[7], RTN_UNICAST | RTN_LOCAL) {
         return None;
     }
     let is_ipv4 = header[0] == u8::from(AddressFamily::Inet);

@@ -31,6 +31,8 @@ pub const GROUP: u32 = 0x6f_72_6c;
 pub const ROUTE_PROTOCOL: u8 = 111;
 /// `rtm_protocol` of the routes to peers, which are asked for by it: a node has few of them and many to pods.
 pub const PEER_PROTOCOL: u8 = 112;
+/// Protocol of detours and their rules, see [`crate::detours`].
+pub const DETOUR_PROTOCOL: u8 = 113;
 
 /// Whose a link is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

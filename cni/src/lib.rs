@@ -10,6 +10,7 @@ mod attach;
 pub mod bandwidth;
 pub mod cidr;
 pub mod config;
+pub mod detours;
 pub mod firewall;
 mod forwarding;
 mod hints;

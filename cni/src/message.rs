@@ -14,21 +14,25 @@ use netlink_packet_route::{
         LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, NetkitMode, NetkitPolicy, Prop,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
     tc::{TcAttribute, TcHandle, TcMessage, TcOption},
 };
 
 use crate::{
     bandwidth::Bucket,
     cidr::Cidr,
-    identity::{PEER_PROTOCOL, ROUTE_PROTOCOL, address_name, limits_name, mac_name},
-    step::{Hook, LinkKind, LinkRef, LinkStep, Mac, Program},
+    identity::{DETOUR_PROTOCOL, PEER_PROTOCOL, ROUTE_PROTOCOL, address_name, limits_name, mac_name},
+    step::{DetourRule, Hook, LinkKind, LinkRef, LinkStep, Mac, Program},
 };
 
 /// Metric of the unreachable routes: worse than any route that somebody means.
 const UNREACHABLE_METRIC: u32 = 1 << 30;
 /// Metric of the routes to peers, below that of any route that somebody means.
 const PEER_METRIC: u32 = 1 << 20;
+/// The table of detours, and where its rules stand: behind that of the node's own addresses, before all that others have.
+const DETOUR_TABLE: u32 = 132_132;
+const DETOUR_PRIORITY: u32 = 132;
 /// `IPV4_DEVCONF_FORWARDING` and `IPV4_DEVCONF_RP_FILTER` of `linux/ip.h`.
 const FORWARDING: u16 = 1;
 const RP_FILTER: u16 = 8;
@@ -134,6 +138,12 @@ pub fn encode(step: &LinkStep, pod: Option<BorrowedFd<'_>>) -> (RouteNetlinkMess
         LinkStep::RemovePeerRoute { to } => (RouteNetlinkMessage::DelRoute(peer_route(to, None)), 0),
         LinkStep::AddUnreachable { to } => (RouteNetlinkMessage::NewRoute(unreachable(to)), SET),
         LinkStep::RemoveUnreachable { to } => (RouteNetlinkMessage::DelRoute(unreachable(to)), 0),
+        LinkStep::AddDetour { to, source, mtu } => {
+            (RouteNetlinkMessage::NewRoute(detour(*to, Some((*source, *mtu)))), SET)
+        }
+        LinkStep::RemoveDetour { to } => (RouteNetlinkMessage::DelRoute(detour(*to, None)), 0),
+        LinkStep::AddRule { rule } => (RouteNetlinkMessage::NewRule(detour_rule(*rule, true)), NEW),
+        LinkStep::RemoveRule { rule } => (RouteNetlinkMessage::DelRule(detour_rule(*rule, false)), 0),
         LinkStep::SetGroup { link, group } => set(link, LinkAttribute::Group(*group)),
         LinkStep::Delete { index } => (RouteNetlinkMessage::DelLink(refer(&LinkRef::Index(*index), None)), 0),
         LinkStep::DeleteGroup { group } => {
@@ -314,6 +324,61 @@ fn peer_route(to: &Cidr, gateway: Option<IpAddr>) -> RouteMessage {
     message
 }
 
+fn detour(to: IpAddr, by: Option<(IpAddr, u32)>) -> RouteMessage {
+    let mut message = question(to);
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.protocol = RouteProtocol::Other(DETOUR_PROTOCOL);
+    // The kernel has IPv6 routes by lo reject what they are for, unless it is the node's own.
+    message.header.kind = if to.is_ipv4() {
+        RouteType::Unicast
+    } else {
+        RouteType::Local
+    };
+    let lo = RouteAttribute::Oif(1);
+    message.attributes.extend([RouteAttribute::Table(DETOUR_TABLE), lo]);
+    if to.is_ipv4() {
+        message.header.scope = RouteScope::Link;
+    }
+    if let Some((source, mtu)) = by {
+        let metrics = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
+        message
+            .attributes
+            .extend([RouteAttribute::PrefSource(source.into()), metrics]);
+    }
+    message
+}
+
+fn detour_rule(rule: DetourRule, is_new: bool) -> RuleMessage {
+    const FRA_IP_PROTO: u16 = 22;
+    const IPPROTO_SCTP: u8 = 132;
+    let mut message = RuleMessage::default();
+    message.attributes = vec![
+        RuleAttribute::Priority(DETOUR_PRIORITY),
+        RuleAttribute::Other(DefaultNla::new(FRA_IP_PROTO, vec![IPPROTO_SCTP])),
+        RuleAttribute::Protocol(RouteProtocol::Other(DETOUR_PROTOCOL)),
+    ];
+    match rule {
+        DetourRule::Follow { is_ipv4 } => {
+            message.header.family = if is_ipv4 {
+                AddressFamily::Inet
+            } else {
+                AddressFamily::Inet6
+            };
+            message.header.action = RuleAction::ToTable;
+            let own = RuleAttribute::Iifname("lo".to_owned());
+            message.attributes.extend([RuleAttribute::Table(DETOUR_TABLE), own]);
+        }
+        DetourRule::Know { mark } => {
+            message.header.family = AddressFamily::Inet;
+            message.header.action = RuleAction::Nop;
+            if is_new {
+                message.attributes.push(RuleAttribute::FwMark(mark));
+            }
+        }
+    }
+    message
+}
+
 fn traffic(index: u32, handle: u32, parent: u32, kind: &str, options: Vec<DefaultNla>) -> TcMessage {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
@@ -427,6 +492,12 @@ pub enum Table {
     PeersV4,
     /// All routes to peers of IPv6.
     PeersV6,
+    /// All detours of IPv4.
+    DetoursV4,
+    /// All detours of IPv6.
+    DetoursV6,
+    /// All rules of routing of IPv4.
+    Rules,
 }
 
 /// The message that asks for a table. The kernel filters routes by protocol, if it checks dump requests strictly.
@@ -450,5 +521,12 @@ pub fn encode_dump(table: Table) -> RouteNetlinkMessage {
         Table::RoutesV6 => routes(AddressFamily::Inet6, ROUTE_PROTOCOL),
         Table::PeersV4 => routes(AddressFamily::Inet, PEER_PROTOCOL),
         Table::PeersV6 => routes(AddressFamily::Inet6, PEER_PROTOCOL),
+        Table::DetoursV4 => routes(AddressFamily::Inet, DETOUR_PROTOCOL),
+        Table::DetoursV6 => routes(AddressFamily::Inet6, DETOUR_PROTOCOL),
+        Table::Rules => {
+            let mut message = RuleMessage::default();
+            message.header.family = AddressFamily::Inet;
+            RouteNetlinkMessage::GetRule(message)
+        }
     }
 }

@@ -107,6 +107,14 @@ pub(crate) fn first_look(node: &Connection, network: &NodeNetwork, name: &str) -
     })
 }
 
+/// Bytes of the largest packet that all pods' links and the ways off the node take; none where there are neither.
+pub(crate) fn node_mtu(node: &Connection) -> Result<Option<u32>, NetworkError> {
+    let ways = [PROBE_V4, PROBE_V6].map(|to| LinkStep::FindRoute { to });
+    let routes = node.ask(&ways).map_err(NetworkError::Look)?;
+    let uplinks = smallest_mtu(node, routes.iter().flatten().filter_map(|route| decode_outgoing(route)))?;
+    Ok(host_ends(node)?.iter().map(|end| end.mtu).chain(uplinks).min())
+}
+
 /// The smallest of these links', but for `lo`.
 fn smallest_mtu(node: &Connection, links: impl Iterator<Item = u32>) -> Result<Option<u32>, NetworkError> {
     let mut links: Vec<u32> = links.filter(|index| *index != 1).collect();

@@ -19,8 +19,8 @@ use crate::{
 pub struct Programs<'a> {
     /// For what the pod sends.
     pub incoming: BorrowedFd<'a>,
-    /// For what goes to the pod.
-    pub outgoing: BorrowedFd<'a>,
+    /// For what goes to the pod, if there is one.
+    pub outgoing: Option<BorrowedFd<'a>>,
 }
 
 /// Pods' links, as they can be asked for and changed from the network namespace of the calling thread.
@@ -51,7 +51,8 @@ impl Links {
     /// When the kernel refuses.
     pub fn serve(&self, index: u32, programs: &Programs<'_>) -> Result<(), NetworkError> {
         // Who translates answers comes before who makes them necessary.
-        for (hook, program) in [(Hook::Outgoing, programs.outgoing), (Hook::Incoming, programs.incoming)] {
+        let outgoing = programs.outgoing.map(|program| (Hook::Outgoing, program));
+        for (hook, program) in outgoing.into_iter().chain([(Hook::Incoming, programs.incoming)]) {
             let program = Program {
                 descriptor: program.as_raw_fd(),
                 place: 0,

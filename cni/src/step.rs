@@ -54,6 +54,22 @@ pub enum Hook {
 /// Index of `lo` in every network namespace.
 pub const LOOPBACK: LinkRef = LinkRef::Index(1);
 
+/// A rule of routing for detours by `lo`, see [`crate::detours`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DetourRule {
+    /// The node's own packets of SCTP go by the detours first.
+    Follow {
+        /// The family: a rule is of one.
+        is_ipv4: bool,
+    },
+    /// IPv4: which protocol a packet is of is known wherever one is routed, also when its source is checked. It does nothing
+    /// else, and bears a number for those who made it.
+    Know {
+        /// The number.
+        mark: u32,
+    },
+}
+
 /// One request to the kernel, done in the namespace that the batch is sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkStep {
@@ -230,6 +246,30 @@ pub enum LinkStep {
         /// Where to.
         to: Cidr,
     },
+    /// Have the node's own packets of SCTP to an address go by `lo`, under this source and no larger than this.
+    AddDetour {
+        /// Where to.
+        to: IpAddr,
+        /// The node's address.
+        source: IpAddr,
+        /// Bytes of the largest packet.
+        mtu: u32,
+    },
+    /// Remove what [`Self::AddDetour`] made; not there is fine.
+    RemoveDetour {
+        /// Where to.
+        to: IpAddr,
+    },
+    /// Make a rule; there already is fine, and so is a family that the kernel has not.
+    AddRule {
+        /// Which.
+        rule: DetourRule,
+    },
+    /// Remove a rule; not there is fine.
+    RemoveRule {
+        /// Which, whatever its number.
+        rule: DetourRule,
+    },
     /// Put the link into a group, for [`Self::DeleteGroup`]; not there is fine.
     SetGroup {
         /// Which link.
@@ -265,7 +305,11 @@ impl LinkStep {
         match self {
             Self::NoAutomaticAddress { .. } => matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
             Self::RemoveAddress { .. } => errno == Errno::EADDRNOTAVAIL,
-            Self::RemoveUnreachable { .. } | Self::RemovePeerRoute { .. } => errno == Errno::ESRCH,
+            Self::RemoveUnreachable { .. } | Self::RemovePeerRoute { .. } | Self::RemoveDetour { .. } => {
+                errno == Errno::ESRCH
+            }
+            Self::AddRule { .. } => matches!(errno, Errno::EEXIST | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
+            Self::RemoveRule { .. } => matches!(errno, Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
             Self::KeepMac { .. } | Self::KeepLimits { .. } | Self::PrepareInspection { .. } => errno == Errno::EEXIST,
             Self::DropLimits { .. } => errno == Errno::EINVAL || errno == Errno::ENOENT,
             Self::Delete { .. } | Self::DeleteGroup { .. } | Self::SetGroup { .. } => errno == Errno::ENODEV,
@@ -287,6 +331,7 @@ impl LinkStep {
             | Self::AddNeighbour { .. }
             | Self::AddRoute { .. }
             | Self::AddUnreachable { .. }
+            | Self::AddDetour { .. }
             | Self::FindRoute { .. }
             | Self::Show { .. } => false,
         }
@@ -339,6 +384,10 @@ impl fmt::Display for LinkStep {
             Self::AddRoute { index, to, .. } => write!(f, "route {to} into link #{index}"),
             Self::AddUnreachable { to } => write!(f, "make {to} unreachable"),
             Self::RemoveUnreachable { to } => write!(f, "remove the unreachable route to {to}"),
+            Self::AddDetour { to, source, .. } => write!(f, "route SCTP to {to} into lo as {source}"),
+            Self::RemoveDetour { to } => write!(f, "remove the route of SCTP to {to}"),
+            Self::AddRule { .. } => write!(f, "add a rule for routes of SCTP"),
+            Self::RemoveRule { .. } => write!(f, "remove a rule for routes of SCTP"),
             Self::SetGroup { link, group } => write!(f, "put {link} into group {group}"),
             Self::Delete { index } => write!(f, "delete link #{index}"),
             Self::DeleteGroup { group } => write!(f, "delete the links of group {group}"),

@@ -106,10 +106,6 @@ impl Keeper {
 
     fn explain(&self, question: &Question, finding: &Finding) -> Vec<String> {
         let mut lines = vec![program(question, finding)];
-        if is_unseen(question, finding) {
-            lines.push("it goes where it wants to go".into());
-            return lines;
-        }
         let Some(service) = finding.service else {
             lines.push(format!(
                 "{} is no Service's: it goes where it wants to go",
@@ -188,12 +184,6 @@ fn detail(frontend: &Frontend, entry: &Entry) -> FrontendDetail {
     }
 }
 
-/// The kernel asks no program about sockets of SCTP, and what a process of the node sends meets none on its way:
-/// `ebpf/FEATURES.md`.
-fn is_unseen(question: &Question, finding: &Finding) -> bool {
-    finding.is_node && question.protocol == number(Protocol::Sctp)
-}
-
 fn program(question: &Question, finding: &Finding) -> String {
     let family = if question.destination.is_ipv6() { 6 } else { 4 };
     match finding.scope {
@@ -207,14 +197,13 @@ fn program(question: &Question, finding: &Finding) -> String {
             } else {
                 "a pod of this node"
             };
-            if is_unseen(question, finding) {
-                return format!("{} is {who}: its SCTP socket meets no program", question.source);
-            }
             if question.protocol == number(Protocol::Sctp) {
-                return format!(
-                    "{} is {who}: its packet meets inside_arriving at its link",
-                    question.source
-                );
+                let met = if finding.is_node {
+                    "node_arriving at lo"
+                } else {
+                    "inside_arriving at its link"
+                };
+                return format!("{} is {who}: its packet meets {met}", question.source);
             }
             let hooks = if question.protocol == number(Protocol::Udp) {
                 "connect, or sendmsg if it does not connect"

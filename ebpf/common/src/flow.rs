@@ -23,6 +23,14 @@
 //!
 //! A packet that arrives changes its destination, one that departs its source; routing, TTL, MTU and fragments lie between
 //! and are the kernel's. A backend on this node is not reached by a departure, so that it sees the client itself.
+//!
+//! A process of the node that asks by SCTP is met at `lo` alone, where both addresses are changed at once. N is C, or the
+//! node's address in the place of a loopback one:
+//!
+//! | entry | packet | becomes | on |
+//! |---|---|---|---|
+//! | node's request | C → V | **N** → **B** | arrival |
+//! | reply to the node | B → N | **V** → **C** | arrival |
 
 use crate::plain::plain;
 use crate::record::Peer;
@@ -228,6 +236,10 @@ pub enum Role {
     CarryingRequest,
     /// C → B, which did.
     CarriedRequest,
+    /// C → V of a process of the node.
+    NodeRequest,
+    /// B → N, for a process of the node.
+    ReplyToNode,
 }
 
 /// Nobody: no mask.
@@ -251,6 +263,11 @@ impl Entry {
     /// What the destination of an arriving packet, or the source of a leaving one, becomes.
     pub const fn becomes(&self) -> Peer {
         Peer::v6(self.address, self.port)
+    }
+
+    /// Of the roles of the node's processes: what the source becomes.
+    pub const fn source_becomes(&self) -> Peer {
+        Peer::v6(self.other, self.other_port)
     }
 
     /// What has been seen.
@@ -279,7 +296,9 @@ impl Entry {
             2 => Role::ReplyToMask,
             3 => Role::Reply,
             4 => Role::CarryingRequest,
-            _ => Role::CarriedRequest,
+            5 => Role::CarriedRequest,
+            6 => Role::NodeRequest,
+            _ => Role::ReplyToNode,
         }
     }
 
@@ -287,9 +306,9 @@ impl Entry {
     pub const fn flow(&self, key: &Tuple) -> Flow {
         let other = Peer::v6(self.other, self.other_port);
         let (client, service, backend, mask) = match self.role() {
-            Role::Request => (key.from(), key.to(), self.becomes(), other),
+            Role::Request | Role::NodeRequest => (key.from(), key.to(), self.becomes(), other),
             Role::MaskedRequest => (key.from(), other, key.to(), self.becomes()),
-            Role::ReplyToMask => (self.becomes(), other, key.from(), key.to()),
+            Role::ReplyToMask | Role::ReplyToNode => (self.becomes(), other, key.from(), key.to()),
             Role::Reply => (key.to(), self.becomes(), key.from(), other),
             Role::CarryingRequest => (key.from(), other, key.to(), other),
             Role::CarriedRequest => (key.from(), other, key.to(), key.to()),
@@ -301,6 +320,7 @@ impl Entry {
             mask,
             id: self.id,
             protocol: key.protocol(),
+            is_of_node: matches!(self.role(), Role::NodeRequest | Role::ReplyToNode),
         }
     }
 }
@@ -315,12 +335,14 @@ pub struct Flow {
     /// B: who answers.
     pub backend: Peer,
     /// N: who the backend takes for the client. Without a port: the client itself. V, or on its node B: the client itself,
-    /// whom the backend answers directly.
+    /// whom the backend answers directly. Of a process of the node: whom the backend sees.
     pub mask: Peer,
     /// Id of the Service port.
     pub id: u32,
     /// IP protocol number.
     pub protocol: u8,
+    /// Whether the client is a process of the node, met at `lo`.
+    pub is_of_node: bool,
 }
 
 impl Flow {
@@ -333,6 +355,16 @@ impl Flow {
             mask: NOBODY,
             id,
             protocol: request.protocol(),
+            is_of_node: false,
+        }
+    }
+
+    /// A flow of a process of the node, which the backend sees as it is.
+    pub const fn of_node(request: &Tuple, backend: &Peer, id: u32) -> Self {
+        Self {
+            mask: request.from(),
+            is_of_node: true,
+            ..Self::new(request, backend, id)
         }
     }
 
@@ -349,23 +381,23 @@ impl Flow {
     /// Whether the backend sees somebody else in the place of the client.
     #[inline(always)]
     pub fn is_masked(&self) -> bool {
-        self.mask.port != 0 && !self.is_carrying() && self.mask != self.backend
+        self.mask.port != 0 && !self.is_of_node && !self.is_carrying() && self.mask != self.backend
     }
 
     /// Whether requests carry the Service's address from this node to another.
     #[inline(always)]
     pub fn is_carrying(&self) -> bool {
-        self.mask == self.service
+        !self.is_of_node && self.mask == self.service
     }
 
     /// The key of one of its entries.
     #[inline(always)]
     pub const fn key(&self, role: Role) -> Tuple {
         let (from, to, way) = match role {
-            Role::Request => (&self.client, &self.service, Way::Arriving),
+            Role::Request | Role::NodeRequest => (&self.client, &self.service, Way::Arriving),
             Role::MaskedRequest | Role::CarryingRequest => (&self.client, &self.backend, Way::Leaving),
             Role::CarriedRequest => (&self.client, &self.backend, Way::Arriving),
-            Role::ReplyToMask => (&self.backend, &self.mask, Way::Arriving),
+            Role::ReplyToMask | Role::ReplyToNode => (&self.backend, &self.mask, Way::Arriving),
             Role::Reply => (&self.backend, &self.client, Way::Leaving),
         };
         Tuple::new(from, to, self.protocol, way)
@@ -375,10 +407,10 @@ impl Flow {
     #[inline(always)]
     pub const fn entry(&self, role: Role, now: u32) -> Entry {
         let (becomes, other) = match role {
-            Role::Request => (&self.backend, &self.mask),
+            Role::Request | Role::NodeRequest => (&self.backend, &self.mask),
             Role::MaskedRequest | Role::CarryingRequest => (&self.mask, &self.service),
             Role::CarriedRequest => (&self.backend, &self.service),
-            Role::ReplyToMask => (&self.client, &self.service),
+            Role::ReplyToMask | Role::ReplyToNode => (&self.client, &self.service),
             Role::Reply => (&self.service, &self.mask),
         };
         Entry::new(role, becomes, other, self.id, now)
@@ -386,7 +418,9 @@ impl Flow {
 
     /// The entries that it has.
     pub fn roles(&self) -> &'static [Role] {
-        if self.is_masked() {
+        if self.is_of_node {
+            &[Role::NodeRequest, Role::ReplyToNode]
+        } else if self.is_masked() {
             &[Role::Request, Role::MaskedRequest, Role::ReplyToMask, Role::Reply]
         } else if self.is_carrying() {
             &[Role::Request, Role::CarryingRequest, Role::Reply]

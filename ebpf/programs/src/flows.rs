@@ -1,7 +1,7 @@
 //! Flows at links: how one begins, and what becomes of the packets of one that is known, whichever link they come by.
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_redirect};
 use aya_ebpf::programs::TcContext;
 use ebpf_common::flow::{Entry, Flow, MASK_ATTEMPTS, Role, Seen, Tuple, Way, mask_port};
 use ebpf_common::lookup::{Caller, Decision, Outcome};
@@ -9,7 +9,7 @@ use ebpf_common::maps::{Counters, NODE, Traits};
 use ebpf_common::record::Peer;
 
 use crate::maps::{self, FLOWS};
-use crate::packet::{Error, Packet};
+use crate::packet::{self, Error, Packet};
 use crate::world::Asker;
 
 /// Go on to the next program, or to the kernel.
@@ -17,6 +17,11 @@ pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
 pub(crate) const DROP: i32 = TC_ACT_SHOT;
 /// How long an answer to another Service's client stands in the way of a new flow, in seconds after its last packet.
 const STANDS: u32 = 10;
+
+/// What ends a connection.
+pub(crate) const OVER: Seen = Seen::FIN.and(Seen::RST);
+/// Index of `lo` in every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// Whom a backend sees in the client's place.
 pub(crate) enum Sight {
@@ -38,26 +43,41 @@ pub(crate) fn unreadable() -> i32 {
 /// Whom a packet of no known flow gets to, or what becomes of it otherwise.
 #[inline(always)]
 pub(crate) fn fresh(packet: &Packet, decision: &Decision, sight: impl Fn(&Peer, Traits) -> Sight) -> Result<Peer, i32> {
-    let id = decision.id;
-    let (backend, sight) = match decision.outcome {
-        Outcome::NotAService => return Err(PASS),
-        Outcome::NoLocalBackend | Outcome::NotAllowed => return Err(dropped(decision)),
+    let backend = backend_of(packet, decision)?;
+    let sight = match decision.outcome {
+        Outcome::Backend => sight(&backend, decision.traits),
+        _ => Sight::Client,
+    };
+    begun(begin(packet, &backend, decision.id, sight), &backend, decision.id)
+}
+
+/// Who is to answer for a decision; or what becomes of the packet without anybody.
+#[inline(always)]
+pub(crate) fn backend_of(packet: &Packet, decision: &Decision) -> Result<Peer, i32> {
+    match decision.outcome {
+        Outcome::NotAService => Err(PASS),
+        Outcome::NoLocalBackend | Outcome::NotAllowed => Err(dropped(decision)),
         Outcome::Refused => {
-            maps::count(id, |counters| counters.refused += 1);
+            maps::count(decision.id, |counters| counters.refused += 1);
             // The kernel refuses what comes for a port that nobody can have, in the name of the Service.
             let address = node_address(packet).ok_or(DROP)?;
-            (Peer::v6(address, 0), Sight::Client)
+            Ok(Peer::v6(address, 0))
         }
-        Outcome::Backend => (decision.backend, sight(&decision.backend, decision.traits)),
-    };
-    let Some(becomes) = begin(packet, &backend, id, sight) else {
+        Outcome::Backend => Ok(decision.backend),
+    }
+}
+
+/// Counts a flow that has begun, or that there was no room for.
+#[inline(always)]
+pub(crate) fn begun<T>(flow: Option<T>, backend: &Peer, id: u32) -> Result<T, i32> {
+    let Some(flow) = flow else {
         maps::count(id, |counters| counters.no_room += 1);
         return Err(DROP);
     };
     if backend.port != 0 {
         maps::count(id, |counters| counters.forwarded += 1);
     }
-    Ok(becomes)
+    Ok(flow)
 }
 
 /// A half-written packet goes nowhere.
@@ -86,8 +106,7 @@ pub(crate) fn known(key: &Tuple, packet: &Packet) -> Option<(Peer, Role)> {
     // SAFETY: a lookup returned the pointer. Packets of one flow on two CPUs may each forget what the other has seen;
     // the next packet shows it again.
     let entry = unsafe { &mut *entry };
-    let over = Seen::FIN.and(Seen::RST);
-    if packet.is_opening() && entry.seen().has(over) && matches!(entry.role(), Role::Request) {
+    if packet.is_opening() && entry.seen().has(OVER) && matches!(entry.role(), Role::Request) {
         return None;
     }
     entry.note(Seen::of(packet.flags), maps::now());
@@ -107,6 +126,9 @@ pub(crate) fn explain(context: &TcContext, error: &Error, way: Way, holds: impl 
     if !holds(&key, role) {
         return PASS;
     }
+    if matches!(role, Role::ReplyToNode) {
+        return to_node(context);
+    }
     done(error.rewrite(context, way, &becomes))
 }
 
@@ -124,7 +146,7 @@ fn begin(packet: &Packet, backend: &Peer, id: u32, sight: Sight) -> Option<Peer>
         }
         Sight::Node => {
             if let Some(address) = node_address(packet) {
-                flow.mask = mask(&mut flow, address, now)?;
+                flow.mask = mask(&mut flow, Role::ReplyToMask, address, now)?;
             }
         }
     }
@@ -147,8 +169,20 @@ fn begin(packet: &Packet, backend: &Peer, id: u32, sight: Sight) -> Option<Peer>
     None
 }
 
+/// Has a packet come in by `lo`, whose program has it for a process of the node, as one that nobody has routed yet.
 #[inline(always)]
-fn forget(flow: &Flow, role: Role) {
+pub(crate) fn to_node(context: &TcContext) -> i32 {
+    // What is for the hardware address of another link is for somebody else there; `lo` has none.
+    if packet::store(context.skb.skb, 0, &[0_u16; 3]).is_none() {
+        return DROP;
+    }
+    // SAFETY: the helper takes numbers only.
+    let verdict = unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) };
+    verdict as i32
+}
+
+#[inline(always)]
+pub(crate) fn forget(flow: &Flow, role: Role) {
     // What was not put is not there.
     let _ = FLOWS.remove(flow.key(role));
 }
@@ -165,10 +199,10 @@ fn known_request(flow: &Flow, packet: &Packet, now: u32) -> Option<Peer> {
 /// A source port of the node that no other flow has towards this backend. The entry for the replies is made at once, so
 /// that nobody else gets it.
 #[inline(always)]
-fn mask(flow: &mut Flow, address: [u32; 4], now: u32) -> Option<Peer> {
+pub(crate) fn mask(flow: &mut Flow, replies: Role, address: [u32; 4], now: u32) -> Option<Peer> {
     for _ in 0..MASK_ATTEMPTS {
         flow.mask = Peer::v6(address, mask_port(random()));
-        if put(flow, Role::ReplyToMask, now, false) {
+        if put(flow, replies, now, false) {
             return Some(flow.mask);
         }
     }
@@ -189,16 +223,21 @@ pub(crate) fn put_reply(flow: &Flow, now: u32) -> bool {
     if let Some(entry) = FLOWS.get_ptr(flow.key(Role::Reply)) {
         // SAFETY: a lookup returned the pointer.
         let entry: Entry = unsafe { *entry };
-        let is_over = entry.seen().has(Seen::FIN.and(Seen::RST)) || now.wrapping_sub(entry.last) > STANDS;
-        if entry.becomes() != flow.service && !is_over {
+        if entry.becomes() != flow.service && stands(&entry, now) {
             return false;
         }
     }
     put(flow, Role::Reply, now, true)
 }
 
+/// Whether the flow of an entry is in the way of another one.
 #[inline(always)]
-fn node_address(packet: &Packet) -> Option<[u32; 4]> {
+pub(crate) fn stands(entry: &Entry, now: u32) -> bool {
+    !entry.seen().has(OVER) && now.wrapping_sub(entry.last) <= STANDS
+}
+
+#[inline(always)]
+pub(crate) fn node_address(packet: &Packet) -> Option<[u32; 4]> {
     let node = maps::client(NODE)?;
     if packet.is_v6() {
         node.address6()

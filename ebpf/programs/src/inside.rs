@@ -8,7 +8,7 @@ use ebpf_common::flow::{Role, Tuple, Way};
 use ebpf_common::lookup::{Decision, decide};
 use ebpf_common::maps::{Frontend4, Frontend6, SCTP};
 
-use crate::flows::{PASS, Sight, done, explain, fresh, known, unreadable};
+use crate::flows::{PASS, Sight, done, explain, fresh, known, to_node, unreadable};
 use crate::packet::{self, Found, Packet};
 use crate::world::Maps;
 
@@ -49,6 +49,8 @@ fn is_answer(packet: &Tuple, role: Role) -> bool {
         Role::Reply => true,
         Role::MaskedRequest => is_one(&packet.source, &packet.destination),
         Role::Request | Role::ReplyToMask | Role::CarryingRequest | Role::CarriedRequest => false,
+        // Both arrive.
+        Role::NodeRequest | Role::ReplyToNode => false,
     }
 }
 
@@ -65,6 +67,7 @@ fn ask(context: &TcContext, packet: &Packet) -> i32 {
         return PASS;
     }
     let becomes = match known(&packet.tuple, packet) {
+        Some((_, Role::ReplyToNode)) => return to_node(context),
         Some((becomes, _)) => becomes,
         None => match fresh(packet, &decision(packet), |backend, _| {
             if is_one(&backend.address, &packet.tuple.source) {

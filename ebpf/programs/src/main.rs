@@ -1,9 +1,9 @@
-//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup, and four for links. What they
+//! The eBPF programs of the Service data path: one entry point for each hook of the cgroup, and five for links. What they
 //! decide stands in `ebpf_common::lookup`; who loads and attaches them is `agent::hands::maps`.
 //!
 //! A Service address becomes a backend when a socket connects or sends, and the backend becomes the Service again when
-//! the socket asks who its peer is. Packets are rewritten only for clients outside of the node, and those of SCTP for clients in
-//! pods, whose sockets no hook sees.
+//! the socket asks who its peer is. Packets are rewritten only for clients outside of the node, and those of SCTP for clients on
+//! it, whose sockets no hook sees.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -22,6 +22,8 @@ mod inside;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod name;
+#[cfg(target_arch = "bpf")]
+mod node;
 #[cfg(target_arch = "bpf")]
 mod outside;
 #[cfg(target_arch = "bpf")]

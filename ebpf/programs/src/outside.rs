@@ -9,7 +9,7 @@ use ebpf_common::maps::{Frontend4, Frontend6, Traits};
 use ebpf_common::record::Peer;
 
 use crate::carry;
-use crate::flows::{DROP, PASS, Sight, done, explain, fresh, known, put, put_reply, unreadable};
+use crate::flows::{DROP, PASS, Sight, done, explain, fresh, known, put, put_reply, to_node, unreadable};
 use crate::maps;
 use crate::packet::{self, Found, Packet, has_ports};
 use crate::world::Maps;
@@ -87,6 +87,7 @@ fn direct_service(request: &Tuple, is_v6: bool, service: &Peer) -> Option<u32> {
 #[inline(always)]
 fn arrive(context: &TcContext, packet: &Packet) -> i32 {
     let becomes = match known(&packet.tuple, packet) {
+        Some((_, Role::ReplyToNode)) => return to_node(context),
         Some((becomes, _)) => becomes,
         None => match fresh(packet, &decision(packet), |_, traits| sight(context, packet, traits)) {
             Ok(becomes) => becomes,

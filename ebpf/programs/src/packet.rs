@@ -364,17 +364,87 @@ impl Packet {
     /// SCTP's checksum covers its ports and no address.
     #[inline(always)]
     fn rewrite_association(&self, context: &TcContext, is_source: bool, old: u16, new: u16) -> Option<()> {
-        const CHECK: u32 = 8;
-        let (skb, start) = (context.skb.skb, self.place.transport);
-        let check: u32 = context.load((start + CHECK) as usize).ok()?;
-        // Zero: it is computed when the packet leaves the machine, if it does.
-        if check != 0 {
-            let word = u32::from(u16::from_le(old ^ new)) << if is_source { 0 } else { 16 };
-            let check = check ^ crc_change(word, self.place.length(context)?).to_le();
-            store_with(skb, start + CHECK, &check, BPF_F_RECOMPUTE_CSUM)?;
-        }
-        store_with(skb, start + if is_source { 0 } else { 2 }, &new, BPF_F_RECOMPUTE_CSUM)
+        let start = self.place.transport;
+        let word = u32::from(u16::from_le(old ^ new)) << if is_source { 0 } else { 16 };
+        self.recheck(context, word)?;
+        store_with(
+            context.skb.skb,
+            start + if is_source { 0 } else { 2 },
+            &new,
+            BPF_F_RECOMPUTE_CSUM,
+        )
     }
+
+    /// Follows a change of the ports in the checksum of an SCTP packet.
+    #[inline(always)]
+    fn recheck(&self, context: &TcContext, change: u32) -> Option<()> {
+        const CHECK: u32 = 8;
+        let at = self.place.transport + CHECK;
+        let check: u32 = context.load(at as usize).ok()?;
+        // Zero: it is computed when the packet leaves the machine, if it does.
+        if check == 0 {
+            return Some(());
+        }
+        let check = check ^ crc_change(change, self.place.length(context)?).to_le();
+        store_with(context.skb.skb, at, &check, BPF_F_RECOMPUTE_CSUM)
+    }
+}
+
+impl Packet {
+    /// Exchanges both sides of a packet of SCTP. One after the other they would be as many ways more through the program.
+    #[inline(always)]
+    pub(crate) fn rewrite_both(&self, context: &TcContext, source: &Peer, destination: &Peer) -> Option<()> {
+        let (skb, old) = (context.skb.skb, &self.tuple);
+        let word = |source: u16, destination: u16| {
+            u32::from(u16::from_le(source)) | u32::from(u16::from_le(destination)) << 16
+        };
+        let change = word(old.source_port ^ source.port, old.destination_port ^ destination.port);
+        if change != 0 {
+            self.recheck(context, change)?;
+            let ports = [source.port, destination.port];
+            store_with(skb, self.place.transport, &ports, BPF_F_RECOMPUTE_CSUM)?;
+        }
+        let change = difference(self.place.is_v6, &old.source, &source.address)?;
+        self.place.exchange_address(skb, true, &source.address, change)?;
+        let change = difference(self.place.is_v6, &old.destination, &destination.address)?;
+        self.place.exchange_address(skb, false, &destination.address, change)
+    }
+
+    /// Makes the addresses that the first packet of an association lists padding (RFC 4820), where its checksum is still to be
+    /// computed: whoever gets it knows the sender by the address that it comes from, and no other.
+    #[inline(always)]
+    pub(crate) fn hide_addresses(&self, context: &TcContext) -> Option<()> {
+        const CHECK: u32 = 8;
+        const PARAMETERS: u32 = 32;
+        const PADDING: u16 = 0x8005_u16.to_be();
+        /// More than the addresses of a usual node. They come first.
+        const MOST: usize = 16;
+        let start = self.place.transport;
+        if context.load::<u32>((start + CHECK) as usize).ok()? != 0 {
+            return Some(());
+        }
+        let mut at = start + PARAMETERS;
+        for _ in 0..MOST {
+            let Ok(kind) = context.load::<u16>(at as usize) else {
+                break;
+            };
+            let length = length_of_address(u16::from_be(kind));
+            if length == 0 {
+                break;
+            }
+            store(context.skb.skb, at, &PADDING)?;
+            at += length;
+        }
+        Some(())
+    }
+}
+
+/// Bytes of a parameter of SCTP that is an address; zero for others. Looked up, as the kernel's verifier would follow each
+/// kind on its own.
+#[inline(always)]
+fn length_of_address(kind: u16) -> u32 {
+    static LENGTHS: [u8; 8] = [0, 0, 0, 0, 0, 8, 20, 0];
+    LENGTHS.get(usize::from(kind)).copied().map_or(0, u32::from)
 }
 
 /// A function that is seen from outside of the object, so that the verifier goes through it once and not with every call.

@@ -32,19 +32,22 @@ macro_rules! bench {
 pub(crate) mod frame;
 mod inside;
 mod maglev;
+mod own;
 mod upstream;
 
 use frame::Frame;
 
 /// Where each program stands.
-const PROGRAMS: [(Link, Way); 4] = [
+const PROGRAMS: [(Link, Way); 5] = [
     (Link::Uplink, Way::Arriving),
     (Link::Uplink, Way::Leaving),
     (Link::Pod, Way::Arriving),
     (Link::Pod, Way::Leaving),
+    (Link::Loopback, Way::Arriving),
 ];
 const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
+const REDIRECT: u32 = 7;
 
 struct Bench {
     scratch: Scratch,

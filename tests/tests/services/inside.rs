@@ -28,33 +28,33 @@ use super::outside::{ip, web};
 use super::remove_all;
 use super::server::sctp_witness;
 
-const NODE: [&str; 2] = ["203.0.113.1", "2001:db8:71::1"];
-const CLUSTER: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
-const NODE_PORT: [&str; 2] = ["203.0.113.1:30080", "[2001:db8:71::1]:30080"];
+pub(super) const NODE: [&str; 2] = ["203.0.113.1", "2001:db8:71::1"];
+pub(super) const CLUSTER: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
+pub(super) const NODE_PORT: [&str; 2] = ["203.0.113.1:30080", "[2001:db8:71::1]:30080"];
 /// Of the backends.
-const PORT: u16 = 8080;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
+pub(super) const PORT: u16 = 8080;
+pub(super) const INIT: u8 = 1;
+pub(super) const INIT_ACK: u8 = 2;
 /// How long a packet may take, and how long none may come.
-const SOON: Duration = Duration::from_secs(5);
-const SILENCE: Duration = Duration::from_millis(300);
+pub(super) const SOON: Duration = Duration::from_secs(5);
+pub(super) const SILENCE: Duration = Duration::from_millis(300);
 /// The agent looks for links that nobody told it of every ten seconds.
 const NEXT_LOOK: Duration = Duration::from_secs(20);
 
-struct World {
+pub(super) struct World {
     scratch: Scratch,
-    node: NetworkNamespace,
+    pub(super) node: NetworkNamespace,
     network: NodeNetwork,
     _inspector: Inspector,
 }
 
-struct Pod {
-    namespace: NetworkNamespace,
-    attachment: Attachment,
+pub(super) struct Pod {
+    pub(super) namespace: NetworkNamespace,
+    pub(super) attachment: Attachment,
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let (scratch, node) = (Scratch::new(name), NetworkNamespace::new());
         let inspector = Inspector::load().unwrap();
         let cidrs = ["10.244.0.0/24", "fd00:244::/64"].map(|cidr| cidr.parse().unwrap());
@@ -74,11 +74,11 @@ impl World {
         }
     }
 
-    fn node(&self) -> Node<'_> {
+    pub(super) fn node(&self) -> Node<'_> {
         Node::with_uplinks(&self.scratch, &self.node, &[], &NODE)
     }
 
-    fn pod(&self, id: &str, bandwidth: Bandwidth) -> Pod {
+    pub(super) fn pod(&self, id: &str, bandwidth: Bandwidth) -> Pod {
         let namespace = NetworkNamespace::new();
         let netns = namespace.path();
         let request = AttachRequest {
@@ -109,7 +109,7 @@ impl World {
 }
 
 impl Pod {
-    fn at(&self, family: usize, port: u16) -> SocketAddr {
+    pub(super) fn at(&self, family: usize, port: u16) -> SocketAddr {
         SocketAddr::new(self.attachment.addresses[family], port)
     }
 
@@ -124,19 +124,19 @@ impl Pod {
         self.namespace.run(|| Raw::open(address)).unwrap()
     }
 
-    fn own(&self, family: usize) -> Raw {
+    pub(super) fn own(&self, family: usize) -> Raw {
         self.raw(self.attachment.addresses[family])
     }
 }
 
 /// What SCTP sends, without its rules.
-struct Raw {
+pub(super) struct Raw {
     socket: UdpSocket,
     address: IpAddr,
 }
 
 impl Raw {
-    fn open(address: IpAddr) -> io::Result<Self> {
+    pub(super) fn open(address: IpAddr) -> io::Result<Self> {
         let family = if address.is_ipv4() {
             AddressFamily::Inet
         } else {
@@ -151,14 +151,14 @@ impl Raw {
         })
     }
 
-    fn send(&self, port: u16, to: SocketAddr, kind: u8) {
+    pub(super) fn send(&self, port: u16, to: SocketAddr, kind: u8) {
         let frame = Frame::sctp(SocketAddr::new(self.address, port), to, kind).with_payload(&[7; 16]);
         let to = SocketAddr::new(to.ip(), 0);
         self.socket.send_to(&frame.segment(), to).unwrap();
     }
 
     /// The next chunk of this kind: from whom and for which port. A kernel that has the protocol answers by itself, too.
-    fn receive(&self, kind: u8, wait: Duration) -> Option<(SocketAddr, u16)> {
+    pub(super) fn receive(&self, kind: u8, wait: Duration) -> Option<(SocketAddr, u16)> {
         let start = Instant::now();
         let mut bytes = [0; 256];
         while let Some(left) = wait.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
@@ -179,7 +179,7 @@ impl Raw {
 
 /// One of them asks a Service, the other one is its backend: whom the backend sees.
 #[track_caller]
-fn exchange(client: &Raw, port: u16, service: &str, backend: &Raw) -> SocketAddr {
+pub(super) fn exchange(client: &Raw, port: u16, service: &str, backend: &Raw) -> SocketAddr {
     let service: SocketAddr = service.parse().unwrap();
     client.send(port, service, INIT);
     let (seen, at) = backend.receive(INIT, SOON).expect("the request comes");
@@ -192,7 +192,7 @@ fn exchange(client: &Raw, port: u16, service: &str, backend: &Raw) -> SocketAddr
 
 /// A Service `web` with this pod as its backend.
 #[track_caller]
-fn serve(node: &mut Node<'_>, protocol: &str, backend: &Pod, pods: &[&Pod]) {
+pub(super) fn serve(node: &mut Node<'_>, protocol: &str, backend: &Pod, pods: &[&Pod]) {
     let slices = backend.attachment.addresses.iter().map(|address| {
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         let object = serde_json::json!({
@@ -211,7 +211,7 @@ fn serve(node: &mut Node<'_>, protocol: &str, backend: &Pod, pods: &[&Pod]) {
     });
 }
 
-fn slowly() -> Bandwidth {
+pub(super) fn slowly() -> Bandwidth {
     Bandwidth {
         ingress: Some(Rate {
             bits_per_second: 80_000_000,

@@ -36,6 +36,7 @@ mod hostile;
 mod inside;
 mod node;
 mod outside;
+mod own;
 mod server;
 mod streams;
 mod stress;

@@ -81,6 +81,12 @@ impl<'a> Node<'a> {
         node
     }
 
+    /// Has node ports answer on these addresses, too.
+    pub(crate) fn answer_node_ports_on(&mut self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|text| text.parse::<IpAddr>().unwrap());
+        self.facts.node.node_port_addresses.extend(addresses);
+    }
+
     /// Where it is.
     pub(crate) fn namespace(&self) -> &'a NetworkNamespace {
         self.namespace

@@ -1,4 +1,4 @@
-//! Which flows from outside are over.
+//! Which flows at links are over.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,9 @@ pub fn over(entries: &[(Tuple, Entry)], now: u32) -> Vec<(Tuple, Entry)> {
 
 /// A flow by what its backend sees: each has another mask or client there.
 fn name(flow: &Flow) -> Tuple {
-    let role = if flow.is_masked() {
+    let role = if flow.is_of_node {
+        Role::ReplyToNode
+    } else if flow.is_masked() {
         Role::ReplyToMask
     } else {
         Role::Reply
@@ -52,10 +54,10 @@ impl Default for State {
 impl State {
     fn add(&mut self, entry: &Entry, now: u32) {
         match entry.role() {
-            Role::Request | Role::MaskedRequest | Role::CarryingRequest | Role::CarriedRequest => {
+            Role::Request | Role::MaskedRequest | Role::CarryingRequest | Role::CarriedRequest | Role::NodeRequest => {
                 self.requests = self.requests.and(entry.seen())
             }
-            Role::ReplyToMask | Role::Reply => self.replies = self.replies.and(entry.seen()),
+            Role::ReplyToMask | Role::Reply | Role::ReplyToNode => self.replies = self.replies.and(entry.seen()),
         }
         // A packet may have come after `now` was read.
         self.silent = self.silent.min(now.saturating_sub(entry.last));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::table::{Entry, Frontend, Kind, NodeFacts, Rules, SCTP_INSIDE, Scope};
+use super::table::{Entry, Frontend, Kind, NodeFacts, Rules, SCTP_AT_NODE, Scope};
 use super::{Protocol, ServiceName, ServicePort};
 
 /// A port of the node, for a port of a pod.
@@ -80,7 +80,7 @@ impl HostPorts {
         in_order.sort_by_key(|pod| &pod.owner);
         let mut all = Self::default();
         for pod in in_order {
-            let mut problems: Vec<String> = unserved(&pod.ports).collect();
+            let mut problems: Vec<String> = limited(&pod.ports).collect();
             // Of two ports that are one for an address, the pod gets the one that names it.
             let mut ports: Vec<&HostPort> = pod.ports.iter().collect();
             ports.sort_by_key(|port| port.single().is_none());
@@ -213,9 +213,9 @@ impl HostPort {
     }
 }
 
-fn unserved(ports: &[HostPort]) -> impl Iterator<Item = String> {
-    let unserved = ports.iter().filter(|port| port.protocol == Protocol::Sctp);
-    unserved.map(|port| format!("port {}/SCTP: {SCTP_INSIDE}", port.port))
+fn limited(ports: &[HostPort]) -> impl Iterator<Item = String> {
+    let associations = ports.iter().filter(|port| port.protocol == Protocol::Sctp);
+    associations.map(|port| format!("port {}/SCTP: {SCTP_AT_NODE}", port.port))
 }
 
 fn is_for_node_only(address: &IpAddr) -> bool {

@@ -19,6 +19,7 @@ use walk::Walk;
 pub mod address;
 mod bulk;
 pub mod catalog;
+pub mod detours;
 pub mod diff;
 pub mod endpoint;
 pub mod flows;

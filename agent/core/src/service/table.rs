@@ -17,7 +17,7 @@ mod frontend;
 mod reader;
 
 pub use frontend::{Entry, Frontend, Kind, Rules, Scope};
-pub(super) use reader::SCTP_INSIDE;
+pub(super) use reader::SCTP_AT_NODE;
 pub use reader::may_be_taken;
 
 /// What a node is for its Services.
@@ -120,6 +120,11 @@ impl ServiceTable {
     /// Whether there is a frontend of SCTP.
     pub fn has_associations(&self) -> bool {
         !self.associations.is_empty()
+    }
+
+    /// The frontends of the Services that have one of SCTP.
+    pub fn associations(&self) -> BTreeMap<Frontend, &Entry> {
+        self.frontends_of(&self.associations)
     }
 
     /// Takes out Services and, as far as that goes, their rivals.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use agent_core::service::Counters;
@@ -166,7 +166,8 @@ impl Content {
     /// How many flows there are of each Service port.
     pub(super) fn flow_counts(&self) -> Result<BTreeMap<u32, usize>, MapsError> {
         let mut counts = BTreeMap::new();
-        for (_, entry) in self.flows()?.iter().filter(|(_, entry)| entry.role() == Role::Request) {
+        let begins = |entry: &Entry| matches!(entry.role(), Role::Request | Role::NodeRequest);
+        for (_, entry) in self.flows()?.iter().filter(|(_, entry)| begins(entry)) {
             *counts.entry(entry.id).or_default() += 1;
         }
         Ok(counts)
@@ -202,9 +203,11 @@ impl Content {
         Ok((over.len(), all.len() - over.len()))
     }
 
-    /// Whether there is a flow of SCTP.
-    pub(super) fn has_associations(&self) -> Result<bool, MapsError> {
-        Ok(self.flows()?.iter().any(|(key, _)| key.protocol() == SCTP))
+    /// The addresses of Services that flows of SCTP have asked.
+    pub(super) fn associations(&self) -> Result<BTreeSet<IpAddr>, MapsError> {
+        let flows = self.flows()?;
+        let associations = flows.iter().filter(|(key, _)| key.protocol() == SCTP);
+        Ok(associations.map(|(key, entry)| entry.flow(key).service.ip()).collect())
     }
 
     fn clear_counters(&self, run: &[MapStep]) -> Result<(), MapsError> {

@@ -10,7 +10,7 @@
 //! What is written is decided in `agent_core::service`; here it is only done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use agent_core::service::diff::MapStep;
@@ -23,6 +23,7 @@ use ebpf_common::flow::Way;
 use ebpf_common::maps::{Affinity, AffinityKey};
 
 mod content;
+mod detours;
 mod links;
 pub mod look;
 mod pins;
@@ -33,6 +34,7 @@ pub use content::CounterView;
 pub use pins::remove_all;
 
 use content::Content;
+use detours::Detoured;
 use pins::{MapSet, Pins};
 use pod_links::Served;
 
@@ -48,6 +50,7 @@ pub struct KernelMaps {
     cgroup: PathBuf,
     uplinks: Vec<String>,
     pods: Served,
+    detours: Detoured,
 }
 
 /// A kind of link whose packets are served.
@@ -57,6 +60,8 @@ pub enum Link {
     Uplink,
     /// It leads to a pod; for SCTP alone.
     Pod,
+    /// `lo`, where packets only arrive; for SCTP alone.
+    Loopback,
 }
 
 /// What could not be done to the kernel's Service maps or programs.
@@ -111,9 +116,12 @@ pub enum MapsError {
         /// Why not.
         source: std::io::Error,
     },
-    /// Links of pods.
-    #[error("serve SCTP of clients in pods")]
+    /// Links of pods, or `lo`.
+    #[error("serve SCTP of clients on this node")]
     PodLinks(#[from] NetworkError),
+    /// Routes of the node's own packets.
+    #[error("have SCTP of the node's own processes go by lo")]
+    Detours(#[source] NetworkError),
     /// No descriptor can be had.
     #[error("keep a program of pods' links")]
     Descriptor(#[source] std::io::Error),
@@ -141,6 +149,7 @@ impl KernelMaps {
             cgroup: cgroup.into(),
             uplinks: uplinks.into(),
             pods: Served::default(),
+            detours: Detoured::default(),
         })
     }
 
@@ -157,15 +166,27 @@ impl KernelMaps {
         Ok(())
     }
 
-    /// Whether pods' links are to be looked at now although there is no other pod.
-    pub fn is_news_to_pods(&self, are_associations: bool) -> bool {
-        self.pods.is_news(are_associations)
+    /// Whether links and detours are to be looked at now although there is no other pod: the addresses that the node reaches
+    /// by a detour, and its sources.
+    pub fn is_news_to_associations(&self, detours: &BTreeMap<IpAddr, IpAddr>, are_associations: bool) -> bool {
+        self.pods.is_news(are_associations) || self.detours.is_news(detours, are_associations)
     }
 
-    /// Serves SCTP of all pods that there are now; or of none, as soon as no association is left that was served.
-    pub fn serve_pods(&mut self, are_associations: bool) -> Result<(), MapsError> {
-        let is_needed = are_associations || self.pods.are_served() && self.content.has_associations()?;
-        self.pods.look(is_needed, || open(&self.set, self.content.cpus()))
+    /// Serves SCTP of the node and of all pods that there are now; or of none, as soon as no association is left that was
+    /// served.
+    pub fn serve_associations(
+        &mut self,
+        detours: &BTreeMap<IpAddr, IpAddr>,
+        are_associations: bool,
+    ) -> Result<(), MapsError> {
+        let asked = if are_associations || self.pods.are_served() {
+            self.content.associations()?
+        } else {
+            BTreeSet::new()
+        };
+        let is_needed = are_associations || !asked.is_empty();
+        let links = self.pods.look(is_needed, || open(&self.set, self.content.cpus()));
+        self.detours.look(detours, &asked, is_needed).and(links)
     }
 
     /// What the maps hold now.

@@ -14,7 +14,7 @@ use ebpf_common::stream::{MAX_STREAMS, MAX_TAKEN};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{MapsError, links, pod_links, uplinks};
+use super::{MapsError, detours, links, pod_links, uplinks};
 
 /// Where Linux has its bpf file system.
 const USUAL: &str = "/sys/fs/bpf";
@@ -190,6 +190,7 @@ impl MapShape {
 /// were made through a Service go on; new ones meet no Service any more.
 pub fn remove_all(bpf_dir: &Path) -> Result<(), MapsError> {
     // Filters need no pins.
+    detours::remove()?;
     pod_links::remove()?;
     uplinks::remove_filters(|_| false);
     if !is_bpffs(bpf_dir)? {

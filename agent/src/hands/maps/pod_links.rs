@@ -1,5 +1,5 @@
-//! The programs that serve SCTP at the host's ends of pods' links: filters behind those of the pod network, so that they see
-//! nothing that a pod may not send. They stay when the agent ends, and go with the link.
+//! The programs that serve SCTP at the host's ends of pods' links, and for processes of the node at `lo`: filters behind those
+//! of the pod network, so that they see nothing that a pod may not send. They stay when the agent ends, and go with the link.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -12,7 +12,10 @@ use super::{MapsError, uplinks};
 
 const ARRIVING: &str = "inside_arriving";
 const LEAVING: &str = "inside_leaving";
-pub(super) const PROGRAMS: [&str; 2] = [LEAVING, ARRIVING];
+const AT_NODE: &str = "node_arriving";
+pub(super) const PROGRAMS: [&str; 3] = [LEAVING, ARRIVING, AT_NODE];
+/// Index of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// Which links have the programs, which are loaded when the first one needs them.
 #[derive(Default)]
@@ -24,6 +27,7 @@ pub(super) struct Served {
 struct Loaded {
     arriving: OwnedFd,
     leaving: OwnedFd,
+    at_node: OwnedFd,
 }
 
 impl Served {
@@ -36,7 +40,7 @@ impl Served {
         matches!(self.links, PodLinks::Served(_))
     }
 
-    /// Has all links of pods served that are there now, or none; `open` gives the programs. What one link refuses is no
+    /// Has `lo` and all links of pods served that are there now, or none; `open` gives the programs. What one link refuses is no
     /// reason to leave others out: it is tried again when there is another look.
     pub(super) fn look(
         &mut self,
@@ -44,11 +48,11 @@ impl Served {
         mut open: impl FnMut() -> Result<Ebpf, MapsError>,
     ) -> Result<(), MapsError> {
         let links = Links::open()?;
-        let present = links.list()?;
+        let present = links_of(&links)?;
         let (mut refused, mut last) = (BTreeSet::new(), Ok(()));
         for step in self.links.plan(&present, is_needed) {
             let (index, result) = match step {
-                PodLinkStep::Serve(index) => (index, links.serve(index, &self.programs(&mut open)?)),
+                PodLinkStep::Serve(index) => (index, links.serve(index, &self.programs(index, &mut open)?)),
                 PodLinkStep::Release(index) => (index, links.release(index)),
             };
             if result.is_err() {
@@ -61,12 +65,16 @@ impl Served {
         Ok(last?)
     }
 
-    fn programs(&mut self, open: impl FnOnce() -> Result<Ebpf, MapsError>) -> Result<Programs<'_>, MapsError> {
+    fn programs(
+        &mut self,
+        index: u32,
+        open: impl FnOnce() -> Result<Ebpf, MapsError>,
+    ) -> Result<Programs<'_>, MapsError> {
         let loaded = match self.programs.take() {
             Some(loaded) => loaded,
             None => Loaded::of(&mut open()?)?,
         };
-        Ok(self.programs.insert(loaded).borrow())
+        Ok(self.programs.insert(loaded).of_link(index))
     }
 }
 
@@ -75,13 +83,20 @@ impl Loaded {
         Ok(Self {
             arriving: load(programs, ARRIVING)?,
             leaving: load(programs, LEAVING)?,
+            at_node: load(programs, AT_NODE)?,
         })
     }
 
-    fn borrow(&self) -> Programs<'_> {
+    fn of_link(&self, index: u32) -> Programs<'_> {
+        if index == LOOPBACK {
+            return Programs {
+                incoming: self.at_node.as_fd(),
+                outgoing: None,
+            };
+        }
         Programs {
             incoming: self.arriving.as_fd(),
-            outgoing: self.leaving.as_fd(),
+            outgoing: Some(self.leaving.as_fd()),
         }
     }
 }
@@ -89,10 +104,16 @@ impl Loaded {
 /// Takes the programs away from all links.
 pub(super) fn remove() -> Result<(), MapsError> {
     let links = Links::open()?;
-    for index in links.list()? {
+    for index in links_of(&links)? {
         links.release(index)?;
     }
     Ok(())
+}
+
+fn links_of(links: &Links) -> Result<BTreeSet<u32>, MapsError> {
+    let mut present = links.list()?;
+    present.insert(LOOPBACK);
+    Ok(present)
 }
 
 fn load(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, MapsError> {

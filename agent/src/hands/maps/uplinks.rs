@@ -114,6 +114,7 @@ pub(super) fn trial(programs: &mut Ebpf, link: Link, way: Way, frame: &[u8]) -> 
         (Link::Uplink, Way::Leaving) => "outside_leaving",
         (Link::Pod, Way::Arriving) => "inside_arriving",
         (Link::Pod, Way::Leaving) => "inside_leaving",
+        (Link::Loopback, _) => "node_arriving",
     };
     let mut out = vec![0; frame.len() + 64];
     let options = TestRunOptions {

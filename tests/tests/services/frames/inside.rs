@@ -9,15 +9,15 @@ use ebpf_common::flow::Way;
 use super::frame::Frame;
 use super::{Bench, DROP, PAIRS, PASS, at, client_pod, ip, web};
 
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
+pub(super) const INIT: u8 = 1;
+pub(super) const INIT_ACK: u8 = 2;
 const DATA: u8 = 0;
-const ABORT: u8 = 6;
+pub(super) const ABORT: u8 = 6;
 
 const POD: [&str; 2] = ["10.244.0.9:4000", "[fd00:244::9]:4000"];
-const CLUSTER: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
-const BACKEND: [&str; 2] = ["10.244.0.2:8080", "[fd00:244::2]:8080"];
-const NODE: [&str; 2] = ["203.0.113.1:30080", "[2001:db8:71::1]:30080"];
+pub(super) const CLUSTER: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
+pub(super) const BACKEND: [&str; 2] = ["10.244.0.2:8080", "[fd00:244::2]:8080"];
+pub(super) const NODE: [&str; 2] = ["203.0.113.1:30080", "[2001:db8:71::1]:30080"];
 
 impl Bench {
     /// A frame that a pod sends, as it goes on.
@@ -43,7 +43,7 @@ impl Bench {
 }
 
 /// The Service with cluster addresses and more of its spec.
-fn clustered(protocol: &str, node: &str, more: &str) -> String {
+pub(super) fn clustered(protocol: &str, node: &str, more: &str) -> String {
     let addresses = "clusterIP: 10.96.0.1\n  clusterIPs: [10.96.0.1, \"fd00:96::1\"]";
     web(protocol, node).replacen("spec:\n", &format!("spec:\n  {addresses}\n{more}"), 1)
 }

@@ -19,9 +19,9 @@ use super::found::Found;
 use super::frontend::{Entry, Frontend, Kind, Rules, Scope};
 
 const DEFAULT_AFFINITY: u32 = 10_800;
-/// The kernel calls no hook for sockets of SCTP, and packets are served at links.
-pub(in crate::service) const SCTP_INSIDE: &str =
-    "clients in pods and on other machines are served; processes of the node itself are not";
+/// The node's own packets to itself are as large as `lo` takes, which no link to a backend does.
+pub(in crate::service) const SCTP_AT_NODE: &str =
+    "processes of the node itself are served at its own addresses as long as each message fits into one packet";
 /// A Service with this label is served by somebody else.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Endpoints of a Service with this label are nobody's to balance.
@@ -199,8 +199,8 @@ impl<'a> Reader<'a> {
         };
         if self.is_ours {
             self.add(&found, node_port, frontends);
-            if protocol == Protocol::Sctp {
-                self.problems.push(format!("port {port}/SCTP: {SCTP_INSIDE}"));
+            if protocol == Protocol::Sctp && node_port.is_some() {
+                self.problems.push(format!("port {port}/SCTP: {SCTP_AT_NODE}"));
             }
         }
         Ok(PortStatus {
