@@ -190,7 +190,7 @@ impl Steps {
         }
     }
 
-    /// What is pushed from here on happens in mounts that the host's have no part in.
+    /// What is pushed from here on comes after what is taken from the host.
     fn leave_host(&mut self) {
         self.root_at = self.list.len();
     }
@@ -336,11 +336,7 @@ pub(crate) fn exec(
     }
     terminal(process, facts.terminal, &mut steps)?;
     let [initial, last] = scheduling::affinity(process.exec_cpu_affinity().as_ref())?;
-    let affinity = match (&initial, last) {
-        (_, Some(last)) => Affinity::Last(last),
-        (Some(_), None) => Affinity::Kept,
-        (None, None) => Affinity::Reset,
-    };
+    let affinity = last.map_or(Affinity::Reset, Affinity::Last);
     let mut plan = finish(with_arguments(process)?, facts, linux, affinity, steps)?;
     plan.affinity = initial;
     if Guard::FilteredExec.is_out() {
@@ -358,13 +354,16 @@ pub(crate) fn hook(
     hook: &Hook,
     environment: &[String],
     container: Option<(&Spec, BorrowedFd<'_>)>,
-    directory: Option<&Path>,
+    directory: Option<OwnedFd>,
 ) -> Result<InitPlan, FieldError> {
     let mut steps = Steps::default();
     let mut door = Vec::new();
     steps.push("hooks", InitStep::ResetSignals);
     steps.push("hooks", InitStep::NewSession);
     if let Some((spec, init)) = container {
+        if !Guard::UndumpableJoin.is_out() {
+            steps.push("hooks", InitStep::BecomeUndumpable);
+        }
         let linux = required(spec.linux().as_ref(), "linux")?;
         let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
         let process = init.try_clone_to_owned();
@@ -374,8 +373,7 @@ pub(crate) fn hook(
         enter_user_namespace(&namespaces, Groups::Kept, &mut steps);
     }
     if let Some(directory) = directory {
-        let path = c_string("hooks", directory.as_os_str())?;
-        steps.push("hooks", InitStep::StartIn(path));
+        steps.push("hooks", InitStep::StartIn(directory));
     }
     steps.push("hooks", InitStep::CloseDescriptors { preserved: 0 });
     steps.push("hooks", InitStep::WaitForStart { gate: None });

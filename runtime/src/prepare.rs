@@ -1,7 +1,7 @@
 //! The parent's part of the steps: opens what they name, just before the clone.
 //!
-//! Detached mounts are made here, from the host's paths and in the host's mount namespace, but they are attached
-//! nowhere until the child puts them into its own.
+//! Detached mounts of what the child can't take itself (see [`Taker`](crate::tree::Taker)) are made here, from the host's
+//! paths and in the host's mount namespace, but they are attached nowhere until the child puts them into its own.
 
 use std::ffi::CString;
 use std::io;

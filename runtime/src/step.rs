@@ -174,8 +174,8 @@ pub(crate) enum InitStep {
     SetUmask(u32),
     /// Inside the root, whatever links lead to; magic links of /proc lead nowhere (CVE-2024-21626).
     ChangeDirectory(ContainerPath),
-    /// Have a directory of the host, before the root is changed, for the working directory.
-    StartIn(CString),
+    /// Have a directory that its maker chose for the working directory.
+    StartIn(OwnedFd),
     /// Get SIGKILL when the parent ends.
     DieWithParent,
     /// Look for the program now, while whoever creates the container listens.
@@ -447,7 +447,7 @@ impl InitStep {
             Self::SetCapabilities(_) => "set capabilities".into(),
             Self::SetUmask(mask) => format!("set the umask {mask:04o}"),
             Self::ChangeDirectory(path) => format!("change to the directory {path}"),
-            Self::StartIn(path) => format!("change to the host's directory {}", path.to_string_lossy()),
+            Self::StartIn(_) => "change to its directory".into(),
             Self::DieWithParent => "tie the process to its parent".into(),
             Self::FindProgram { name, .. } => format!("find the program {name:?}"),
             Self::CloseDescriptors { preserved: 0 } => "close inherited descriptors".into(),

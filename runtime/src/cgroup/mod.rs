@@ -13,7 +13,7 @@ pub mod systemd;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -176,8 +176,17 @@ impl Cgroup {
 
     /// Whether a process is in it or below it. False when it does not exist.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
-        match fs::read_to_string(self.path.join("cgroup.events")) {
-            Ok(events) => Ok(count(&events, "populated") != Some(0)),
+        match File::open(self.path.join("cgroup.events")) {
+            Ok(mut events) => self.says_populated(&mut events),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(self.error("read cgroup.events of", error)),
+        }
+    }
+
+    fn says_populated(&self, events: &mut File) -> Result<bool, CgroupError> {
+        let mut text = String::new();
+        match events.rewind().and_then(|()| events.read_to_string(&mut text)) {
+            Ok(_) => Ok(count(&text, "populated") != Some(0)),
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(self.error("read cgroup.events of", error)),
         }
@@ -186,10 +195,11 @@ impl Cgroup {
     /// Waits until no process is in it or below it; false when `limit` is over first.
     pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, CgroupError> {
         let deadline = Instant::now() + limit;
-        let Ok(events) = File::open(self.path.join("cgroup.events")) else {
+        let Ok(mut events) = File::open(self.path.join("cgroup.events")) else {
             return Ok(true);
         };
-        while self.is_populated()? {
+        // The kernel tells of changes since the last reading of this very file.
+        while self.says_populated(&mut events)? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);

@@ -81,6 +81,7 @@ fn takes_none(error: &CreateError) -> bool {
     match error {
         CreateError::Cgroup(_) | CreateError::Systemd(_) => true,
         CreateError::Host { source, .. } => matches!(source.raw_os_error(), Some(libc::EBUSY | libc::ENODEV)),
+        CreateError::CgroupFrozen { .. } => false,
         CreateError::Field(_) | CreateError::Step(_) | CreateError::Hook(_) | CreateError::Died => false,
     }
 }

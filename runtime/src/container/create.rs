@@ -182,11 +182,22 @@ impl Confinement {
         })
     }
 
-    /// Makes the cgroup, and says whether it was not there before.
+    /// Makes the cgroup, and says whether it was not there before. One that stands still is refused: whoever waited for a
+    /// process in it would wait for ever.
     fn make(&self, cgroup: Option<&Cgroup>) -> Result<bool, CreateError> {
         let Some(cgroup) = cgroup else { return Ok(false) };
         let controllers = self.limits.controllers().into_iter().chain(COUNTED);
-        Ok(cgroup.create(&controllers.collect::<Vec<_>>())?)
+        let is_new = cgroup.create(&controllers.collect::<Vec<_>>())?;
+        if !cgroup.stands_still()? {
+            return Ok(is_new);
+        }
+        if is_new {
+            // The error says more than that it could not be removed either.
+            let _ = cgroup.remove();
+        }
+        Err(CreateError::CgroupFrozen {
+            cgroup: cgroup.path().to_owned(),
+        })
     }
 
     /// Sets its limits and returns a sentence for each thing that it can't enforce.

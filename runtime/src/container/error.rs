@@ -1,6 +1,7 @@
 //! What can go wrong with each verb.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::hook::HookError;
 use crate::cgroup::CgroupError;
@@ -29,6 +30,12 @@ pub enum CreateError {
     /// The cgroup could not be made or limited.
     #[error("prepare the container's cgroup")]
     Cgroup(#[from] CgroupError),
+    /// The cgroup that it is to have stands still, perhaps with one above it, and so would it. In runc's words.
+    #[error("container's cgroup unexpectedly frozen: {}", cgroup.display())]
+    CgroupFrozen {
+        /// Its directory.
+        cgroup: PathBuf,
+    },
     /// systemd did not bring it to its cgroup.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
@@ -73,6 +80,7 @@ impl CreateError {
             Self::Step(_)
             | Self::Field(_)
             | Self::Cgroup(_)
+            | Self::CgroupFrozen { .. }
             | Self::Systemd(_)
             | Self::Host { .. }
             | Self::Hook(_)

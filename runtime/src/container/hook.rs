@@ -10,12 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
 use oci_spec::runtime::Hook;
 use serde_json::json;
 
-use super::error::{CreateError, ExecError, StartError};
+use super::error::{CreateError, ExecError, StartError, host};
 use super::exec::{Target, create_exec};
 use super::launch::{Launch, end, launch, streams};
 use super::{Exit, Manner, Running, SingleThreaded, Stdio};
@@ -61,7 +63,7 @@ impl Moment {
 
     /// What the container is at that moment, in the words of the specification. Of the hooks between its steps 2 and 6 it
     /// says both: "after step 2" is created, and so OCI's own suite has it for `prestart`; "during the create operation"
-    /// is creating, and so runc has it.
+    /// is creating, and so runc has it, and we to whoever asks meanwhile.
     fn status(self) -> &'static str {
         match self {
             Self::CreateRuntime | Self::CreateContainer => "creating",
@@ -167,7 +169,6 @@ pub(crate) struct Hooks<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) id: &'a str,
     pub(crate) bundle: &'a Path,
-    pub(crate) rootfs: &'a Path,
 }
 
 impl Hooks<'_> {
@@ -244,16 +245,10 @@ impl Hooks<'_> {
         pid: Option<u32>,
     ) -> Result<(Running, File), HookEnd> {
         let (stdio, said) = self.stdio(moment, pid).map_err(HookEnd::Talk)?;
-        Ok((spawn(token, hook, stdio, (None, self.directory(moment)))?, said))
-    }
-
-    /// Where the hooks of a moment start, as with the peers; the others where this process is.
-    fn directory(&self, moment: Moment) -> Option<&Path> {
-        match moment {
-            Moment::Prestart | Moment::CreateRuntime => Some(self.bundle),
-            Moment::CreateContainer => Some(self.rootfs),
-            Moment::StartContainer | Moment::Poststart | Moment::Poststop => None,
-        }
+        // Where those begin with the peers; the others where this process is.
+        let is_before = matches!(moment, Moment::Prestart | Moment::CreateRuntime);
+        let place = (None, is_before.then(|| self.bundle.to_owned()));
+        Ok((spawn(token, hook, stdio, place)?, said))
     }
 
     fn start_in_namespaces(
@@ -264,9 +259,10 @@ impl Hooks<'_> {
     ) -> Result<(Running, File), HookEnd> {
         let has_pids = plan::has_pid_namespace(self.spec);
         let pid = if has_pids { 1 } else { child.pid };
-        let moment = Moment::CreateContainer;
-        let (stdio, said) = self.stdio(moment, Some(pid)).map_err(HookEnd::Talk)?;
-        let place = (Some((self.spec, child)), self.directory(moment));
+        let (stdio, said) = self.stdio(Moment::CreateContainer, Some(pid)).map_err(HookEnd::Talk)?;
+        // The container's process waits in its root; the way there may be closed to who is root in there only.
+        let root = PathBuf::from(format!("/proc/{}/cwd", child.pid));
+        let place = (Some((self.spec, child)), Some(root));
         Ok((spawn(token, hook, stdio, place)?, said))
     }
 
@@ -299,16 +295,23 @@ fn go(started: Result<Running, StartError>) -> Result<Running, HookEnd> {
     started.map_err(|error| HookEnd::Start(Box::new(error.into())))
 }
 
+fn open_directory(path: &Path) -> Result<OwnedFd, CreateError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = open(path, flags, Mode::empty());
+    opened.map_err(|errno| host(&format!("open {} for a hook", path.display()), errno))
+}
+
 /// Starts a hook, in the namespaces of a container's process and in a directory if they are given.
 fn spawn(
     token: &SingleThreaded,
     hook: &Hook,
     stdio: Stdio,
-    (container, directory): (Option<(&Spec, &Child)>, Option<&Path>),
+    (container, directory): (Option<(&Spec, &Child)>, Option<PathBuf>),
 ) -> Result<Running, HookEnd> {
     let start = || -> Result<Running, ExecError> {
         let environment = hook.env().clone().unwrap_or_else(own_environment);
         let (streams, _) = streams(stdio)?;
+        let directory = directory.as_deref().map(open_directory).transpose()?;
         let plan = plan::hook(
             hook,
             &environment,

@@ -20,8 +20,6 @@ use crate::sys::pty::WindowSize;
 pub(crate) enum Affinity {
     /// Every one that its cgroup has.
     Reset,
-    /// Those that it was born on.
-    Kept,
     /// These, from the last steps on.
     Last(Vec<u64>),
 }

@@ -28,7 +28,7 @@ use crate::sys::{schedule, signal};
 /// Number of the channel's descriptor once all others are closed, if the program inherits none but its streams.
 const CHANNEL: RawFd = 3;
 
-/// More than a kernel can be built for.
+/// As many as a kernel can be built for.
 const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
 
 /// Exit code of a child that has reported why it failed.
@@ -169,7 +169,7 @@ impl<'a> Init<'a> {
             InitStep::SetCapabilities(sets) => process::set_capabilities(*sets),
             InitStep::SetUmask(mask) => process::set_umask(*mask),
             InitStep::ChangeDirectory(path) => self.change_directory(path),
-            InitStep::StartIn(path) => process::start_in(path),
+            InitStep::StartIn(directory) => nix::unistd::fchdir(directory),
             InitStep::DieWithParent => nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL),
             InitStep::FindProgram { candidates, .. } => process::find_program(candidates),
             InitStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),

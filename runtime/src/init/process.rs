@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstat, stat, umask};
 use nix::unistd::{
-    AccessFlags, Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, faccessat, fchdir, fchown, read, setgroups,
-    setresgid, setresuid, write,
+    AccessFlags, Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, faccessat, fchdir, fchown, read, setgroups, setresgid,
+    setresuid, write,
 };
 
 use super::{Init, inside};
@@ -109,14 +109,6 @@ pub(super) fn use_streams([stdin, stdout, stderr]: &[OwnedFd; 3]) -> nix::Result
     dup2_stdin(stdin)?;
     dup2_stdout(stdout)?;
     dup2_stderr(stderr)
-}
-
-/// Who is root of a user namespace only may not be let through to it, and starts where it is.
-pub(super) fn start_in(directory: &CStr) -> nix::Result<()> {
-    match chdir(directory) {
-        Err(Errno::EACCES) => Ok(()),
-        result => result,
-    }
 }
 
 pub(super) fn join(namespace: &NamespaceFile) -> nix::Result<()> {

@@ -253,6 +253,7 @@ pub(super) fn create_failure(error: &CreateError) -> Failure {
     let kind = match error {
         CreateError::Field(_) => FailureKind::Malformed,
         CreateError::Cgroup(_)
+        | CreateError::CgroupFrozen { .. }
         | CreateError::Systemd(_)
         | CreateError::Host { .. }
         | CreateError::Step(_)

@@ -1,7 +1,7 @@
 //! The container's cgroup: where it is, what it limits, what is left of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -181,13 +181,22 @@ fn a_cgroup_that_stands_still_is_refused() {
             return;
         }
         let own = made_before(bundle);
-        fs::write(own.join("cgroup.freeze"), "1").unwrap();
-        let finished = bundle.create_as_it_is();
-        assert!(
-            finished.err.contains("container's cgroup unexpectedly frozen") && finished.code == Some(1),
-            "{finished:?}"
-        );
-        assert_eq!(fs::read_to_string(own.join("cgroup.freeze")).unwrap(), "1\n");
-        fs::remove_dir(own).unwrap();
+        let refused = |bundle: &mut Bundle<'_>, frozen: &Path| {
+            fs::write(frozen.join("cgroup.freeze"), "1").unwrap();
+            let finished = bundle.create_as_it_is();
+            assert!(
+                finished.err.contains("container's cgroup unexpectedly frozen") && finished.code == Some(1),
+                "{finished:?}"
+            );
+            assert_eq!(fs::read_to_string(frozen.join("cgroup.freeze")).unwrap(), "1\n");
+        };
+        refused(bundle, &own);
+        fs::remove_dir(&own).unwrap();
+        if runtime == Runtime::Ours {
+            let above = bundle.scratch.cgroup();
+            refused(bundle, &above);
+            assert!(!own.exists());
+            fs::write(above.join("cgroup.freeze"), "0").unwrap();
+        }
     });
 }

@@ -104,21 +104,21 @@ impl Store {
             to_start(&bundle.spec)?;
         }
         let rootfs = bundle.rootfs()?;
-        let named = Named {
+        let mut named = Named {
             directory: self.take(order.id)?,
             record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()),
         };
         let had_cgroup = named.has_cgroup();
+        if order.is_rootless {
+            named.do_without_cgroup();
+        }
+        named.take_free_cgroup()?;
         let mut fresh = Fresh {
             named,
             spec: bundle.spec,
             created: None,
         };
-        if order.is_rootless {
-            fresh.named.do_without_cgroup();
-        }
-        let is_free = if had_cgroup { fresh.named.find_free() } else { Ok(()) };
-        let made = is_free.and_then(|()| fresh.make(&token, &bundle.text, rootfs, order));
+        let made = fresh.make(&token, &bundle.text, rootfs, order);
         if made.is_err() && had_cgroup {
             // It is somebody else's, with what is in it.
             fresh.named.record.cgroup = None;
@@ -287,20 +287,23 @@ impl Named {
         self.cgroup().is_some_and(|cgroup| cgroup.exists())
     }
 
-    /// Refuses a cgroup that was there before and is somebody else's to use.
-    pub(super) fn find_free(&self) -> Result<(), VerbError> {
+    /// Refuses a cgroup that others are in, and gives the name back: nothing was there yet that hooks could be told of.
+    pub(super) fn take_free_cgroup(&self) -> Result<(), VerbError> {
+        self.find_free().inspect_err(|_| {
+            // The error says more than what could not be removed either.
+            let _ = self.remove();
+        })
+    }
+
+    fn find_free(&self) -> Result<(), VerbError> {
         let Some(cgroup) = self.cgroup() else { return Ok(()) };
-        let directory = cgroup.path().to_owned();
-        let processes = if cgroup.wait_until_empty(GOING)? {
-            0
-        } else {
-            cgroup.processes()?.len()
-        };
-        match processes {
-            0 if cgroup.stands_still()? => Err(VerbError::CgroupFrozen { cgroup: directory }),
+        if cgroup.wait_until_empty(GOING)? {
+            return Ok(());
+        }
+        match cgroup.processes()?.len() {
             0 => Ok(()),
             processes => Err(VerbError::CgroupOccupied {
-                cgroup: directory,
+                cgroup: cgroup.path().to_owned(),
                 processes,
             }),
         }

@@ -88,12 +88,6 @@ pub enum VerbError {
         /// How many.
         processes: usize,
     },
-    /// The cgroup that it is to have stands still, and so would it. In runc's words.
-    #[error("container's cgroup unexpectedly frozen: {}", cgroup.display())]
-    CgroupFrozen {
-        /// Its directory.
-        cgroup: PathBuf,
-    },
     /// This host can't enforce a new limit; the sentence says which.
     #[error("{0}")]
     Unenforced(String),
@@ -148,7 +142,6 @@ impl VerbError {
             | Self::Kernel(..)
             | Self::NoCgroup { .. }
             | Self::CgroupOccupied { .. }
-            | Self::CgroupFrozen { .. }
             | Self::Unenforced(_)
             | Self::Field(_)
             | Self::Cgroup(_)

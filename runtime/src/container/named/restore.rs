@@ -70,11 +70,12 @@ impl Store {
             record: Record::new(order.id, &bundle.directory, &rootfs, order.cgroup.directory()),
         };
         let had_cgroup = named.has_cgroup();
-        let is_free = if had_cgroup { named.find_free() } else { Ok(()) };
-        let restored = is_free.and_then(|()| named.restore(&token, bundle, order));
+        named.take_free_cgroup()?;
+        let restored = named.restore(&token, bundle, order);
         restored.inspect_err(|_| {
             if had_cgroup {
-                // It is somebody else's, with what is in it.
+                // What is in it is ours: nobody was. The directory is somebody else's.
+                let _ = named.end();
                 named.record.cgroup = None;
             }
             // The error says more than what could not be put away either.

@@ -149,7 +149,6 @@ impl Named {
             spec,
             id: &self.record.id,
             bundle: &self.record.bundle,
-            rootfs: &self.record.rootfs,
         }
     }
 
