@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use crate::hands::maps::look::Question;
-use crate::hands::maps::{KernelMaps, MapsError};
+use crate::hands::maps::{CounterView, KernelMaps, MapsError};
 use crate::hands::sockets;
 use crate::node::timestamp;
 
@@ -263,8 +263,9 @@ async fn answer(keeper: Option<Keeper>, status: &watch::Sender<ServicesStatus>, 
     let work = move || {
         match query {
             Query::Status(asker) => {
-                if let Err(error) = keeper.count(&mut report) {
-                    report.problem = Some(format!("{:#}", anyhow::Error::from(error)));
+                match keeper.counters() {
+                    Ok(counters) => keeper.count(&counters, &mut report),
+                    Err(error) => report.problem = Some(format!("{:#}", anyhow::Error::from(error))),
                 }
                 drop(asker.send(report));
             }
@@ -510,17 +511,24 @@ impl Keeper {
     }
 
     fn scrape(&self, mut status: ServicesStatus) -> Result<Scrape, UpdateError> {
-        self.count(&mut status)?;
+        let counters = self.counters()?;
+        self.count(&counters, &mut status);
         Ok(Scrape {
             status,
             without_local: without_local(&self.table),
-            unreadable: self.maps.counters()?.of(0).unreadable,
+            unreadable: counters.of(0).unreadable,
             ..Scrape::default()
         })
     }
 
-    fn count(&self, status: &mut ServicesStatus) -> Result<(), MapsError> {
-        let (ids, counters) = (self.ledger.ids(), self.maps.counters()?);
+    /// The counters of all Service ports that there are.
+    fn counters(&self) -> Result<CounterView, MapsError> {
+        let last = self.ledger.ids().values().max();
+        self.maps.counters(last.copied().unwrap_or(0))
+    }
+
+    fn count(&self, counters: &CounterView, status: &mut ServicesStatus) {
+        let ids = self.ledger.ids();
         for (service, status) in &mut status.services {
             for port in &mut Arc::make_mut(status).ports {
                 let key = ServicePort {
@@ -533,6 +541,5 @@ impl Keeper {
                 }
             }
         }
-        Ok(())
     }
 }

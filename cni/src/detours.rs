@@ -13,6 +13,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
+use nix::errno::Errno;
+
 use crate::{
     answer::{decode_detour, decode_mark},
     message::Table,
@@ -25,11 +27,13 @@ use crate::{
 
 /// What `lo` has to take for packets that come in by it without having left by it: sources that are the node's own,
 /// loopback addresses, and packets for others.
-const SETTINGS: [&str; 5] = [
+///
+/// Not IPv6's `forwarding`: each writing of a 1 to it makes the node forget the routes that routers told it. Where a node does
+/// not forward IPv6 on all links, the program hands nothing on, and the kernel does (`force_forwarding`, Linux 6.17).
+const SETTINGS: [&str; 4] = [
     "/proc/sys/net/ipv4/conf/lo/accept_local",
     "/proc/sys/net/ipv4/conf/lo/route_localnet",
     "/proc/sys/net/ipv4/conf/lo/forwarding",
-    "/proc/sys/net/ipv6/conf/lo/forwarding",
     "/proc/sys/net/ipv6/conf/lo/force_forwarding",
 ];
 const FOLLOW: [DetourRule; 2] = [
@@ -115,8 +119,9 @@ impl Detours {
             return Ok(());
         };
         for (place, setting) in SETTINGS.iter().enumerate() {
-            if changed >> place & 1 == 1 {
-                sysctl::write(Path::new(setting), "0")?;
+            let setting = Path::new(setting);
+            if changed >> place & 1 == 1 && sysctl::read(setting).as_deref() != Some("0") {
+                sysctl::write(setting, "0")?;
             }
         }
         let rule = DetourRule::Know { mark: changed };
@@ -141,10 +146,13 @@ impl Detours {
         Ok(self.0.perform(&[LinkStep::RemoveDetour { to }], None).map(drop)?)
     }
 
-    /// Which settings were off before; `None` where nothing has begun.
+    /// Which settings were off before; `None` where nothing has begun, and with a kernel that has no rules.
     fn changed(&self) -> Result<Option<u32>, NetworkError> {
-        let rules = self.0.dump(Table::Rules).map_err(NetworkError::Look)?;
-        Ok(rules.iter().find_map(|rule| decode_mark(rule)))
+        match self.0.dump(Table::Rules) {
+            Ok(rules) => Ok(rules.iter().find_map(|rule| decode_mark(rule))),
+            Err(refusal) if matches!(refusal.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(None),
+            Err(refusal) => Err(NetworkError::Look(refusal)),
+        }
     }
 
     /// One by one: a kernel without IPv6 refuses what is about it.

@@ -86,9 +86,11 @@ impl Forwarding {
         write(path, value).map(drop)
     }
 
-    /// Links that forward by themselves, which the switch for all of them takes along in both directions.
+    /// Links that forward by themselves, which the switch for all of them takes along in both directions. Not `lo`, whose
+    /// setting is that of [`crate::detours`].
     fn keep_links(&self, conf: &str) -> Result<(), SysctlError> {
-        let each = links(conf).into_iter().map(|link| link.join("forwarding"));
+        let others = links(conf).into_iter().filter(|link| !link.ends_with("lo"));
+        let each = others.map(|link| link.join("forwarding"));
         for setting in each.filter(|setting| read(setting).as_deref() == Some("1")) {
             self.keep(&setting)?;
         }

@@ -63,7 +63,7 @@ impl Keeper {
             frontends.entry(&entry.owner).or_default().push(detail(frontend, entry));
         }
         let flows = self.maps.flow_counts()?;
-        let counters = self.maps.counters()?;
+        let counters = self.counters()?;
         let of_port = |(owner, frontends): (&ServicePort, Vec<FrontendDetail>)| {
             let id = self.ledger.ids().get(owner).copied().unwrap_or(0);
             let affinities = self.maps.affinities(id)?;

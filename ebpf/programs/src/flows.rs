@@ -80,6 +80,12 @@ pub(crate) fn begun<T>(flow: Option<T>, backend: &Peer, id: u32) -> Result<T, i3
     Ok(flow)
 }
 
+/// Whether two addresses are one, without a branch for each word: older kernels follow every branch on its own.
+#[inline(always)]
+pub(crate) fn is_one([a, b, c, d]: &[u32; 4], [e, f, g, h]: &[u32; 4]) -> bool {
+    (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+}
+
 /// A half-written packet goes nowhere.
 #[inline(always)]
 pub(crate) fn done(written: Option<()>) -> i32 {
@@ -106,11 +112,17 @@ pub(crate) fn known(key: &Tuple, packet: &Packet) -> Option<(Peer, Role)> {
     // SAFETY: a lookup returned the pointer. Packets of one flow on two CPUs may each forget what the other has seen;
     // the next packet shows it again.
     let entry = unsafe { &mut *entry };
-    if packet.is_opening() && entry.seen().has(OVER) && matches!(entry.role(), Role::Request) {
+    if packet.is_opening() && matches!(entry.role(), Role::Request) && is_over(entry) {
         return None;
     }
     entry.note(Seen::of(packet.flags), maps::now());
     Some((entry.becomes(), entry.role()))
+}
+
+/// Whether who opens a connection once more, from the same port, gets a backend anew: the last one was closed, or refused.
+#[inline(always)]
+pub(crate) fn is_over(entry: &Entry) -> bool {
+    entry.seen().has(OVER) || entry.becomes().port == 0
 }
 
 /// An ICMP error about a packet of a known flow, translated both ways as the packet was, if the entry for it is one that

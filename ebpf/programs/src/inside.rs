@@ -8,7 +8,7 @@ use ebpf_common::flow::{Role, Tuple, Way};
 use ebpf_common::lookup::{Decision, decide};
 use ebpf_common::maps::{Frontend4, Frontend6, SCTP};
 
-use crate::flows::{PASS, Sight, done, explain, fresh, known, to_node, unreadable};
+use crate::flows::{PASS, Sight, done, explain, fresh, is_one, known, to_node, unreadable};
 use crate::packet::{self, Found, Packet};
 use crate::world::Maps;
 
@@ -52,12 +52,6 @@ fn is_answer(packet: &Tuple, role: Role) -> bool {
         // Both arrive.
         Role::NodeRequest | Role::ReplyToNode => false,
     }
-}
-
-/// Whether two addresses are one, without a branch for each word: older kernels follow every branch on its own.
-#[inline(always)]
-fn is_one([a, b, c, d]: &[u32; 4], [e, f, g, h]: &[u32; 4]) -> bool {
-    (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
 }
 
 #[inline(always)]

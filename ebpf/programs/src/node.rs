@@ -2,8 +2,8 @@
 //! address of the node, and by a route of the agent's for any other address of a Service.
 //!
 //! A request is met twice, the first of a flow three times. At first it has a route, to the Service's address, and gets a
-//! backend; without that route it comes in by `lo` once more, and goes on to the backend. An answer comes in by the link of the backend, whose program has it
-//! come in by `lo`, and gets back the Service's address here.
+//! backend; without that route it comes in by `lo` once more, and goes on to the backend. An answer comes in by the link of the
+//! backend, whose program has it come in by `lo`, and gets back the Service's address here.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_fib_lookup as Lookup;
@@ -16,7 +16,7 @@ use ebpf_common::maps::{Frontend4, Frontend6, MAPPED, SCTP, Traits};
 use ebpf_common::record::Peer;
 
 use crate::flows::{
-    DROP, OVER, PASS, backend_of, begun, done, forget, mask, node_address, put, stands, to_node, unreadable,
+    DROP, OVER, PASS, backend_of, begun, done, forget, is_one, mask, node_address, put, stands, to_node, unreadable,
 };
 use crate::maps::{self, FLOWS};
 use crate::packet::{self, Error, Found, Packet};
@@ -69,7 +69,7 @@ fn ask(context: &TcContext, packet: &Packet) -> i32 {
 }
 
 /// The entry of a known flow of the node. A client that opens an association where the last one was closed begins a new
-/// flow.
+/// flow; not where it was refused, as what has just begun looks so, too.
 #[inline(always)]
 fn seen(packet: &Packet) -> Option<Entry> {
     let entry = FLOWS.get_ptr_mut(packet.tuple)?;
@@ -131,6 +131,11 @@ fn question(packet: &Packet) -> Lookup {
 fn begin(packet: &Packet) -> Result<(), i32> {
     let decision = decision(packet);
     let backend = backend_of(packet, &decision)?;
+    let asked = packet.tuple.to();
+    // A backend that is asked by its own address has the packet already: translated, it would come in again for ever.
+    if is_one(&backend.address, &asked.address) && backend.port == asked.port {
+        return Err(PASS);
+    }
     begun(remember(packet, &backend, decision.id), &backend, decision.id)
 }
 

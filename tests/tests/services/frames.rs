@@ -134,7 +134,7 @@ impl Bench {
     }
 
     fn counters(&self) -> Counters {
-        self.maps.counters().unwrap().of(self.ids[0])
+        self.maps.counters(self.ids[0]).unwrap().of(self.ids[0])
     }
 }
 
@@ -434,7 +434,7 @@ fn pieces_follow_their_first() {
         let [_, other] = whole.pieces(100, 504);
         assert_eq!(bench.arrive(&other), (PASS, other.bytes()), "another packet's piece");
     }
-    assert!(bench.maps.counters().unwrap().of(0).unreadable >= 4);
+    assert!(bench.maps.counters(0).unwrap().of(0).unreadable >= 4);
 }
 
 #[test]

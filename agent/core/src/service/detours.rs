@@ -56,9 +56,9 @@ pub fn plan(have: &Ways, want: &Ways, stay: &BTreeSet<IpAddr>, is_needed: bool) 
     }
     let others = want.iter().filter(|(to, way)| have.get(*to) != Some(*way));
     let gone = have.keys().filter(|to| !want.contains_key(*to) && !stay.contains(*to));
-    // A route stands before it is followed.
-    let mut steps: Vec<DetourStep> = others.map(|(to, way)| DetourStep::Route(*to, *way)).collect();
-    steps.push(DetourStep::Begin);
+    // A kernel without rules has no other tables either: the routes would be everybody's.
+    let mut steps = vec![DetourStep::Begin];
+    steps.extend(others.map(|(to, way)| DetourStep::Route(*to, *way)));
     steps.extend(gone.map(|to| DetourStep::Forget(*to)));
     steps
 }
@@ -85,10 +85,10 @@ mod tests {
         let (small, nobody) = (ways(&[("10.96.0.1", 1400)]), BTreeSet::new());
         let route = |ways: &Ways| ways.iter().map(|(to, way)| Route(*to, *way)).next().unwrap();
         for (have, want, is_needed, steps) in [
-            (&none, &a, true, vec![route(&a), Begin]),
+            (&none, &a, true, vec![Begin, route(&a)]),
             (&a, &a, true, vec![Begin]),
-            (&a, &small, true, vec![route(&small), Begin]),
-            (&a, &b, true, vec![route(&b), Begin, Forget(ip("10.96.0.1"))]),
+            (&a, &small, true, vec![Begin, route(&small)]),
+            (&a, &b, true, vec![Begin, route(&b), Forget(ip("10.96.0.1"))]),
             (&a, &none, true, vec![Begin, Forget(ip("10.96.0.1"))]),
             (&a, &none, false, vec![End]),
         ] {
@@ -96,7 +96,7 @@ mod tests {
         }
         assert_eq!(
             plan(&a, &b, &BTreeSet::from([ip("10.96.0.1")]), true),
-            [route(&b), Begin],
+            [Begin, route(&b)],
             "somebody is on it"
         );
     }

@@ -79,7 +79,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use ebpf_common::flow::Way;
-    use ebpf_common::maps::{Slot4, TCP, UDP};
+    use ebpf_common::maps::{SCTP, Slot4, TCP, UDP};
     use ebpf_common::record::Peer;
 
     use super::*;
@@ -127,6 +127,21 @@ mod tests {
             all[0].1.note(Seen::of(16), 1001);
             assert_eq!(over(&all, 80_000), [], "established");
         }
+    }
+
+    #[test]
+    fn an_association_of_the_node_lives_by_both_its_entries() {
+        let flow = Flow {
+            mask: flow(SCTP, 1, false).client,
+            is_of_node: true,
+            ..flow(SCTP, 1, false)
+        };
+        let mut all = entries(&flow, 100);
+        assert_eq!(all.len(), 2);
+        all[0].1.note(Seen::of(2), 100);
+        all[1].1.note(Seen::of(18), 1000);
+        assert_eq!(over(&all, 1002), []);
+        assert_eq!(over(&all, 80_000).len(), 2);
     }
 
     #[test]

@@ -135,11 +135,13 @@ impl Content {
         }
     }
 
-    pub(super) fn counters(&self) -> Result<CounterView, MapsError> {
-        Ok(CounterView {
-            lines: view(&self.counters, "counters", 0..self.counters.len())?,
-            cpus: self.cpus,
-        })
+    /// What was counted for the ids up to `last`.
+    pub(super) fn counters(&self, last: u32) -> Result<CounterView, MapsError> {
+        let lines = |cpu| {
+            let places = CpuCounters::place(cpu, 0)..CpuCounters::place(cpu, last) + 1;
+            Ok((cpu, view(&self.counters, "counters", places)?))
+        };
+        (0..self.cpus).map(lines).collect::<Result<_, _>>().map(CounterView)
     }
 
     /// Clients that keep to a backend of the Service port `id`.
@@ -227,16 +229,14 @@ impl Content {
 
 /// What each CPU counted. It counts as the agent's own memory as long as it is looked at.
 #[derive(Debug)]
-pub struct CounterView {
-    lines: View<48>,
-    cpus: u32,
-}
+pub struct CounterView(Vec<(u32, View<48>)>);
 
 impl CounterView {
     /// The counters of a Service port; those of the id zero are nobody's.
     pub fn of(&self, id: u32) -> Counters {
         let mut sum = Counters::default();
-        let lines = (0..self.cpus).filter_map(|cpu| self.lines.read(CpuCounters::place(cpu, id)));
+        let each = self.0.iter();
+        let lines = each.filter_map(|(cpu, lines)| lines.read(CpuCounters::place(*cpu, id)));
         for cpu in lines.map(CpuCounters::from_bytes) {
             sum.forwarded += cpu.forwarded;
             sum.refused += cpu.refused;

@@ -22,12 +22,12 @@ impl Detoured {
             .is_none_or(|(done, was_needed)| (done, *was_needed) != (wanted, is_needed))
     }
 
-    /// Makes the kernel's detours those to these addresses, and those that somebody is still on. What one address refuses is
-    /// no reason to leave others out.
+    /// Makes the kernel's detours those to these addresses, and those that somebody is still on, which `stay` finds out. What
+    /// one address refuses is no reason to leave others out.
     pub(super) fn look(
         &mut self,
         wanted: &BTreeMap<IpAddr, IpAddr>,
-        stay: &BTreeSet<IpAddr>,
+        stay: impl FnOnce() -> Result<BTreeSet<IpAddr>, MapsError>,
         is_needed: bool,
     ) -> Result<(), MapsError> {
         if !is_needed && !self.is_news(wanted, false) {
@@ -39,12 +39,16 @@ impl Detoured {
             .iter()
             .map(|(to, source)| (*to, Way { source: *source, mtu }))
             .collect();
-        let steps = plan(&present(&detours)?, &want, stay, is_needed);
+        let have = present(&detours)?;
+        let is_any_gone = is_needed && have.keys().any(|to| !wanted.contains_key(to));
+        let stay = if is_any_gone { stay()? } else { BTreeSet::new() };
         self.done = None;
         let mut last = Ok(());
-        for step in steps {
+        for step in plan(&have, &want, &stay, is_needed) {
             let result = perform(&detours, step);
-            if result.is_err() {
+            if step == DetourStep::Begin {
+                result?;
+            } else if result.is_err() {
                 last = result;
             }
         }

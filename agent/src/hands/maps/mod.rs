@@ -179,14 +179,11 @@ impl KernelMaps {
         detours: &BTreeMap<IpAddr, IpAddr>,
         are_associations: bool,
     ) -> Result<(), MapsError> {
-        let asked = if are_associations || self.pods.are_served() {
-            self.content.associations()?
-        } else {
-            BTreeSet::new()
-        };
-        let is_needed = are_associations || !asked.is_empty();
+        let is_needed = are_associations || self.pods.are_served() && !self.content.associations()?.is_empty();
         let links = self.pods.look(is_needed, || open(&self.set, self.content.cpus()));
-        self.detours.look(detours, &asked, is_needed).and(links)
+        let is_met = is_needed && self.pods.is_node_served();
+        let detours = self.detours.look(detours, || self.content.associations(), is_met);
+        links.and(detours)
     }
 
     /// What the maps hold now.
@@ -204,9 +201,9 @@ impl KernelMaps {
         self.content.affinities(id)
     }
 
-    /// The counters of all Service ports.
-    pub fn counters(&self) -> Result<CounterView, MapsError> {
-        self.content.counters()
+    /// The counters of the Service ports with ids up to `last`.
+    pub fn counters(&self, last: u32) -> Result<CounterView, MapsError> {
+        self.content.counters(last)
     }
 
     /// The sizes of the maps.

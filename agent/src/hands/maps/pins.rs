@@ -189,10 +189,13 @@ impl MapShape {
 /// Removes every program, link and map that was pinned below `bpf_dir`, and the mount if it was ours. Connections that
 /// were made through a Service go on; new ones meet no Service any more.
 pub fn remove_all(bpf_dir: &Path) -> Result<(), MapsError> {
-    // Filters need no pins.
-    detours::remove()?;
-    pod_links::remove()?;
+    // Filters need no pins. What one of them refuses is told last.
+    let (detours, links) = (detours::remove(), pod_links::remove());
     uplinks::remove_filters(|_| false);
+    remove_pins(bpf_dir).and(links).and(detours)
+}
+
+fn remove_pins(bpf_dir: &Path) -> Result<(), MapsError> {
     if !is_bpffs(bpf_dir)? {
         return Ok(());
     }

@@ -40,6 +40,11 @@ impl Served {
         matches!(self.links, PodLinks::Served(_))
     }
 
+    /// Whether processes of the node are met.
+    pub(super) fn is_node_served(&self) -> bool {
+        matches!(&self.links, PodLinks::Served(links) if links.contains(&LOOPBACK))
+    }
+
     /// Has `lo` and all links of pods served that are there now, or none; `open` gives the programs. What one link refuses is no
     /// reason to leave others out: it is tried again when there is another look.
     pub(super) fn look(

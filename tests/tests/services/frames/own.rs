@@ -93,6 +93,24 @@ fn who_gets_no_backend_at_the_node_is_refused_or_dropped() {
     assert_eq!(bench.counters().refused, 2);
 }
 
+/// As one of the host's network that has the port of its Service.
+#[test]
+fn a_backend_at_the_address_that_is_asked_has_the_packet_already() {
+    let mut text = clustered("SCTP", "here", "");
+    for (pods, nodes) in [
+        ("10.244.0.2", "203.0.113.1"),
+        ("fd00:244::2", "2001:db8:71::1"),
+        ("8080", "30080"),
+    ] {
+        text = text.replace(pods, nodes);
+    }
+    bench!("fr-own-itself", bench, text);
+    for family in [0, 1] {
+        let request = Frame::sctp(at(NODE[family]), at(NODE[family]), INIT);
+        assert_eq!(bench.met(Link::Loopback, &request), (PASS, request));
+    }
+}
+
 #[test]
 fn two_services_with_one_backend_are_told_apart_by_the_nodes_port() {
     bench!("fr-own-two", bench, clustered("SCTP", "here", ""));
