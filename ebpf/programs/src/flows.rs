@@ -121,7 +121,7 @@ pub(crate) fn known(key: &Tuple, packet: &Packet) -> Option<(Peer, Role)> {
 
 /// Whether who opens a connection once more, from the same port, gets a backend anew: the last one was closed, or refused.
 #[inline(always)]
-pub(crate) fn is_over(entry: &Entry) -> bool {
+fn is_over(entry: &Entry) -> bool {
     entry.seen().has(OVER) || entry.becomes().port == 0
 }
 

@@ -16,6 +16,8 @@ use crate::maps;
 pub(crate) const ETHERNET: u32 = 14;
 pub(crate) const IPV4: u32 = 0x0800_u16.to_be() as u32;
 pub(crate) const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// Where SCTP has its checksum.
+const SCTP_CHECK: u32 = 8;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// Extension headers of IPv6 that are passed over; a packet with more is left alone.
@@ -358,9 +360,7 @@ impl Packet {
         }
         Some(())
     }
-}
 
-impl Packet {
     /// SCTP's checksum covers its ports and no address.
     #[inline(always)]
     fn rewrite_association(&self, context: &TcContext, is_source: bool, old: u16, new: u16) -> Option<()> {
@@ -378,8 +378,7 @@ impl Packet {
     /// Follows a change of the ports in the checksum of an SCTP packet.
     #[inline(always)]
     fn recheck(&self, context: &TcContext, change: u32) -> Option<()> {
-        const CHECK: u32 = 8;
-        let at = self.place.transport + CHECK;
+        let at = self.place.transport + SCTP_CHECK;
         let check: u32 = context.load(at as usize).ok()?;
         // Zero: it is computed when the packet leaves the machine, if it does.
         if check == 0 {
@@ -388,9 +387,7 @@ impl Packet {
         let check = check ^ crc_change(change, self.place.length(context)?).to_le();
         store_with(context.skb.skb, at, &check, BPF_F_RECOMPUTE_CSUM)
     }
-}
 
-impl Packet {
     /// Exchanges both sides of a packet of SCTP. One after the other they would be as many ways more through the program.
     #[inline(always)]
     pub(crate) fn rewrite_both(&self, context: &TcContext, source: &Peer, destination: &Peer) -> Option<()> {
@@ -414,13 +411,12 @@ impl Packet {
     /// computed: whoever gets it knows the sender by the address that it comes from, and no other.
     #[inline(always)]
     pub(crate) fn hide_addresses(&self, context: &TcContext) -> Option<()> {
-        const CHECK: u32 = 8;
         const PARAMETERS: u32 = 32;
         const PADDING: u16 = 0x8005_u16.to_be();
         /// More than the addresses of a usual node. They come first.
         const MOST: usize = 16;
         let start = self.place.transport;
-        if context.load::<u32>((start + CHECK) as usize).ok()? != 0 {
+        if context.load::<u32>((start + SCTP_CHECK) as usize).ok()? != 0 {
             return Some(());
         }
         let mut at = start + PARAMETERS;

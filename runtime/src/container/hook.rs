@@ -260,7 +260,7 @@ impl Hooks<'_> {
         let has_pids = plan::has_pid_namespace(self.spec);
         let pid = if has_pids { 1 } else { child.pid };
         let (stdio, said) = self.stdio(Moment::CreateContainer, Some(pid)).map_err(HookEnd::Talk)?;
-        // The container's process waits in its root; the way there may be closed to who is root in there only.
+        // The container's process waits in its root, as its own mounts have it.
         let root = PathBuf::from(format!("/proc/{}/cwd", child.pid));
         let place = (Some((self.spec, child)), Some(root));
         Ok((spawn(token, hook, stdio, place)?, said))

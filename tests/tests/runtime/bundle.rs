@@ -146,6 +146,15 @@ impl<'a> Bundle<'a> {
         finished.out
     }
 
+    /// The container has the mounts of its spec in the order of the spec.
+    pub(crate) fn lists_its_mounts_in_their_order(&mut self) {
+        let said = self.say("cut -d ' ' -f 5 /proc/self/mountinfo");
+        let wanted = self.config["mounts"].as_array().unwrap().iter();
+        let wanted: Vec<_> = wanted.map(|mount| mount["destination"].as_str().unwrap()).collect();
+        let listed: Vec<_> = said.lines().filter(|place| wanted.contains(place)).collect();
+        assert_eq!(listed, wanted);
+    }
+
     /// From now on the runtime sees `cgroup` as the root of the hierarchy, in which no controller has been turned on.
     pub(crate) fn see_only(&mut self, cgroup: &Path) {
         let before = ["sh", "-c", SEE_ONLY, cgroup.to_str().unwrap()];

@@ -78,6 +78,12 @@ impl Bench {
 
     /// Makes these Services all there are; flows that there were are forgotten.
     fn set(&mut self, manifests: &str) {
+        self.change(manifests);
+        self.maps.sweep(u32::MAX).unwrap();
+    }
+
+    /// Makes these Services all there are.
+    fn change(&mut self, manifests: &str) {
         let (mut services, mut slices) = (Shelf::default(), Shelf::default());
         for object in agent_core::manifest::parse("test.yaml", manifests.as_bytes()).unwrap() {
             match object {
@@ -100,7 +106,6 @@ impl Bench {
         assert!(problems.is_empty(), "{problems:?}");
         want.clients = clients(&self.facts, &[client_pod()]);
         self.maps.perform(&diff(&self.have, &want)).unwrap();
-        self.maps.sweep(u32::MAX).unwrap();
         self.ledger.settle(&want, Default::default());
         self.have = want;
         self.ids = self.ledger.ids().values().copied().collect();

@@ -105,6 +105,9 @@ fn nothing_is_left_when_the_last_such_service_goes() {
     ] {
         assert!(traces.contains(part), "{part} is not in {traces}");
     }
+    // Each writing of it makes the node forget what routers told it.
+    let forwarding6 = |world: &World| world.said("cat /proc/sys/net/ipv6/conf/lo/forwarding");
+    assert!(forwarding.ends_with(&forwarding6(&world)));
     // Somebody else's addresses are nobody's detours.
     assert_eq!(traces.matches("dev lo proto").count(), 2, "{traces}");
     serve(&mut node, "TCP", &b, &[&b]);

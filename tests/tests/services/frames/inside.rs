@@ -1,6 +1,6 @@
 //! SCTP of clients in pods: what the programs at pods' links make of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use agent::hands::maps::Link;
 use agent_core::service::ReadyPod;
@@ -150,10 +150,20 @@ fn who_gets_no_backend_is_refused_or_dropped_and_counted() {
         let aborted = bench.heard(&Frame::sctp(sent.to, pod, ABORT));
         assert_eq!((aborted.from, aborted.to), (service, pod), "in the Service's name");
         // A node without the protocol says so.
+        let other = SocketAddr::new(pod.ip(), pod.port() + 1);
+        let sent = bench.asked(&Frame::sctp(other, service, INIT));
         let told = bench.heard(&Frame::error(node, pod.ip(), &sent));
-        assert_eq!((told.from.ip(), told.quoted()), (service.ip(), (pod, service)));
+        assert_eq!((told.from.ip(), told.quoted()), (service.ip(), (other, service)));
     }
-    assert_eq!(bench.counters().refused, 2);
+    assert_eq!(bench.counters().refused, 4);
+    bench.change(&bare);
+    for family in [0, 1] {
+        let pod = at(POD[family]);
+        for port in [pod.port(), pod.port() + 1] {
+            let again = Frame::sctp(SocketAddr::new(pod.ip(), port), at(CLUSTER[family]), INIT);
+            assert_eq!(bench.asked(&again).to, at(BACKEND[family]), "from the same port");
+        }
+    }
 }
 
 #[test]
