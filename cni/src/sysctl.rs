@@ -1,7 +1,8 @@
 //! Settings that netlink can't make, through `/proc/sys/net` of the calling thread's network namespace.
 
 use std::{
-    fs, io,
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -85,9 +86,13 @@ fn is_on(path: &Path) -> bool {
     read(path).as_deref() == Some("1")
 }
 
-/// A setting's value, where the kernel has it.
+/// A setting's value, where the kernel has it. It is a number or a few, and read whole at once.
 pub(crate) fn read(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+    const BYTES_MAX: usize = 64;
+    let mut bytes = [0; BYTES_MAX];
+    let length = File::open(path).and_then(|mut file| file.read(&mut bytes)).ok()?;
+    let value = str::from_utf8(bytes.get(..length)?).ok()?;
+    Some(value.trim().to_owned())
 }
 
 /// Answers whether the kernel has the setting.
@@ -95,7 +100,9 @@ pub(crate) fn read(path: &Path) -> Option<String> {
 /// # Errors
 /// When it has, and does not take the value.
 pub(crate) fn write(path: &Path, value: &str) -> Result<bool, SysctlError> {
-    match fs::write(path, value) {
+    // As a file that is made or cut where need be, it would be opened for a price that the whole rest has.
+    let opened = OpenOptions::new().write(true).open(path);
+    match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(SysctlError::Write {
