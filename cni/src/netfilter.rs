@@ -65,7 +65,8 @@ impl Netfilter {
             batch.extend(message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, number, &payload));
         }
         batch.extend(message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, &batch_frame()));
-        let answers = self.ask(&batch).map_err(|source| failed(last, source))?;
+        let count = u32::try_from(steps.len()).expect("a batch has a table's steps");
+        let answers = self.ask(&batch, count).map_err(|source| failed(last, source))?;
         match answers.refusals.into_iter().next() {
             Some((number, refusal)) => {
                 let step = (number as usize).checked_sub(1).and_then(|place| steps.get(place));
@@ -84,7 +85,7 @@ impl Netfilter {
         let (kind, flags, payload) = encode(table, &step);
         let request = message(kind, NLM_F_REQUEST | flags, 1, &payload);
         for _ in 0..LIST_TRIES_MAX {
-            let answers = match self.ask(&request) {
+            let answers = match self.ask(&request, 1) {
                 Ok(answers) => answers,
                 Err(source) => return Err(Box::new(NftError { step, source })),
             };
@@ -110,19 +111,21 @@ impl Netfilter {
         Err(Box::new(NftError { step, source }))
     }
 
-    /// Sends and reads what is there; the kernel has answered all when the call returns, but for the rest of a listing,
-    /// which it makes while it is read.
-    fn ask(&self, request: &[u8]) -> Result<Answers, Refusal> {
+    /// Sends and reads until the message with number `last` is answered for, or as far as there is anything; the kernel has
+    /// answered all when the call returns, but for the rest of a listing, which it makes while it is read.
+    fn ask(&self, request: &[u8], last: u32) -> Result<Answers, Refusal> {
         self.socket.send_to(request, &SocketAddr::new(0, 0), 0)?;
         let mut answers = Answers::default();
         let mut buffer = [0; ANSWER_BYTES];
-        loop {
+        while !answers.is_done {
             match self.socket.recv(&mut &mut buffer[..], DONT_WAIT) {
-                Ok(length) => answers.read(&buffer[..length], 1),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(answers),
+                Ok(length) => answers.read(&buffer[..length], last),
+                // A refusal of the whole batch is of none of its messages.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(answers)
     }
 }
 

@@ -6,7 +6,8 @@
 use std::{io, os::fd::BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -22,6 +23,8 @@ const LINKS_BYTES: usize = 32 << 10;
 /// Bytes of one read of anything else, which the kernel makes no larger for a reader who asked for no more. On the stack,
 /// for a plugin's heap is new: what it takes of it, the kernel has to make first.
 pub(crate) const ANSWER_BYTES: usize = 8 << 10;
+/// Bytes that the largest of a pod's batches fits into; of a larger one the kernel is asked for more.
+const BATCH_BYTES: usize = 1 << 10;
 /// How often a table is read again that changed while it was read.
 const DUMP_TRIES_MAX: u32 = 20;
 /// `MSG_DONTWAIT`: an answer that is not there was lost.
@@ -128,10 +131,12 @@ impl Connection {
     }
 
     fn exchange(&self, steps: &[LinkStep], pod: Option<BorrowedFd<'_>>) -> Result<Answers, Refusal> {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(BATCH_BYTES);
         for (number, step) in (1..).zip(steps) {
             let (message, flags) = encode(step, pod);
-            let ack = if number == count(steps) { NLM_F_ACK } else { 0 };
+            // A question is answered anyway.
+            let is_waited_for = number == count(steps) && !step.is_question();
+            let ack = if is_waited_for { NLM_F_ACK } else { 0 };
             append(&mut batch, message, NLM_F_REQUEST | flags | ack, number);
         }
         self.send(&batch)?;
@@ -228,7 +233,7 @@ pub(crate) struct Answers {
     /// The table changed while it was read.
     pub(crate) is_inconsistent: bool,
     /// The last message is answered for.
-    is_done: bool,
+    pub(crate) is_done: bool,
 }
 
 impl Answers {
@@ -250,7 +255,11 @@ impl Answers {
                     self.refusals
                         .extend(refusal(payload, flags, kind == NLMSG_DONE).map(|refusal| (number, refusal)));
                 }
-                _ => self.payloads.push((number, payload.to_vec())),
+                _ => {
+                    // The only answer to a question, where it is none of a table's entries.
+                    self.is_done |= number == last && flags & NLM_F_MULTIPART == 0;
+                    self.payloads.push((number, payload.to_vec()));
+                }
             }
             datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
@@ -331,8 +340,15 @@ mod tests {
     }
 
     #[test]
+    fn a_question_is_answered_by_one_entry_and_a_table_by_its_end() {
+        assert!(read(&message(16, 0, 1, b"link"), 1).is_done);
+        assert!(!read(&message(16, 0, 1, b"link"), 2).is_done);
+        assert!(!read(&message(16, NLM_F_MULTIPART, 1, b"link"), 1).is_done);
+    }
+
+    #[test]
     fn a_table_that_changed_meanwhile_is_known_by_its_flag() {
-        let entry = message(16, NLM_F_DUMP_INTR, 1, b"link");
+        let entry = message(16, NLM_F_DUMP_INTR | NLM_F_MULTIPART, 1, b"link");
         let end = message(3, 0, 1, &[0; 4]);
         let answers = read(&[entry, end].concat(), 1);
         assert!(answers.is_inconsistent && answers.is_done && answers.refusals.is_empty());

@@ -300,6 +300,11 @@ pub enum LinkStep {
 }
 
 impl LinkStep {
+    /// Whether it asks, and changes nothing.
+    pub fn is_question(&self) -> bool {
+        matches!(self, Self::FindRoute { .. } | Self::Show { .. })
+    }
+
     /// Whether this refusal means that the step's end is reached anyway, or can't matter on this kernel.
     pub fn tolerates(&self, errno: Errno) -> bool {
         match self {
