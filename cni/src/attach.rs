@@ -216,15 +216,14 @@ impl<'a> Attaching<'a> {
         // A limit may be changed, but does not go while the pod is there.
         let bandwidth = request.bandwidth.or(host.bandwidth);
         let means = pacer::means(self.network, host.index, bandwidth);
-        self.node.perform(&plan::raise(host, &means), None)?;
+        let has_ports = !request.ports.is_empty();
+        self.node.perform(&plan::raise(host, &means, has_ports), None)?;
         if has_ipv6 {
             let settings = self.netns.visit(&self.home, || sysctl::allow_ipv6(request.ifname));
             settings.map_err(|source| observe::inaccessible(request.netns, source))??;
         }
         self.pod.perform(&plan::furnish(host, &means), None)?;
-        let has_ports = !request.ports.is_empty();
-        self.node
-            .perform(&plan::publish(host, &self.wanted.pod_cidrs, has_ports), None)?;
+        self.node.perform(&plan::publish(host, &self.wanted.pod_cidrs), None)?;
         if has_ports {
             self.open_ports(host)?;
         }

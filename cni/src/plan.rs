@@ -218,10 +218,12 @@ pub fn claim(wanted: &Wanted, addresses: &[IpAddr]) -> Vec<LinkStep> {
     steps
 }
 
-/// Second batch, on the node: what sees the pod's packets is there before the first of them.
-pub fn raise(host: &HostEnd, means: &Means) -> Vec<LinkStep> {
+/// Second batch, on the node: what sees the pod's packets is there before the first of them. A change of the link is told to
+/// all of the kernel when it is up, so what ports of the node need is there before, too.
+pub fn raise(host: &HostEnd, means: &Means, has_ports: bool) -> Vec<LinkStep> {
     let mut steps = keep_limits(host, means.bandwidth);
     steps.extend(inspect(host.index, means));
+    steps.extend(has_ports.then_some(LinkStep::RouteLoopback { index: host.index }));
     steps.push(LinkStep::SetUp {
         link: LinkRef::Index(host.index),
     });
@@ -312,14 +314,10 @@ pub fn furnish(host: &HostEnd, means: &Means) -> Vec<LinkStep> {
     steps
 }
 
-/// Fourth batch, on the node: from here on the pod is reached, also by ports of the node if it has any. Showing the link at
-/// the end makes kernels from 6.8 on act on the carrier that the pod's end brought, instead of a little later.
-pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr], has_ports: bool) -> Vec<LinkStep> {
+/// Fourth batch, on the node: from here on the pod is reached. Showing the link at the end makes kernels from 6.8 on act on
+/// the carrier that the pod's end brought, instead of a little later.
+pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr]) -> Vec<LinkStep> {
     let (index, mac) = (host.index, host.pod_mac());
-    let mut steps = Vec::new();
-    if has_ports {
-        steps.push(LinkStep::RouteLoopback { index });
-    }
     let neighbours = host.addresses.iter().map(|address| LinkStep::AddNeighbour {
         index,
         address: *address,
@@ -334,11 +332,10 @@ pub fn publish(host: &HostEnd, pod_cidrs: &[Cidr], has_ports: bool) -> Vec<LinkS
             .find(|cidr| cidr.contains(*address))
             .and_then(ipam::node_address),
     });
-    steps.extend(neighbours.chain(routes));
-    steps.push(LinkStep::Show {
+    let show = LinkStep::Show {
         link: LinkRef::Index(index),
-    });
-    steps
+    };
+    neighbours.chain(routes).chain([show]).collect()
 }
 
 /// The node's own part: its address in each pod range, and no way off the node for addresses that nobody has.

@@ -159,16 +159,17 @@ fn a_link_is_limited_and_inspected_before_it_is_up() {
     };
     let host = host(&["10.244.0.5"]);
     assert_eq!(
-        lines(&raise(&host, &means)),
+        lines(&raise(&host, &means, true)),
         [
             "keep the limits of link orl5gcn2iz3jtgm",
             "make the place for a program on link #7",
             "attach the program to link #7",
             "limit link #7 to 1000000 bytes a second",
+            "let link #7 carry loopback addresses",
             "bring up link #7",
         ]
     );
-    assert_eq!(lines(&raise(&host, &Means::default())), ["bring up link #7"]);
+    assert_eq!(lines(&raise(&host, &Means::default(), false)), ["bring up link #7"]);
     let limiting = lines(&furnish(&host, &means));
     assert_eq!(limiting[2], "limit link #2 to 1000000 bytes a second");
     let paced = Means {
@@ -206,7 +207,7 @@ fn a_link_says_its_limits_once_and_the_last_ones() {
             bandwidth,
             ..Means::default()
         };
-        lines(&raise(&host, &means))
+        lines(&raise(&host, &means, false))
     };
     assert_eq!(raised(earlier), ["bring up link #7"]);
     assert_eq!(
@@ -243,7 +244,6 @@ fn publishing_routes_each_address_from_the_nodes_own_one() {
     let steps = publish(
         &host(&["10.244.0.5", "fd00::5"]),
         &wanted(&["10.244.0.0/24", "fd00::/64"]).pod_cidrs,
-        false,
     );
     assert_eq!(
         lines(&steps),

@@ -174,9 +174,9 @@ fn attach_barely(id: usize, netns: &Path) -> u32 {
     let shown = node.perform(&claim, Some(netns.as_fd())).unwrap().unwrap();
     let host = cni::answer::decode_host_end(&shown).unwrap();
     let means = Means::default();
-    node.perform(&plan::raise(&host, &means), None).unwrap();
+    node.perform(&plan::raise(&host, &means, false), None).unwrap();
     pod.perform(&plan::furnish(&host, &means), None).unwrap();
-    let publish = plan::publish(&host, &wanted.pod_cidrs, false);
+    let publish = plan::publish(&host, &wanted.pod_cidrs);
     node.perform(&publish, None).unwrap();
     host.index
 }
