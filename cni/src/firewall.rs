@@ -10,11 +10,14 @@
 //!
 //! There are no rules for single pods. A port of the node is one element of a map, which bears the name of its pod's link.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    hash::{Hash, Hasher},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{
     cidr::Cidr,
-    identity::{GROUP, fnv1a},
+    identity::{Fnv1a, GROUP},
     ipam,
     mapping::{PortMapping, Protocol},
     nft::{ANSWER, Element, Expression, Hook, KEY, NftStep, SetShape},
@@ -53,7 +56,7 @@ const LOCAL: u32 = 2;
 const DESTINATION_CHANGED: u32 = 0x20;
 
 /// What the table follows from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Firewall<'a> {
     /// Ranges of the node's pods.
     pub pod_cidrs: &'a [Cidr],
@@ -121,7 +124,9 @@ impl Firewall<'_> {
     /// What [`STATE`] holds when the table is as it should be. Every attach asks, so it follows from what the rules follow
     /// from, not from all of them.
     pub fn state(&self) -> [u8; 8] {
-        fnv1a(format!("{FORM} {self:?}").as_bytes()).to_be_bytes()
+        let mut hasher = Fnv1a::default();
+        (FORM, self).hash(&mut hasher);
+        hasher.finish().to_be_bytes()
     }
 
     fn contents(&self) -> Vec<NftStep> {
@@ -441,7 +446,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::nft::encode;
+    use crate::{identity::fnv1a, nft::encode};
 
     fn cidrs(texts: &[&str]) -> Vec<Cidr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()

@@ -4,7 +4,10 @@
 //! says in plain text whose it is. Each address is an alternative name of it: the kernel keeps names unique, so no two
 //! links can hold one address, whatever processes race or die.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    hash::Hasher,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use crate::{
     bandwidth::{Bandwidth, Rate},
@@ -103,10 +106,31 @@ pub fn host_link(container_id: &str, ifname: &str) -> String {
 }
 
 /// FNV-1a, 64 bits: fixed for ever, unlike std's hashers. <https://www.rfc-editor.org/rfc/rfc9923>
+pub(crate) struct Fnv1a(u64);
+
+impl Default for Fnv1a {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv1a {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// [`Fnv1a`] of some bytes.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    let mut hasher = Fnv1a::default();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// The alternative link name that stands for an address. A name has no colon, so IPv6 is written with hyphens.

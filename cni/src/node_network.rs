@@ -25,7 +25,7 @@ const MTU_MIN_IPV6: u32 = 1280;
 const MTU_MAX: u32 = 65535;
 
 /// Another node of the same pod network, reached directly (host-gw).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// Ranges of its pods.
     pub pod_cidrs: Vec<Cidr>,
