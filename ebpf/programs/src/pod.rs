@@ -1,10 +1,8 @@
 //! One packet from a pod: whether it may go on, and which way.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup as Lookup};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect_peer, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
@@ -23,6 +21,11 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const HELD_NANOSECONDS: u64 = 10_000_000;
 /// Bits of a place among the kernel's answers.
 const PLACE_BITS: u32 = 10;
+/// Words of an address of each family.
+const WORDS_V4: usize = 1;
+const WORDS_V6: usize = 4;
+/// Fewer bytes than its kind has.
+const TOO_SHORT: i64 = -1;
 /// Up the stack, by way of the link's other programs.
 const UP: i32 = TC_ACT_UNSPEC;
 /// [`HOST_MAC`].
@@ -46,7 +49,7 @@ type Mac = [u16; 3];
 
 /// Which packets.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 struct Pair {
     /// The link they come in by.
     link: u32,
@@ -116,15 +119,14 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
     let kind = unsafe { (*packet.skb.skb).protocol } as u16;
     match u16::from_be(kind) {
         ETH_P_IP => {
-            let mut head = MaybeUninit::<HeadV4>::uninit();
-            let head = read(packet, &mut head)?;
+            let head: &mut HeadV4 = head(packet)?;
             let pair = Pair {
                 link: link_of(packet),
                 family: AF_INET.into(),
                 from: [word(&head.from, 0), 0, 0, 0],
                 to: [word(&head.to, 0), 0, 0, 0],
             };
-            Ok(match way(packet, &pair, head.source, head.life) {
+            Ok(match way::<WORDS_V4>(packet, &pair, head.source, head.life) {
                 Ok(_) if !crosses(head.protocol) => UP,
                 Ok(way) => {
                     // A hop less is a word less by 0x100; the checksum is the more by it, with the carry at the other end.
@@ -132,14 +134,13 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
                     head.sum = sum.wrapping_add(u16::from(carries)).to_be();
                     head.life -= 1;
                     (head.target, head.source) = (way.to, HOST);
-                    cross(packet, head, way.link)
+                    cross(way.link)
                 }
                 Err(action) => action,
             })
         }
         ETH_P_IPV6 => {
-            let mut head = MaybeUninit::<HeadV6>::uninit();
-            let head = read(packet, &mut head)?;
+            let head: &mut HeadV6 = head(packet)?;
             let pair = Pair {
                 link: link_of(packet),
                 family: AF_INET6.into(),
@@ -150,12 +151,12 @@ fn inspect(packet: &TcContext) -> Result<i32, i64> {
             if pair.from == [0; 4] {
                 return Ok(UP);
             }
-            Ok(match way(packet, &pair, head.source, head.life) {
+            Ok(match way::<WORDS_V6>(packet, &pair, head.source, head.life) {
                 Ok(_) if !crosses(head.next) => UP,
                 Ok(way) => {
                     head.life -= 1;
                     (head.target, head.source) = (way.to, HOST);
-                    cross(packet, head, way.link)
+                    cross(way.link)
                 }
                 Err(action) => action,
             })
@@ -172,29 +173,31 @@ fn crosses(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP)
 }
 
-/// The first bytes of a packet, where they stay: a value that is handed on is copied at each hand.
+/// The first bytes of a packet, where they lie. Those of one that is in pieces are put together first.
 #[inline(always)]
-fn read<'a, Head>(packet: &TcContext, head: &'a mut MaybeUninit<Head>) -> Result<&'a mut Head, i64> {
-    let length = size_of::<Head>() as u32;
-    // SAFETY: the context is this call's own, and the kernel writes `length` bytes to `head`, or zeroes and an error.
-    let answer = unsafe { bpf_skb_load_bytes(packet.as_ptr(), 0, head.as_mut_ptr().cast(), length) };
-    match answer as i64 {
-        // SAFETY: the kernel has written all of it, and numbers have any bits.
-        0 => Ok(unsafe { head.assume_init_mut() }),
-        error => Err(error),
+fn head<Head>(packet: &TcContext) -> Result<&mut Head, i64> {
+    let length = size_of::<Head>();
+    if packet.data() + length > packet.data_end() {
+        packet.pull_data(length as u32)?;
+        if packet.data() + length > packet.data_end() {
+            return Err(TOO_SHORT);
+        }
     }
+    // SAFETY: so many bytes are there, which nobody else looks at while the program runs; numbers have any bits, and their
+    // halves begin at even bytes, as Ethernet's header does.
+    Ok(unsafe { &mut *(packet.data() as *mut Head) })
 }
 
 /// The way to another pod; without one the packet goes up the stack or is dropped, which the error says.
 #[inline(always)]
-fn way(packet: &TcContext, pair: &Pair, source: Mac, life: u8) -> Result<&'static Way, i32> {
-    let held = WAYS.get_ptr_mut(place(pair)).ok_or(UP)?;
+fn way<const WORDS: usize>(packet: &TcContext, pair: &Pair, source: Mac, life: u8) -> Result<&'static Way, i32> {
+    let held = WAYS.get_ptr_mut(place::<WORDS>(pair)).ok_or(UP)?;
     // SAFETY: a lookup returned the pointer, an array's elements stay, and of this copy of them this program alone reads
     // and writes on this CPU, one packet after the other.
     let held = unsafe { &mut *held };
     // SAFETY: the helper takes nothing and answers a number.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if now < held.until && held.pair == *pair && held.source == source && life > 1 {
+    if now < held.until && is_same::<WORDS>(&held.pair, pair) && held.source == source && life > 1 {
         return Ok(held);
     }
     let mut back = question(pair, [0; 4], pair.from);
@@ -221,18 +224,23 @@ fn way(packet: &TcContext, pair: &Pair, source: Mac, life: u8) -> Result<&'stati
 
 /// Where what is known about a pair stands, if anything is.
 #[inline(always)]
-fn place(pair: &Pair) -> u32 {
+fn place<const WORDS: usize>(pair: &Pair) -> u32 {
     /// Odd, with bits all over; what differs below differs above after it.
     const SPREAD: u32 = 0x9e37_79b1;
-    let words = pair.from.iter().chain(&pair.to);
+    let words = pair.from[..WORDS].iter().chain(&pair.to[..WORDS]);
     words.fold(pair.link, |sum, word| (sum ^ word).wrapping_mul(SPREAD)) >> (u32::BITS - PLACE_BITS)
 }
 
+/// Whether both are the same, when the addresses of the other's family are of so many words. Word by word: slices would be
+/// compared by their bytes.
 #[inline(always)]
-fn cross<Head>(packet: &TcContext, head: &Head, link: u32) -> i32 {
-    if packet.store(0, head, 0).is_err() {
-        return TC_ACT_SHOT as i32;
-    }
+fn is_same<const WORDS: usize>(one: &Pair, other: &Pair) -> bool {
+    let is_same_word = |place: usize| one.from[place] == other.from[place] && one.to[place] == other.to[place];
+    one.link == other.link && one.family == other.family && (0..WORDS).all(is_same_word)
+}
+
+#[inline(always)]
+fn cross(link: u32) -> i32 {
     count(Count::Crossed);
     // SAFETY: the helper takes numbers only.
     i64::from(unsafe { bpf_redirect_peer(link, 0) }) as i32
