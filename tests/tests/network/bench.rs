@@ -20,7 +20,7 @@ use way::Way;
 const ASKED: &str = "ORLOP_BENCH";
 const ROUNDS: usize = 64;
 /// The chain of plugins takes a third of a second for each.
-const ROUNDS_OF_CHAIN: usize = 16;
+const ROUNDS_OF_CHAIN: usize = 32;
 const AT_ONCE: usize = 32;
 /// So many one after the other on each of the threads.
 const EACH: usize = 2;
