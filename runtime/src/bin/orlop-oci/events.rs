@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lexopt::ValueExt;
+use runtime::container::named::Event;
 
 use crate::arguments::{Globals, Word, is_on, next, required_id, unexpected};
 
@@ -36,10 +37,12 @@ impl Events {
     pub(crate) fn run(&self, globals: &Globals) -> Result<u8> {
         let named = globals.store().find(&self.id)?;
         if self.once {
-            return crate::print(&named.statistics()?.to_string());
+            return crate::print(&serde_json::to_string(&named.statistics()?)?);
         }
         use std::io::Write;
-        let mut say = |line: &serde_json::Value| writeln!(std::io::stdout(), "{line}").is_ok();
+        let mut say = |event: &Event<'_>| {
+            serde_json::to_string(event).is_ok_and(|line| writeln!(std::io::stdout(), "{line}").is_ok())
+        };
         named.watch(self.interval, &mut say)?;
         Ok(0)
     }

@@ -6,26 +6,42 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::error::file;
 use super::{Named, VerbError};
 use crate::cgroup::Cgroup;
 
+/// One line, with its fields in runc's order: there are readers that look no further than its beginning.
+#[derive(Debug, Serialize)]
+pub struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
 impl Named {
     /// One line of statistics.
-    pub fn statistics(&self) -> Result<Value, VerbError> {
+    pub fn statistics(&self) -> Result<Event<'_>, VerbError> {
         self.init()?;
         Ok(self.line(&self.cgroup_for("events")?))
     }
 
-    fn line(&self, cgroup: &Cgroup) -> Value {
-        json!({ "type": "stats", "id": self.record.id, "data": of(cgroup) })
+    fn line(&self, cgroup: &Cgroup) -> Event<'_> {
+        self.event("stats", Some(of(cgroup)))
+    }
+
+    fn event(&self, kind: &'static str, data: Option<Value>) -> Event<'_> {
+        let id = &self.record.id;
+        Event { kind, id, data }
     }
 
     /// Tells `say` the statistics at every `interval`, and of every kill for want of memory; until the container ends
     /// or nobody listens any more (`say` answers false).
-    pub fn watch(&self, interval: Duration, say: &mut dyn FnMut(&Value) -> bool) -> Result<(), VerbError> {
+    pub fn watch(&self, interval: Duration, say: &mut dyn FnMut(&Event<'_>) -> bool) -> Result<(), VerbError> {
         let (_, init) = self.init()?;
         let cgroup = self.cgroup_for("events")?;
         // Not there without the memory controller; then there are no such kills to tell of.
@@ -45,7 +61,7 @@ impl Named {
             let _ = poll(&mut files, timeout);
             let ended = files[0].any().unwrap_or(false);
             let now = cgroup.oom_kills();
-            if now > kills && !say(&json!({ "type": "oom", "id": self.record.id })) {
+            if now > kills && !say(&self.event("oom", None)) {
                 return Ok(());
             }
             kills = now;

@@ -29,6 +29,7 @@ pub use checkpoint::CheckpointOrder;
 pub(super) use checkpoint::SETTINGS_ANNOTATION;
 pub use create::{Bundle, CreateOrder, Fresh};
 pub use error::VerbError;
+pub use events::Event;
 pub use exec::ExecOrder;
 pub use record::{Init, Record, stamp_of_now};
 pub use restore::{RestoreOrder, Restored};
