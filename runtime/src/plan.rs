@@ -306,6 +306,8 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     plan.network = namespaces.joined_network().cloned();
     plan.mappings = is_mapped.then_some(mappings);
     plan.unenforced.splice(0..0, unenforced);
+    plan.unenforced
+        .extend(linux.seccomp().as_ref().and_then(seccomp::unasked_listener));
     Ok(plan)
 }
 

@@ -264,6 +264,28 @@ fn a_listener_that_is_not_there_is_an_error() {
     });
 }
 
+/// As the newest runc has it; crun tells whoever listens there of a filter that never asks.
+#[test]
+fn a_listener_that_nobody_asks_is_reported_and_told_of_nothing() {
+    require_root!();
+    with_bundle("seccomp-unasked", |bundle| {
+        bundle.set(
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/not/there", "listenerMetadata": "x" }),
+        );
+        let finished = bundle.run("echo ran");
+        assert_eq!(
+            (finished.code, finished.out.as_str()),
+            (Some(0), "ran\n"),
+            "{finished:?}"
+        );
+        assert!(
+            finished.err.contains("linux.seccomp.listenerPath: no rule"),
+            "{finished:?}"
+        );
+    });
+}
+
 /// Programs of 32 bits have numbers of their own, which a filter for this machine alone would misread.
 #[test]
 fn the_peer_filters_the_same() {
