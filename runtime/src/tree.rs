@@ -10,7 +10,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::fstat;
 
 use crate::field::user::IdMappings;
-use crate::sys::mount::{Attributes, mount_setattr, open_tree_clone};
+use crate::sys::mount::{Attributes, mount_flags, mount_setattr, open_tree_clone};
 
 /// What to take, and how it is to look.
 #[derive(Debug)]
@@ -19,7 +19,11 @@ pub(crate) struct Tree {
     /// The same, for the kernel.
     pub(crate) path: CString,
     pub(crate) recursive: bool,
-    pub(crate) attributes: Attributes,
+    /// What becomes of the flags of its first mount.
+    pub(crate) flags: Flags,
+    /// Whether flags of the source are locked for the container's user namespace, though not for who takes the tree: they
+    /// stay, and can't be taken away by name.
+    pub(crate) is_locked: bool,
     /// Applied to every mount below the source too.
     pub(crate) recursive_attributes: Attributes,
     /// Whose files it shows as whose.
@@ -28,6 +32,25 @@ pub(crate) struct Tree {
     pub(crate) device: Option<(libc::mode_t, libc::dev_t)>,
     pub(crate) taker: Taker,
     pub(crate) taken: RefCell<Option<OwnedFd>>,
+}
+
+/// What becomes of the flags that a source has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Flags {
+    /// Those that are named are set and the others cleared.
+    pub(crate) all: Attributes,
+    /// Only those that are named change, since the others are locked (mount_namespaces(7)).
+    pub(crate) named: Attributes,
+}
+
+impl Flags {
+    /// The same, locked or not.
+    pub(crate) fn both(attributes: Attributes) -> Self {
+        Self {
+            all: attributes,
+            named: attributes,
+        }
+    }
 }
 
 /// Who takes a tree.
@@ -58,10 +81,20 @@ impl Tree {
     pub(crate) fn take_at(&self, directory: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
         let tree = open_tree_clone(directory, path, self.recursive)?;
         self.check_device(tree.as_fd())?;
-        change(tree.as_fd(), self.attributes, false)?;
+        self.change_flags(tree.as_fd())?;
         change(tree.as_fd(), self.recursive_attributes, true)?;
         *self.taken.try_borrow_mut().map_err(|_| Errno::EBUSY)? = Some(tree);
         Ok(())
+    }
+
+    fn change_flags(&self, tree: BorrowedFd<'_>) -> nix::Result<()> {
+        if self.is_locked {
+            return change_unlocked(tree, self.flags.named);
+        }
+        match change(tree, self.flags.all, false) {
+            Err(Errno::EPERM) => change(tree, self.flags.named, false),
+            result => result,
+        }
     }
 
     fn check_device(&self, tree: BorrowedFd<'_>) -> nix::Result<()> {
@@ -90,6 +123,17 @@ impl Tree {
 
     pub(crate) fn is_directory(&self) -> nix::Result<bool> {
         self.with(|mount| Ok(fstat(mount)?.st_mode & libc::S_IFMT == libc::S_IFDIR))
+    }
+}
+
+/// As the kernel has it where flags are locked. A flag may be the filesystem's: that one stays whatever the mount's does.
+fn change_unlocked(tree: BorrowedFd<'_>, attributes: Attributes) -> nix::Result<()> {
+    let before = mount_flags(tree)?;
+    change(tree, attributes, false)?;
+    if before.are_kept_in(mount_flags(tree)?) {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::step::{Device, InitStep};
 use crate::sys::mount::Attributes;
-use crate::tree::Tree;
+use crate::tree::{Flags, Tree};
 
 /// Name, major and minor number of the character devices in every container (OCI config-linux, "Default Devices").
 const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
@@ -113,7 +113,8 @@ fn host_node(device: &Device, around: &Surroundings<'_>) -> Result<Tree, FieldEr
         path: c_string("linux.devices", source.as_ref())?,
         source: source.into(),
         recursive: false,
-        attributes: Attributes::default(),
+        flags: Flags::default(),
+        is_locked: false,
         recursive_attributes: Attributes::propagating(libc::MS_PRIVATE),
         id_map: None,
         device: Some((device.kind, makedev(device.major.into(), device.minor.into()))),

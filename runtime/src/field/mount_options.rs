@@ -4,6 +4,17 @@ use std::ffi::CString;
 
 use crate::plan::FieldError;
 use crate::sys::mount::Attributes;
+use crate::tree::Flags;
+
+/// What a mount has or has not, each for itself.
+const SWITCHES: u64 = libc::MOUNT_ATTR_RDONLY
+    | libc::MOUNT_ATTR_NOSUID
+    | libc::MOUNT_ATTR_NODEV
+    | libc::MOUNT_ATTR_NOEXEC
+    | libc::MOUNT_ATTR_NOSYMFOLLOW;
+
+/// When a mount notes accesses: for the kernel one thing.
+const ATIME: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
 
 /// Words about the whole filesystem that a bind mount, which shows one that is mounted already, can't change.
 const OF_THE_FILESYSTEM: [&str; 5] = ["sync", "async", "dirsync", "lazytime", "nolazytime"];
@@ -34,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) id_map: Option<bool>,
     /// For the mount itself.
     pub(crate) own: Attributes,
+    /// Its accesses are noted as usual, in so many words: among the attributes that is nothing to set.
+    pub(crate) relatime: bool,
     /// For the mounts below it too.
     pub(crate) recursive: Attributes,
     /// For the filesystem.
@@ -70,13 +83,38 @@ impl Options {
             // SELinux's relabelling is the engine's affair; it names no option of the kernel.
             "z" | "Z" => return Err(refused(field, format!("option {option:?} is not supported"))),
             _ if HINTS.contains(&option) => self.hints.push(word(field, option)?),
-            _ if change(&mut self.own, option) => {}
+            _ if change(&mut self.own, option) => match option {
+                "relatime" => self.relatime = true,
+                "norelatime" => self.relatime = false,
+                _ => {}
+            },
             _ if option
                 .strip_prefix('r')
                 .is_some_and(|option| change(&mut self.recursive, option)) => {}
             _ => self.data.push(data(field, option)?),
         }
         Ok(())
+    }
+
+    /// What becomes of the flags that the source of a bind mount has: they stay, unless one is named. Then those that are
+    /// named are all, as with mount(8) and for the peers; but how accesses are noted stays until another way is named, and
+    /// a word against one names none.
+    pub(crate) fn flags(&self) -> Flags {
+        let own = self.own;
+        if own.set | own.clear == 0 {
+            return Flags::both(own);
+        }
+        let notes_accesses = self.relatime || own.set & ATIME != 0;
+        let atime = if notes_accesses { ATIME } else { 0 };
+        let clearing = |switches: u64| Attributes {
+            clear: switches & !own.set | atime,
+            ..own
+        };
+        Flags {
+            all: clearing(SWITCHES),
+            // The one that no user namespace locks.
+            named: clearing(own.clear & SWITCHES | libc::MOUNT_ATTR_NOSYMFOLLOW),
+        }
     }
 
     /// Takes out what a bind mount can't be told; a sentence for each that would mean something to the filesystem. A word

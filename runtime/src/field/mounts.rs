@@ -245,7 +245,9 @@ fn plan_one(
             let reason = "a mount of the container's own can't be id-mapped: that is done before they are there";
             return Err(FieldError::new(format!("{field}.source"), reason));
         }
-        let tree = tree(field, source, &options, id_map, around)?;
+        let mut tree = tree(field, source, &options, id_map, around)?;
+        // What the container has mounted itself is not locked for it.
+        tree.is_locked &= source_inside.is_none();
         around.bind_from(field, tree, source_inside, target, steps);
         return Ok(Made::Other(sentences));
     }
@@ -304,13 +306,15 @@ fn tree(
     if options.own.propagation | options.recursive.propagation == 0 {
         recursive_attributes.propagation = around.propagation;
     }
+    let taker = around.taker(id_map.as_ref());
     Ok(Tree {
         path: c_string(&format!("{field}.source"), source.as_os_str())?,
         source,
         recursive: options.bind_recursively,
-        attributes: options.own,
+        flags: options.flags(),
+        is_locked: taker == Taker::Parent && around.namespaces.has(libc::CLONE_NEWUSER),
         recursive_attributes,
-        taker: around.taker(id_map.as_ref()),
+        taker,
         id_map,
         device: None,
         taken: RefCell::default(),

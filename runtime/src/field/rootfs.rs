@@ -13,7 +13,7 @@ use crate::privileges::Privileges;
 use crate::spec::Spec;
 use crate::step::{InitStep, MadeOverlay, OverlayMount, RootMount};
 use crate::sys::mount::Attributes;
-use crate::tree::{Taker, Tree};
+use crate::tree::{Flags, Taker, Tree};
 
 /// How mounts pass between the host and the container's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,8 @@ pub(crate) fn plan(
                 path: c_string(field, source.as_os_str())?,
                 source,
                 recursive: true,
-                attributes: Attributes::default(),
+                flags: Flags::default(),
+                is_locked: false,
                 recursive_attributes: Attributes::propagating(propagation.during_setup),
                 id_map: None,
                 device: None,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::sys::mount::Attributes;
+use crate::tree::Flags;
 
 mod namespaces;
 mod random;
@@ -407,35 +408,38 @@ fn a_terminal_has_to_be_wanted_by_both_sides() {
 
 #[test]
 fn options_of_a_mount_go_where_they_belong() {
-    let own = |set, clear| {
-        (
-            Attributes {
-                set,
-                clear,
-                propagation: 0,
-            },
-            Attributes {
-                propagation: libc::MS_SLAVE,
-                ..Attributes::default()
-            },
-        )
+    let own = |set, all, named| {
+        let [all, named] = [all, named].map(|clear| Attributes {
+            set,
+            clear,
+            propagation: 0,
+        });
+        (Flags { all, named }, Attributes::propagating(libc::MS_SLAVE))
     };
+    let (ro, nosuid, symlinks) = (
+        libc::MOUNT_ATTR_RDONLY,
+        libc::MOUNT_ATTR_NOSUID,
+        libc::MOUNT_ATTR_NOSYMFOLLOW,
+    );
+    let others = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC | symlinks;
+    let every = ro | nosuid | others;
+    let atime = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
     let cases = [
-        (vec!["bind"], own(0, 0)),
-        (
-            vec!["bind", "ro", "nosuid"],
-            own(libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, 0),
-        ),
-        (vec!["bind", "ro", "rw"], own(0, libc::MOUNT_ATTR_RDONLY)),
-        (vec!["bind", "rw", "ro"], own(libc::MOUNT_ATTR_RDONLY, 0)),
+        (vec!["bind"], own(0, 0, 0)),
+        (vec!["bind", "ro", "nosuid"], own(ro | nosuid, others, symlinks)),
+        (vec!["bind", "ro", "rw"], own(0, every, ro | symlinks)),
+        (vec!["bind", "rw", "ro"], own(ro, nosuid | others, symlinks)),
         (
             vec!["bind", "noatime"],
-            own(libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR__ATIME),
+            own(libc::MOUNT_ATTR_NOATIME, every | atime, symlinks | atime),
         ),
+        (vec!["bind", "relatime"], own(0, every | atime, symlinks | atime)),
+        (vec!["bind", "noatime", "atime"], own(0, every, symlinks)),
+        (vec!["bind", "relatime", "norelatime"], own(0, every, symlinks)),
         (
             vec!["rbind", "rro", "rprivate"],
             (
-                Attributes::default(),
+                Flags::default(),
                 Attributes {
                     set: libc::MOUNT_ATTR_RDONLY,
                     clear: 0,
@@ -446,10 +450,7 @@ fn options_of_a_mount_go_where_they_belong() {
         (
             vec!["bind", "shared"],
             (
-                Attributes {
-                    propagation: libc::MS_SHARED,
-                    ..Attributes::default()
-                },
+                Flags::both(Attributes::propagating(libc::MS_SHARED)),
                 Attributes::default(),
             ),
         ),
@@ -469,7 +470,7 @@ fn options_of_a_mount_go_where_they_belong() {
         });
         let bind = bind.unwrap();
         assert_eq!(
-            (bind.tree.attributes, bind.tree.recursive_attributes),
+            (bind.tree.flags, bind.tree.recursive_attributes),
             expected,
             "{options:?}"
         );

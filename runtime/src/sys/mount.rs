@@ -3,6 +3,7 @@
 //! <https://man7.org/linux/man-pages/man2/fsopen.2.html>, open_tree(2), move_mount(2), mount_setattr(2).
 
 use std::ffi::{CStr, c_char};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -37,6 +38,35 @@ impl Attributes {
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
+}
+
+/// `ST_RELATIME`, which the libc crate does not know of musl's.
+const ST_RELATIME: libc::c_ulong = 4096;
+
+/// The flags of a mount, with those of its filesystem (statvfs(3)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MountFlags(libc::c_ulong);
+
+impl MountFlags {
+    /// Those that a mount namespace of a lesser user can't take away (mount_namespaces(7)).
+    const LOCKED: libc::c_ulong = libc::ST_RDONLY | libc::ST_NOSUID | libc::ST_NODEV | libc::ST_NOEXEC;
+    /// When accesses are noted, which it can't change at all.
+    const ATIME: libc::c_ulong = libc::ST_NOATIME | libc::ST_NODIRATIME | ST_RELATIME;
+
+    /// Whether `later` has all that is locked in these.
+    pub(crate) fn are_kept_in(self, later: Self) -> bool {
+        self.0 & !later.0 & Self::LOCKED == 0 && (self.0 ^ later.0) & Self::ATIME == 0
+    }
+}
+
+/// The flags of the mount whose root `mount` is open as.
+pub(crate) fn mount_flags(mount: BorrowedFd<'_>) -> nix::Result<MountFlags> {
+    let mut status = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the structure has room for what is written.
+    Errno::result(unsafe { libc::fstatvfs(mount.as_raw_fd(), status.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded and filled it.
+    let status = unsafe { status.assume_init() };
+    Ok(MountFlags(status.f_flag))
 }
 
 /// Begins to make a filesystem of `kind` (fsopen(2)).

@@ -2,11 +2,13 @@
 
 use std::fs;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 use tests::{Need, require, require_root};
 
-use crate::bundle::{Bundle, link, with_bundle};
+use crate::bundle::{Bundle, Finished, link, with_bundle};
 use crate::peer::with_each;
+use crate::user::{FIRST, as_nobody, map, rootless};
 
 /// Options of the mount at `path`, sorted, without those of the filesystem.
 fn options_at(path: &str) -> String {
@@ -53,6 +55,128 @@ fn each_option_of_a_bind_mount_shows() {
     }
 }
 
+/// Runs a container with a bind mount of what the host has mounted with `flags`, and has it tell the mount's options.
+fn bind_of(
+    bundle: &mut Bundle<'_>,
+    flags: MsFlags,
+    options: &[&str],
+    run: fn(&mut Bundle<'_>) -> Finished,
+) -> Finished {
+    let data = bundle.dir().join("data");
+    fs::create_dir_all(&data).unwrap();
+    let tmpfs = Some("tmpfs");
+    let none = None::<&str>;
+    mount(tmpfs, &data, tmpfs, MsFlags::empty(), Some("mode=755")).unwrap();
+    let change = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
+    mount(none, &data, none, change, none).unwrap();
+    bundle.mount("bind", "data", "/data", options);
+    bundle.set("/process/args", json!(["sh", "-c", options_at("/data")]));
+    let finished = run(bundle);
+    bundle.config["mounts"].as_array_mut().unwrap().pop();
+    umount2(&data, MntFlags::MNT_DETACH).unwrap();
+    finished
+}
+
+fn by_root(bundle: &mut Bundle<'_>) -> Finished {
+    bundle.run_as_it_is()
+}
+
+fn by_nobody(bundle: &mut Bundle<'_>) -> Finished {
+    as_nobody(&mut bundle.command("c1"))
+}
+
+/// What a host may have at the source of a bind mount.
+const STRICT: MsFlags = MsFlags::MS_RDONLY
+    .union(MsFlags::MS_NOSUID)
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC)
+    .union(MsFlags::MS_NOATIME)
+    .union(MsFlags::MS_NODIRATIME);
+
+#[test]
+fn a_bind_mount_that_names_a_flag_has_those_that_it_names() {
+    require_root!();
+    with_each("bind-flags", |bundle, _| {
+        for (options, expected) in [
+            (vec!["bind", "ro"], "ro,noatime,nodiratime"),
+            (vec!["bind", "nosuid", "nodev"], "rw,nosuid,nodev,noatime,nodiratime"),
+            (vec!["bind", "noexec", "relatime"], "rw,noexec,relatime"),
+            (vec!["bind", "ro", "nodiratime"], "ro,nodiratime,relatime"),
+            (vec!["bind", "ro", "strictatime"], "ro"),
+        ] {
+            let finished = bind_of(bundle, STRICT, &options, by_root);
+            assert_eq!(finished.out.trim(), expected, "{options:?} {finished:?}");
+        }
+    });
+}
+
+/// A word that clears a flag names it, too. (Older runc passes over such words, as mount(8) does; crun clears whatever is
+/// not named even where nothing is.)
+#[test]
+fn a_bind_mount_that_names_no_flag_keeps_those_of_its_source() {
+    require_root!();
+    with_bundle("bind-kept", |bundle| {
+        for (options, expected) in [
+            (vec!["bind"], "ro,nosuid,nodev,noexec,noatime,nodiratime"),
+            (vec!["rbind", "rprivate"], "ro,nosuid,nodev,noexec,noatime,nodiratime"),
+            (vec!["bind", "rw"], "rw,noatime,nodiratime"),
+            (vec!["bind", "dev"], "rw,noatime,nodiratime"),
+            (vec!["bind", "symfollow"], "rw,noatime,nodiratime"),
+            // One against a way to note accesses names none.
+            (vec!["bind", "atime", "diratime"], "rw,noatime,nodiratime"),
+            (vec!["bind", "nodiratime", "norelatime"], "rw,nodiratime,relatime"),
+            (
+                vec!["rbind", "rro", "rnosuid"],
+                "ro,nosuid,nodev,noexec,noatime,nodiratime",
+            ),
+        ] {
+            let finished = bind_of(bundle, STRICT, &options, by_root);
+            assert_eq!(finished.out.trim(), expected, "{options:?} {finished:?}");
+        }
+    });
+}
+
+/// What the host has locked away from a user namespace, made by root or by nobody in particular, stays, and can't be taken
+/// away by name.
+#[test]
+fn a_user_namespace_keeps_the_flags_of_the_source_of_a_bind_mount() {
+    require_root!();
+    let cases = |bundle: &mut Bundle<'_>, run: fn(&mut Bundle<'_>) -> Finished| {
+        for (host, options, expected) in [
+            (STRICT, vec!["bind"], "ro,nosuid,nodev,noexec,noatime,nodiratime"),
+            (STRICT, vec!["bind", "dev"], ""),
+            (STRICT, vec!["bind", "rw", "nosuid"], ""),
+            (
+                STRICT,
+                vec!["bind", "nosuid"],
+                "ro,nosuid,nodev,noexec,noatime,nodiratime",
+            ),
+            (STRICT, vec!["bind", "ro", "relatime"], ""),
+            (
+                STRICT,
+                vec!["bind", "atime"],
+                "ro,nosuid,nodev,noexec,noatime,nodiratime",
+            ),
+            (MsFlags::MS_NOEXEC, vec!["bind", "ro"], "ro,noexec,relatime"),
+            (MsFlags::MS_NOEXEC, vec!["bind", "ro", "relatime"], "ro,noexec,relatime"),
+            (MsFlags::MS_NOEXEC, vec!["bind", "ro", "noatime"], ""),
+        ] {
+            let finished = bind_of(bundle, host, &options, run);
+            assert_eq!(finished.out.trim(), expected, "{options:?} {finished:?}");
+            let is_refused = finished.err.contains("Operation not permitted");
+            assert_eq!(is_refused, expected.is_empty(), "{options:?} {finished:?}");
+        }
+    };
+    with_bundle("bind-locked", |bundle| {
+        map(bundle, FIRST, 65536);
+        cases(bundle, by_root);
+    });
+    with_bundle("bind-locked-nobody", |bundle| {
+        rootless(bundle);
+        cases(bundle, by_nobody);
+    });
+}
+
 #[test]
 fn a_bind_mount_with_an_option_of_the_filesystem_is_made_and_the_option_reported() {
     require_root!();
@@ -83,7 +207,7 @@ fn recursive_options_reach_the_mounts_below_and_plain_ones_do_not() {
             let inner = bundle.dir().join("outer/inner");
             let none = None::<&str>;
             let kind = Some("tmpfs");
-            nix::mount::mount(kind, &inner, kind, nix::mount::MsFlags::empty(), none).unwrap();
+            mount(kind, &inner, kind, MsFlags::empty(), none).unwrap();
             bundle.set(
                 "/mounts/6",
                 json!({ "destination": "/outer", "type": "bind", "source": "outer",
@@ -92,7 +216,7 @@ fn recursive_options_reach_the_mounts_below_and_plain_ones_do_not() {
             let said = bundle.run(
                 "touch /outer/x 2>&1 | grep -c Read-only; touch /outer/inner/x 2>&1 | grep -c Read-only || echo ok",
             );
-            nix::mount::umount2(&inner, nix::mount::MntFlags::MNT_DETACH).unwrap();
+            umount2(&inner, MntFlags::MNT_DETACH).unwrap();
             assert_eq!(said.out.replace("0\nok", "ok"), format!("1\n{below}"), "{option}");
         });
     }

@@ -393,7 +393,8 @@ fn many_id_mapped_mounts_leave_no_file_open() {
     });
 }
 
-fn as_nobody(command: &mut Command) -> Finished {
+/// What comes of a command of a user of the host who is nobody in particular.
+pub(crate) fn as_nobody(command: &mut Command) -> Finished {
     Finished::of(command.uid(NOBODY).gid(NOBODY))
 }
 

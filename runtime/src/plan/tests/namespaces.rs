@@ -176,7 +176,7 @@ fn the_hosts_view_of_a_cgroup_is_read_only_in_a_user_namespace() {
             };
             bind.target.is("/c").then_some(bind)
         });
-        assert_eq!(bind.unwrap().tree.attributes.set & libc::MOUNT_ATTR_RDONLY, expected);
+        assert_eq!(bind.unwrap().tree.flags.named.set & libc::MOUNT_ATTR_RDONLY, expected);
     }
 }
 
