@@ -19,7 +19,7 @@ use crate::step::{InitStep, MadeOverlay, NamespaceFile, OverlayMount, Planned, P
 use crate::sys::mount::{fsconfig_create, fsconfig_set, fsmount, fsopen, map_ids};
 use crate::sys::pidfd::{pid_of, pidfd_send_signal};
 use crate::sys::thread::SingleThreaded;
-use crate::tree::{Taker, Tree};
+use crate::tree::{Ids, Taker, Tree};
 use crate::{home, mapping};
 
 /// mount(2) takes one page of options, its end included.
@@ -73,11 +73,19 @@ impl Preparation<'_> {
         }
         tree.take()?;
         let Some(id_map) = &tree.id_map else { return Ok(()) };
-        let namespace = mapping::user_namespace(self.token, &id_map.mappings, self.privileges)
-            .map_err(|error| io::Error::other(format!("{}: {}", error.action, error.source)))?;
+        let namespace = self.namespace_of(&id_map.ids)?;
         match tree.with(|mount| map_ids(mount, namespace.as_fd(), id_map.recursive)) {
             Err(Errno::EINVAL) => Err(io::Error::other("its filesystem can't be id-mapped on this kernel")),
             result => Ok(result?),
+        }
+    }
+
+    /// A user namespace in which ids are those of an id-mapped mount.
+    fn namespace_of(&self, ids: &Ids) -> io::Result<OwnedFd> {
+        match ids {
+            Ids::Listed(mappings) => mapping::user_namespace(self.token, mappings, self.privileges)
+                .map_err(|error| io::Error::other(format!("{}: {}", error.action, error.source))),
+            Ids::OfNamespace(path) => Ok(open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?),
         }
     }
 

@@ -65,10 +65,18 @@ pub(crate) enum Taker {
 /// An id-mapped mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IdMap {
-    /// Of the mount; those of the container's user namespace when it has none of its own.
-    pub(crate) mappings: IdMappings,
+    pub(crate) ids: Ids,
     /// The mounts below it too.
     pub(crate) recursive: bool,
+}
+
+/// Whose ids are whose in an id-mapped mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// The mount's own; or those of the container's new user namespace.
+    Listed(IdMappings),
+    /// As in the user namespace at this path, which the container joins.
+    OfNamespace(PathBuf),
 }
 
 impl Tree {

@@ -17,7 +17,7 @@ use crate::privileges::Privileges;
 use crate::security::SecurityModules;
 use crate::step::{BindMount, Device, InitStep, NewMount};
 use crate::sys::mount::Attributes;
-use crate::tree::{IdMap, Taker, Tree};
+use crate::tree::{IdMap, Ids, Taker, Tree};
 
 /// What the mounts are planned from, besides themselves.
 pub(crate) struct Surroundings<'a> {
@@ -265,7 +265,8 @@ fn plan_one(
     }
 }
 
-/// How a mount asks for its ids to be mapped: by an option, by mappings of its own, or both.
+/// How a mount asks for its ids to be mapped: by an option, by mappings of its own, or both. Without mappings of its own
+/// they are mapped as the container's are.
 fn id_map(
     field: &str,
     mount: &Mount,
@@ -284,6 +285,11 @@ fn id_map(
     if options.id_map.is_none() && !has_own {
         return Ok(None);
     }
+    let recursive = options.id_map.unwrap_or(false);
+    if let Some(namespace) = around.namespaces.joined_user().filter(|_| !has_own) {
+        let ids = Ids::OfNamespace(namespace.clone());
+        return Ok(Some(IdMap { ids, recursive }));
+    }
     let mappings = if has_own { own } else { around.mappings.clone() };
     for (name, list) in [("uidMappings", &mappings.uids), ("gidMappings", &mappings.gids)] {
         if list.is_empty() {
@@ -291,8 +297,8 @@ fn id_map(
             return Err(FieldError::new(format!("{field}.{name}"), reason));
         }
     }
-    let recursive = options.id_map.unwrap_or(false);
-    Ok(Some(IdMap { mappings, recursive }))
+    let ids = Ids::Listed(mappings);
+    Ok(Some(IdMap { ids, recursive }))
 }
 
 fn tree(

@@ -128,6 +128,11 @@ impl Namespaces {
             .filter_map(|(kind, path)| Some((*kind, path.as_ref()?)))
     }
 
+    /// The existing user namespace to be in.
+    pub(crate) fn joined_user(&self) -> Option<&PathBuf> {
+        self.listed.get(&libc::CLONE_NEWUSER).and_then(Option::as_ref)
+    }
+
     /// The existing network namespace to be in.
     pub(crate) fn joined_network(&self) -> Option<&PathBuf> {
         self.listed.get(&libc::CLONE_NEWNET).and_then(Option::as_ref)

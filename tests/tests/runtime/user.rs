@@ -371,6 +371,29 @@ fn an_id_mapped_mount_needs_no_user_namespace() {
 }
 
 #[test]
+fn an_id_mapped_mount_has_the_ids_of_a_user_namespace_that_is_joined() {
+    require_root!();
+    let prepare = |bundle: &mut Bundle<'_>| map(bundle, FIRST, 65536);
+    with_running("idmap-joined", prepare, |bundle, container| {
+        let mut second = Bundle::of_state(bundle.scratch);
+        let user = format!("/proc/{}/ns/user", container.pid());
+        second.set("/linux/namespaces/-", json!({ "type": "user", "path": user }));
+        let path = json!(format!("{}/c2", bundle.scratch.cgroup_parent()));
+        second.set("/linux/cgroupsPath", path);
+        second.file("data/file", "content");
+        give(&second.dir().join("data"), 3);
+        second.mount("bind", "data", "/mapped", &["bind", "idmap"]);
+        second.mount("bind", "data", "/plain", &["bind"]);
+        let script = "stat -c %u:%g /mapped/file /plain/file";
+        second.set("/process/args", json!(["sh", "-c", script]));
+        let finished = Finished::of(&mut second.command("c2"));
+        if !finished.err.contains("can't be id-mapped on this kernel") {
+            assert_eq!(finished.out, "3:3\n65534:65534\n", "{finished:?}");
+        }
+    });
+}
+
+#[test]
 fn many_id_mapped_mounts_leave_no_file_open() {
     require_root!();
     with_bundle("idmap-few-files", |bundle| {
