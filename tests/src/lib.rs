@@ -36,7 +36,7 @@ pub use cgroup::{cgroup_controllers, cgroup_root};
 pub use eventually::{Outcome, eventually, stretched};
 pub use namespace::NetworkNamespace;
 pub use need::{Need, is_met};
-pub use processor::on_one_processor;
+pub use processor::{on_one_processor, rests};
 pub use rounds::rounds;
 pub use scratch::Scratch;
 pub use systemd::Systemd;

@@ -1,5 +1,7 @@
 //! Processors, for what is measured.
 
+use std::time::Duration;
+
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -29,4 +31,18 @@ fn first_of(all: &CpuSet) -> CpuSet {
     one.set(first.expect("a thread runs somewhere"))
         .expect("a set has room for its own members");
     one
+}
+
+/// Whether a process sleeps, and has used no processor at all, for a moment.
+pub fn rests(pid: u32) -> bool {
+    let look = || {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+        let sleeps = read("stat")?.rsplit_once(") ")?.1.starts_with('S');
+        // Nanoseconds on a processor come first.
+        let used = read("schedstat")?.split(' ').next()?.to_owned();
+        sleeps.then_some(used)
+    };
+    let before = look();
+    std::thread::sleep(Duration::from_millis(30));
+    before.is_some() && before == look()
 }

@@ -376,6 +376,7 @@ fn finish(hook: &Hook, running: &Running, mut said: File) -> Result<(), HookEnd>
     let limit = limit.map(Duration::from_secs);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut text = Vec::new();
+    let mut asked = PollFlags::POLLIN;
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map_or(PollTimeout::NONE, |left| {
@@ -383,13 +384,14 @@ fn finish(hook: &Hook, running: &Running, mut said: File) -> Result<(), HookEnd>
         });
         let mut files = [
             PollFd::new(running.pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(said.as_fd(), PollFlags::POLLIN),
+            PollFd::new(said.as_fd(), asked),
         ];
         let _ = poll(&mut files, timeout);
         let [ended, speaks] = [0, 1].map(|index: usize| files[index].any().unwrap_or(false));
         if speaks && !ended && listen(&mut said, &mut text).map_err(HookEnd::Talk)? == 0 {
-            // It has closed its end; there is nothing left but to wait.
+            // It has closed its end, which would be told again and again; there is nothing left but to wait.
             said = File::open("/dev/null").map_err(HookEnd::Talk)?;
+            asked = PollFlags::empty();
         }
         if let Some(exit) = Exit::try_wait(running.pidfd.as_fd()).map_err(HookEnd::Talk)? {
             return judge(exit, &mut said, text);

@@ -9,16 +9,16 @@ use crate::bundle::{Bundle, PATIENCE, with_bundle};
 use crate::peer::{Runtime, with_each};
 
 /// A hook that runs a shell script of the host.
-fn hook(script: &str) -> Value {
+pub(crate) fn hook(script: &str) -> Value {
     json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] })
 }
 
-fn said(bundle: &Bundle<'_>) -> String {
+pub(crate) fn said(bundle: &Bundle<'_>) -> String {
     fs::read_to_string(bundle.dir().join("said")).unwrap_or_default()
 }
 
 /// A hook that adds its name and the status that it was told to the file `said` of the bundle.
-fn telling(bundle: &Bundle<'_>, name: &str) -> Value {
+pub(crate) fn telling(bundle: &Bundle<'_>, name: &str) -> Value {
     let file = bundle.dir().join("said");
     let script = format!(
         "s=$(sed 's/.*\"status\": *\"\\([a-z]*\\)\".*/\\1/' | tr -d '\\n'); echo {name} $s >> {}",

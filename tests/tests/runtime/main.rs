@@ -24,6 +24,7 @@ mod namespaces;
 mod peer;
 mod process;
 mod refused;
+mod rest;
 mod scheduling;
 mod seccomp;
 mod systemd;

@@ -16,6 +16,10 @@ use runtime::sys::wait::reap_others;
 /// Bytes that are passed on at a time.
 const CHUNK: usize = 8192;
 
+/// How many milliseconds a terminal is left alone that nobody in the container has open: until somebody opens it again,
+/// that is told again and again.
+const CLOSED: u16 = 100;
+
 /// The signals of this process, taken as messages from now on.
 pub(crate) struct Foreground {
     signals: SignalFd,
@@ -48,10 +52,8 @@ impl Foreground {
 
     fn watch(&self, running: &Running) -> Result<Exit> {
         loop {
-            wait_for(&mut [
-                PollFd::new(running.pidfd.as_fd(), PollFlags::POLLIN),
-                readable(&self.signals),
-            ])?;
+            let mut files = [running.pidfd.as_fd(), self.signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            wait_for(&mut files, PollTimeout::NONE)?;
             self.pass_signals(running, None)?;
             if let Some(exit) = Exit::try_wait(running.pidfd.as_fd()).context("wait for the container")? {
                 return Ok(exit);
@@ -60,26 +62,40 @@ impl Foreground {
     }
 
     fn relay(&self, running: &Running, mut terminal: OurTerminal) -> Result<Exit> {
+        let mut is_closed = false;
         loop {
-            let [ended, input, output] = {
-                let mut files = [
-                    PollFd::new(running.pidfd.as_fd(), PollFlags::POLLIN),
-                    PollFd::new(terminal.input(), PollFlags::POLLIN),
-                    PollFd::new(terminal.master.as_fd(), PollFlags::POLLIN),
-                    readable(&self.signals),
-                ];
-                wait_for(&mut files)?;
-                [0, 1, 2].map(|index: usize| files[index].any().unwrap_or(false))
-            };
+            let [ended, input, output] = self.look(running, &terminal, is_closed)?;
             self.pass_signals(running, Some(terminal.master.as_fd()))?;
             if input {
                 terminal.pass_input()?;
             }
             let more = output && terminal.pass_output()?;
-            if ended && !more {
+            // What was said in one that had been closed is still heard.
+            if ended && !more && !is_closed {
                 return Exit::wait(running.pidfd.as_fd()).context("wait for the container");
             }
+            is_closed = output && !more;
         }
+    }
+
+    /// Waits for something to happen: the container's end, input or output. One that `is_closed` has no output for a while.
+    fn look(&self, running: &Running, terminal: &OurTerminal, is_closed: bool) -> Result<[bool; 3]> {
+        let has_input = !terminal.input_ended;
+        let nothing = || PollFd::new(running.pidfd.as_fd(), PollFlags::empty());
+        let readable = |fd, is_asked| match is_asked {
+            true => PollFd::new(fd, PollFlags::POLLIN),
+            false => nothing(),
+        };
+        let mut files = [
+            readable(running.pidfd.as_fd(), true),
+            readable(self.signals.as_fd(), true),
+            readable(terminal.input.as_fd(), has_input),
+            readable(terminal.master.as_fd(), !is_closed),
+        ];
+        let timeout = if is_closed { CLOSED.into() } else { PollTimeout::NONE };
+        wait_for(&mut files, timeout)?;
+        let [ended, _, input, output] = files.map(|file| file.any().unwrap_or(false));
+        Ok([ended, input && has_input, output && !is_closed])
     }
 
     fn pass_signals(&self, running: &Running, terminal: Option<BorrowedFd<'_>>) -> Result<()> {
@@ -145,19 +161,7 @@ impl OurTerminal {
         })
     }
 
-    /// What to wait on for input: at the end of stdin, the master, which is waited on anyway.
-    fn input(&self) -> BorrowedFd<'_> {
-        if self.input_ended {
-            self.master.as_fd()
-        } else {
-            self.input.as_fd()
-        }
-    }
-
     fn pass_input(&mut self) -> Result<()> {
-        if self.input_ended {
-            return Ok(());
-        }
         let mut chunk = [0; CHUNK];
         let length = self.input.read(&mut chunk).context("read stdin")?;
         self.input_ended = length == 0;
@@ -195,12 +199,8 @@ fn copy_size(terminal: BorrowedFd<'_>) {
     }
 }
 
-fn readable(signals: &SignalFd) -> PollFd<'_> {
-    PollFd::new(signals.as_fd(), PollFlags::POLLIN)
-}
-
-fn wait_for(files: &mut [PollFd<'_>]) -> Result<()> {
-    match poll(files, PollTimeout::NONE) {
+fn wait_for(files: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<()> {
+    match poll(files, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno).context("poll"),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -45,22 +46,22 @@ impl Named {
         let (_, init) = self.init()?;
         let cgroup = self.cgroup_for("events")?;
         // Not there without the memory controller; then there are no such kills to tell of.
-        let memory = File::open(cgroup.path().join("memory.events")).ok();
+        let mut memory = File::open(cgroup.path().join("memory.events")).ok();
         let nothing = File::open("/dev/null").map_err(file("open", "/dev/null"))?;
-        let (mut kills, mut next) = (cgroup.oom_kills(), Instant::now() + interval);
+        let (mut kills, mut next) = (memory.as_mut().and_then(killed), Instant::now() + interval);
         loop {
             let left = next.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let memory = memory.as_ref().map_or((nothing.as_fd(), PollFlags::empty()), |file| {
+            let changes = memory.as_ref().map_or((nothing.as_fd(), PollFlags::empty()), |file| {
                 (file.as_fd(), PollFlags::POLLPRI)
             });
             let mut files = [
                 PollFd::new(init.as_fd(), PollFlags::POLLIN),
-                PollFd::new(memory.0, memory.1),
+                PollFd::new(changes.0, changes.1),
             ];
             let _ = poll(&mut files, timeout);
             let ended = files[0].any().unwrap_or(false);
-            let now = cgroup.oom_kills();
+            let now = memory.as_mut().and_then(killed);
             if now > kills && !say(&self.event("oom", None)) {
                 return Ok(());
             }
@@ -76,6 +77,13 @@ impl Named {
             }
         }
     }
+}
+
+/// Kills for want of memory so far, by `memory.events`. The kernel tells of changes since the last reading of this very file.
+fn killed(events: &mut File) -> Option<u64> {
+    let mut text = String::new();
+    events.rewind().and_then(|()| events.read_to_string(&mut text)).ok()?;
+    table(&text).get("oom_kill").copied()
 }
 
 fn of(cgroup: &Cgroup) -> Value {
