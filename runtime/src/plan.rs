@@ -360,12 +360,12 @@ pub(crate) fn hook(
 ) -> Result<InitPlan, FieldError> {
     let mut steps = Steps::default();
     let mut door = Vec::new();
+    if container.is_some() && !Guard::UndumpableJoin.is_out() {
+        steps.push("hooks", InitStep::BecomeUndumpable);
+    }
     steps.push("hooks", InitStep::ResetSignals);
     steps.push("hooks", InitStep::NewSession);
     if let Some((spec, init)) = container {
-        if !Guard::UndumpableJoin.is_out() {
-            steps.push("hooks", InitStep::BecomeUndumpable);
-        }
         let linux = required(spec.linux().as_ref(), "linux")?;
         let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
         let process = init.try_clone_to_owned();

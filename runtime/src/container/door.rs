@@ -4,16 +4,19 @@
 //! Who enters a user namespace can't come back, and who is to be born in one must not need a right over the others that
 //! it is to be in. The same process is brought to a cgroup that we may not put a process into.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::prctl::set_dumpable;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 
 use super::error::{CreateError, host};
 use super::launch::{end, receive, say};
 use super::{Exit, SingleThreaded};
 use crate::cgroup::systemd::Unit;
+use crate::guard::Guard;
 use crate::report::{Report, START};
 use crate::step::NamespaceFile;
 use crate::sys::channel::send_with_fd;
@@ -56,7 +59,7 @@ pub(super) fn clone_through(
         if is_brought && !hears(theirs.as_fd()) {
             return;
         }
-        let result = enter(door).and_then(|()| {
+        let result = keep_others_out(door).and_then(|()| enter(door)).and_then(|()| {
             let run = || {
                 // Whoever waits for a word sees its end when this usher has ended.
                 close_inherited(theirs.as_fd());
@@ -101,6 +104,14 @@ fn hears(channel: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Who is in the namespaces can't look into what is made there, not even before its first step.
+fn keep_others_out(door: &[NamespaceFile]) -> Result<(), (u32, Errno)> {
+    if door.is_empty() || Guard::UndumpableJoin.is_out() {
+        return Ok(());
+    }
+    set_dumpable(false).map_err(|errno| (CLONE, errno))
+}
+
 /// Those that we have a right over before the user namespace, the others from within it.
 fn enter(door: &[NamespaceFile]) -> Result<(), (u32, Errno)> {
     let mut entered = [false; KINDS];
@@ -141,8 +152,11 @@ fn child_of(
             );
             Err(host(&action, errno))
         }
-        Some(Report::Ready | Report::Terminal | Report::Hooks | Report::Listener { .. }) | None => {
-            Err(CreateError::Died)
-        }
+        // What it has made sees that nobody talks to it, and ends, too.
+        None => Err(host(
+            "clone the container's process",
+            io::Error::other("the process that enters the namespaces for it was killed"),
+        )),
+        Some(Report::Ready | Report::Terminal | Report::Hooks | Report::Listener { .. }) => Err(CreateError::Died),
     }
 }

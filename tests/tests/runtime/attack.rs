@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use serde_json::json;
-use tests::{binary_path, require_root, rounds};
+use tests::{Need, binary_path, require, require_root, rounds};
 
 use crate::bundle::{Bundle, Finished, link, with_bundle};
 use crate::user::{FIRST, map};
@@ -366,5 +366,51 @@ fn memory_is_allocated_between_clone_and_exec() {
     prove("QuietChild", |bundle| {
         let finished = bundle.run("true");
         Outcome::broken_if(finished.err.contains("memory was allocated between clone and exec"))
+    });
+}
+
+/// The same for who is root in a user namespace, and may look into whatever that one owns. It has the time to: the process
+/// is slow before its first step and before it executes anything, and so is a hook in those namespaces.
+#[test]
+fn who_joins_a_user_namespace_is_looked_into() {
+    require!(Need::Root, Need::Tool("strace"));
+    prove("UndumpableJoin", |bundle| {
+        map(bundle, FIRST, 65536);
+        let set = json!(["CAP_SYS_PTRACE"]);
+        bundle.set(
+            "/process/capabilities",
+            json!({ "bounding": set, "permitted": set, "effective": set }),
+        );
+        let spy =
+            "trap 'exit 0' TERM; echo up; while :; do ls -l /proc/[0-9]*/exe 2> /dev/null | grep -v busybox; done";
+        let container = bundle.start(spy);
+        let slow = "umask,execve";
+        let [traced, delayed] = [format!("trace={slow}"), format!("inject={slow}:delay_enter=100000")];
+        let slowly = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &traced, "-e", &delayed].map(String::from);
+        bundle.around.0 = slowly.into();
+        let joined = Finished::of(bundle.oci("exec").args(["c1", "true"]));
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+
+        let mut second = Bundle::of_state(bundle.scratch);
+        (second.program, second.without) = (bundle.program.clone(), bundle.without.clone());
+        second.around = bundle.around.clone();
+        let join =
+            |kind: &str, file: &str| json!({ "type": kind, "path": format!("/proc/{}/ns/{file}", container.pid()) });
+        second.config["linux"]["namespaces"] = json!([
+            join("user", "user"), join("pid", "pid"), join("network", "net"), join("ipc", "ipc"),
+            { "type": "mount" }, { "type": "uts" },
+        ]);
+        let cgroup = format!("{}/c2", bundle.scratch.cgroup_parent());
+        second.set("/linux/cgroupsPath", json!(cgroup));
+        let hook = json!({ "path": "/bin/busybox", "args": ["true"] });
+        second.set("/hooks", json!({ "createContainer": [hook] }));
+        second.set("/process/args", json!(["true"]));
+        let joined = Finished::of(&mut second.command("c2"));
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+
+        let outcome = Outcome::broken_if(container.said().lines().any(|line| line.contains("/exe -> ")));
+        kill(Pid::from_raw(container.runtime_pid()), Signal::SIGTERM).unwrap();
+        assert_eq!(container.wait(), Some(0));
+        outcome
     });
 }

@@ -12,6 +12,7 @@ mod checkpoint;
 mod crio;
 mod describe;
 mod detached;
+mod door;
 mod escape;
 mod exec;
 mod filesystem;
