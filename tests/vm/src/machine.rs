@@ -46,7 +46,8 @@ fn leave_initial_root() -> anyhow::Result<()> {
     nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("make / shared")
 }
 
-fn mount(source: &str, target: &str, kind: &str) -> anyhow::Result<()> {
+/// Mounts a filesystem of the kernel's own, on a directory that is made if it is missing.
+pub(crate) fn mount(source: &str, target: &str, kind: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(target).with_context(|| format!("make {target}"))?;
     nix::mount::mount(Some(source), target, Some(kind), MsFlags::empty(), None::<&str>)
         .with_context(|| format!("mount {kind} on {target}"))

@@ -8,6 +8,7 @@
 
 mod job;
 mod machine;
+mod policy;
 mod report;
 mod run;
 
@@ -48,6 +49,7 @@ fn boot_and_run() -> anyhow::Result<()> {
     let mut report = Report::to_host().context("open the virtio port")?;
     match loaded
         .and_then(|()| machine::finish())
+        .and_then(|()| policy::load())
         .and_then(|()| Job::read(Path::new("/job.json")))
     {
         Ok(job) => run_all(&job, &mut report),

@@ -26,7 +26,7 @@ const fn package(name: &'static str, proof: &'static str, purpose: Purpose, why:
     }
 }
 
-const PACKAGES: [Package; 19] = [
+const PACKAGES: [Package; 20] = [
     package("gcc", "cc", Purpose::Build, "links Rust programs"),
     package(
         "libc6-dev",
@@ -95,6 +95,12 @@ const PACKAGES: [Package; 19] = [
         "strace",
         Purpose::Vm,
         "stops programs at chosen system calls in tests",
+    ),
+    package(
+        "secilc",
+        "secilc",
+        Purpose::Vm,
+        "compiles the SELinux policy of the test VM",
     ),
 ];
 /// Debian's own keys.

@@ -25,6 +25,11 @@ impl Test {
         format!("{}::{}", self.suite, self.name)
     }
 
+    /// Whether it wants a machine with SELinux, which has no AppArmor.
+    pub(crate) fn wants_selinux(&self) -> bool {
+        self.name.split("::").next() == Some(SELINUX)
+    }
+
     fn is_of_two(&self) -> bool {
         self.suite == WIRE || self.name.split("::").next() == Some(WIRE)
     }
@@ -45,6 +50,8 @@ pub(crate) struct Executables {
 
 /// The suite, or the module of a suite, of tests of two machines.
 const WIRE: &str = "wire";
+/// The module of a suite with tests of SELinux.
+const SELINUX: &str = "selinux";
 
 impl Executables {
     /// Builds the tests and lists them.

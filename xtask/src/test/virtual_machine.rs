@@ -1,4 +1,5 @@
-//! Root tests in a VM: one boot for all of them, and another for the rest when a test takes the machine down.
+//! Root tests in a VM: one boot for all of them but those of SELinux, which have one to themselves, and another for the
+//! rest when a test takes the machine down.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use super::job::{self, Limits, Progress};
 use super::root::silence;
 use super::summary::Record;
 use crate::vm::emulator::Emulator;
+use crate::vm::qemu::Security;
 use crate::vm::{initrd, kernel, peers, qemu};
 use crate::{build, workspace};
 
@@ -53,17 +55,30 @@ impl Prepared {
     pub(crate) fn run(&self, kernel: &str, executables: &Executables) -> anyhow::Result<Vec<Record>> {
         let kernel = kernel::obtain(kernel)?;
         let deadline = Instant::now() + VM_LIMITS.total;
+        let (selinux, others): (Vec<_>, Vec<_>) = executables.tests.iter().cloned().partition(Test::wants_selinux);
+        let mut records = self.run_with(&kernel, Security::AppArmor, &others, deadline)?;
+        records.extend(self.run_with(&kernel, Security::Selinux, &selinux, deadline)?);
+        Ok(records)
+    }
+
+    fn run_with(
+        &self,
+        kernel: &kernel::Kernel,
+        security: Security,
+        tests: &[Test],
+        deadline: Instant,
+    ) -> anyhow::Result<Vec<Record>> {
         let mut records = Vec::new();
         for _ in 0..CRASH_LIMIT {
-            let rest = &executables.tests[records.len()..];
+            let rest = &tests[records.len()..];
             if rest.is_empty() {
                 return Ok(records);
             }
-            let progress = self.boot(&kernel, rest, deadline)?;
+            let progress = self.boot(kernel, security, rest, deadline)?;
             records.extend(progress.records);
         }
-        if records.len() < executables.tests.len() {
-            let left = executables.tests.len() - records.len();
+        if records.len() < tests.len() {
+            let left = tests.len() - records.len();
             records.push(Record::failure(
                 "vm",
                 format!("given up after {CRASH_LIMIT} crashes: {left} tests did not run"),
@@ -72,13 +87,19 @@ impl Prepared {
         Ok(records)
     }
 
-    fn boot(&self, kernel: &kernel::Kernel, tests: &[Test], deadline: Instant) -> anyhow::Result<Progress> {
+    fn boot(
+        &self,
+        kernel: &kernel::Kernel,
+        security: Security,
+        tests: &[Test],
+        deadline: Instant,
+    ) -> anyhow::Result<Progress> {
         let limits = Limits {
             total: deadline.saturating_duration_since(Instant::now()),
             ..VM_LIMITS
         };
         let job = job::describe(tests, &limits, &environment(), place);
-        let vm = self.start(kernel, &kernel.name, &job, Vec::new())?;
+        let vm = self.start(kernel, security, &kernel.name, &job, Vec::new())?;
         follow(&vm, tests, &format!("vm {}", kernel.name))
     }
 
@@ -86,6 +107,7 @@ impl Prepared {
     pub(crate) fn start(
         &self,
         kernel: &kernel::Kernel,
+        security: Security,
         name: &str,
         job: &Value,
         nics: Vec<qemu::Nic>,
@@ -100,6 +122,7 @@ impl Prepared {
             initrd: vec![self.base.as_path(), &kernel.modules, &job_archive],
             disk: &self.peers,
             nics,
+            security,
             dir: &dir,
         };
         machine.boot()

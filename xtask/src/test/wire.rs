@@ -7,6 +7,7 @@ use super::executables::Test;
 use super::job::{self, Limits};
 use super::summary::Record;
 use super::virtual_machine::{Prepared, environment, follow, place};
+use crate::vm::qemu::Security;
 use crate::vm::{kernel, qemu};
 
 /// For one stay of a machine; a test takes half a minute.
@@ -27,7 +28,8 @@ pub(crate) fn run(prepared: &Prepared, kernels: [&str; 2], test: &Test) -> anyho
         let mut environment = environment();
         environment.insert(END, end.to_string());
         let job = job::describe(tests, &LIMITS, &environment, place);
-        prepared.start(&kernels[end], &directory(end), &job, vec![nic(prepared, end)])
+        let nics = vec![nic(prepared, end)];
+        prepared.start(&kernels[end], Security::AppArmor, &directory(end), &job, nics)
     };
     let stays = start(0)?;
     let mut records = Vec::new();

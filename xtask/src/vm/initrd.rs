@@ -13,8 +13,8 @@ use crate::{command, workspace};
 /// Tools of this machine that tests call, taken along when they are installed. The shell among them: that of busybox
 /// would run busybox's own `find` and `unshare` whatever `PATH` says.
 const TOOLS: &[&str] = &[
-    "bash", "bpftool", "crun", "dnsmasq", "find", "ip", "mount", "nft", "nsenter", "runc", "setpriv", "sh", "ss",
-    "strace", "tc", "unshare", "umount",
+    "bash", "bpftool", "crun", "dnsmasq", "find", "ip", "mount", "nft", "nsenter", "runc", "secilc", "setpriv", "sh",
+    "ss", "strace", "tc", "unshare", "umount",
 ];
 /// Programs outside of `PATH`, taken along likewise.
 const OTHER_TOOLS: [&str; 2] = ["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"];

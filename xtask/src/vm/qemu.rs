@@ -21,6 +21,8 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 oops=panic quiet audit=0 
 /// A 7.x kernel on a processor without `cmpxchg16b` refuses every allocation of BPF's socket storage and timers otherwise. It
 /// makes every allocation of a kernel go the slow way.
 const WITHOUT_CMPXCHG16B: &str = "slub_debug=Z,kmalloc*";
+/// In place of AppArmor, and from the first policy on enforced.
+const WITH_SELINUX: &str = "security=selinux selinux=1 enforcing=1";
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What to boot.
@@ -36,8 +38,19 @@ pub(crate) struct Machine<'a> {
     pub(crate) disk: &'a Path,
     /// Cables to other machines; none for a machine on its own.
     pub(crate) nics: Vec<Nic>,
+    /// Which of the kernel's two modules rules who may do what.
+    pub(crate) security: Security,
     /// For sockets and the console's log.
     pub(crate) dir: &'a Path,
+}
+
+/// A security module that gives processes and files labels. A kernel has one of them at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// Debian's own choice.
+    AppArmor,
+    /// With a policy of the tests' own.
+    Selinux,
 }
 
 /// One end of a cable between two machines.
@@ -107,11 +120,7 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(initrd)
             .arg("-append")
-            .arg(if self.emulator.has_cmpxchg16b() {
-                KERNEL_ARGUMENTS.to_owned()
-            } else {
-                format!("{KERNEL_ARGUMENTS} {WITHOUT_CMPXCHG16B}")
-            });
+            .arg(self.kernel_arguments());
         command
             .arg("-chardev")
             .arg(format!("file,id=console,path={}", console.display()));
@@ -138,6 +147,13 @@ impl Machine<'_> {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
+    }
+
+    fn kernel_arguments(&self) -> String {
+        let processor = (!self.emulator.has_cmpxchg16b()).then_some(WITHOUT_CMPXCHG16B);
+        let security = (self.security == Security::Selinux).then_some(WITH_SELINUX);
+        let more = processor.into_iter().chain(security);
+        more.fold(KERNEL_ARGUMENTS.to_owned(), |line, word| format!("{line} {word}"))
     }
 }
 
