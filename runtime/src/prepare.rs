@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use crate::sys::mount::{fsconfig_create, fsconfig_set, fsmount, fsopen, map_ids}
 use crate::sys::pidfd::{pid_of, pidfd_send_signal};
 use crate::sys::thread::SingleThreaded;
 use crate::tree::{Ids, Taker, Tree};
-use crate::{home, mapping};
+use crate::{home, mapping, proc};
 
 /// mount(2) takes one page of options, its end included.
 const PAGE: usize = 4096;
@@ -57,6 +57,8 @@ impl Preparation<'_> {
         } else if let InitStep::MountRoot(root) = step {
             self.root(root)?;
             self.roots = open_roots(root)?;
+        } else if let InitStep::MoveRoot { whole } = step {
+            *whole = hosts_whole_filesystems()?;
         } else if let InitStep::Execute(program) = step {
             prepare_program(program, &self.roots)?;
         }
@@ -95,6 +97,15 @@ impl Preparation<'_> {
             RootMount::Overlay(overlay) => Ok(make_overlay(overlay)?),
         }
     }
+}
+
+/// Where the host has a procfs or sysfs in which nothing is left out.
+fn hosts_whole_filesystems() -> io::Result<Vec<CString>> {
+    let list = std::fs::read("/proc/self/mountinfo")?;
+    let places = proc::whole_mounts_of(&list, &["proc", "sysfs"]).into_iter();
+    Ok(places
+        .map(|place| CString::new(place.into_os_string().into_vec()))
+        .collect::<Result<_, _>>()?)
 }
 
 fn prepare_program(program: &mut Program, roots: &[OwnedFd]) -> nix::Result<()> {

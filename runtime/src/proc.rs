@@ -65,6 +65,20 @@ pub(crate) fn mount_of(list: &[u8], kind: &str) -> Option<PathBuf> {
     })
 }
 
+/// Where whole filesystems of `kinds` are mounted, in order, by a list as `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+pub(crate) fn whole_mounts_of(list: &[u8], kinds: &[&str]) -> Vec<PathBuf> {
+    let place = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let root = fields.nth(3)?;
+        let place = fields.next()?;
+        fields.find(|field| *field == b"-")?;
+        let kind = fields.next()?;
+        let is_one = root == b"/" && kinds.iter().any(|of| of.as_bytes() == kind);
+        is_one.then(|| PathBuf::from(OsString::from_vec(unescaped(place))))
+    };
+    list.split(|byte| *byte == b'\n').filter_map(place).collect()
+}
+
 /// How many of the mounts in a list as `/proc/PID/mountinfo` (proc_pid_mountinfo(5)) are on `directory`.
 pub(crate) fn mounts_on(list: &[u8], directory: &Path) -> usize {
     let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescaped);
@@ -106,6 +120,14 @@ mod tests {
     }
 
     #[test]
+    fn whole_mounts_are_found_in_their_order() {
+        let list = b"22 1 0:20 / / rw shared:1 - ext4 x rw\n23 22 0:21 / /proc rw - proc p rw\n\
+            24 23 0:21 /sys /s rw - proc p rw\n25 23 0:22 / /proc rw master:1 - proc p rw\n26 22 0:23 / /a\\040b rw - sysfs s rw\n";
+        let places = ["/proc", "/proc", "/a b"].map(PathBuf::from);
+        assert_eq!(whole_mounts_of(list, &["proc", "sysfs"]), places);
+    }
+
+    #[test]
     fn a_command_with_brackets_and_spaces_does_not_confuse() {
         let text = "7 (a) Z (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0\n";
         let stat = Stat::parse(text).unwrap();
@@ -128,6 +150,7 @@ mod tests {
             let _ = (Stat::parse(&text), pid_of_pidfd(&text));
             let _ = (cgroup_path(&text), maps_every_id(&text));
             let _ = (mounts_on(bytes, Path::new("/a b")), mount_of(bytes, "proc"));
+            let _ = whole_mounts_of(bytes, &["proc"]);
         });
     }
 }

@@ -90,7 +90,10 @@ pub(crate) enum InitStep {
     /// Make it the root and let go of the host's.
     PivotRoot,
     /// The same for hosts whose own root can't be pivoted away from: mount it over the host's root (`--no-pivot`).
-    MoveRoot,
+    MoveRoot {
+        /// Where the host has a whole procfs or sysfs; the parent looks.
+        whole: Vec<CString>,
+    },
     /// The same in a mount namespace with others in it, who keep theirs: for this process alone (chroot(2)).
     ChangeRoot,
     /// Take the root as it is, after joining a container.
@@ -415,7 +418,7 @@ impl InitStep {
             Self::OpenNewRoot => "open the root filesystem".into(),
             Self::WaitForHooks => "wait for the hooks before the change of root".into(),
             Self::PivotRoot => "pivot to the root filesystem".into(),
-            Self::MoveRoot => "move the root filesystem over the host's root".into(),
+            Self::MoveRoot { .. } => "move the root filesystem over the host's root".into(),
             Self::ChangeRoot => "change to the root filesystem".into(),
             Self::OpenRoot => "open the container's root".into(),
             Self::EnterRoot(_) => "change to the container's root".into(),

@@ -89,7 +89,7 @@ impl Change {
     fn change(self, steps: &mut Steps) {
         let step = match self {
             Self { is_shared: true, .. } => InitStep::ChangeRoot,
-            Self { no_pivot: true, .. } => InitStep::MoveRoot,
+            Self { no_pivot: true, .. } => InitStep::MoveRoot { whole: Vec::new() },
             Self { no_pivot: false, .. } => InitStep::PivotRoot,
         };
         steps.push("root", step);

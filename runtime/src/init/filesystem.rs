@@ -152,10 +152,11 @@ impl<'a> Init<'a> {
     }
 
     /// As [`Init::pivot_root`], where the host's root is the initial ramfs, which can't be pivoted away from. The host's
-    /// /proc and /sys go first: whoever finds a way back to the old root finds nothing there.
-    pub(super) fn move_root(&mut self) -> nix::Result<()> {
-        for directory in [c"/proc", c"/sys"] {
-            match umount2(directory, MntFlags::MNT_DETACH) {
+    /// `whole` filesystems go first, the last on top: whoever finds a way back to the old root finds none of them there, and
+    /// as long as one is there the kernel lets root of any user namespace inside mount one in which nothing is masked.
+    pub(super) fn move_root(&mut self, whole: &[CString]) -> nix::Result<()> {
+        for directory in whole.iter().rev() {
+            match umount2(directory.as_c_str(), MntFlags::MNT_DETACH) {
                 Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),
             }

@@ -123,7 +123,7 @@ impl<'a> Init<'a> {
             InitStep::OpenNewRoot => self.open_new_root(),
             InitStep::WaitForHooks => process::wait_for_hooks(self.channel),
             InitStep::PivotRoot => self.pivot_root(),
-            InitStep::MoveRoot => self.move_root(),
+            InitStep::MoveRoot { whole } => self.move_root(whole),
             InitStep::ChangeRoot => self.change_root(),
             InitStep::OpenRoot => self.open_root(),
             InitStep::EnterRoot(root) => self.enter_root(root),

@@ -337,6 +337,28 @@ fn the_root_can_be_moved_instead_of_pivoted() {
     });
 }
 
+/// One of the host's that were still there would let root of a user namespace inside mount one without masks.
+#[test]
+fn a_root_that_is_moved_leaves_no_procfs_of_the_host_behind() {
+    require_root!();
+    with_bundle("no-pivot-proc", |bundle| {
+        let another = bundle.dir().join("another proc");
+        fs::create_dir_all(&another).unwrap();
+        let mounts = format!(
+            "mount -t proc proc /proc && mount -t proc proc '{}' && exec \"$@\"",
+            another.display()
+        );
+        let before = ["unshare", "-m", "--propagation", "private", "sh", "-c", &mounts, "sh"];
+        bundle.around.0 = before.map(String::from).into();
+        bundle.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+        bundle.set("/linux/maskedPaths", json!(["/proc/interrupts"]));
+        let script = "busybox unshare -Urmpf mount -t proc proc /proc && echo mounted";
+        bundle.set("/process/args", json!(["sh", "-c", script]));
+        let finished = Finished::of(bundle.command("c1").arg("--no-pivot"));
+        assert!(finished.err.contains("ermission denied"), "{finished:?}");
+    });
+}
+
 #[test]
 fn a_keyring_is_new_unless_told() {
     require_root!();
