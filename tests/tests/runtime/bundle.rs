@@ -1,6 +1,7 @@
 //! A bundle of a test's own, and what came of running it.
 
 use std::fs;
+use std::io::pipe;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -180,7 +181,9 @@ impl<'a> Bundle<'a> {
         let mut line = before.iter().map(Into::into).chain([program]);
         let mut command = Command::new(line.next().unwrap());
         command.args(line).arg("--root").arg(self.state()).args(flags).arg(verb);
-        command.stdin(Stdio::null());
+        // A peer gives its stdin to the container's root: /dev/null would be that of the whole machine.
+        let (nothing, _) = pipe().unwrap();
+        command.stdin(nothing);
         command.envs(self.without.iter().map(|guard| ("ORLOP_WEAKEN", guard)));
         command
     }
