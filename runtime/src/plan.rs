@@ -252,6 +252,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
     begin(
         process_facts.manner,
         keeps_others_out(&namespaces, process_facts.privileges),
+        labels::of_process(process, process_facts.modules)?,
         &mut steps,
     );
     enter_user_namespace(&namespaces, process_facts.groups, &mut steps);
@@ -275,6 +276,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
         Rootfs::Overlay { .. } => None,
     };
     rootfs::plan(facts.rootfs, propagation, change, process_facts.privileges, &mut steps)?;
+    let label = labels::of_mounts(linux, process_facts.modules)?;
     let around = mounts::Surroundings {
         bundle: facts.bundle,
         rootfs,
@@ -284,8 +286,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
         devices: devices::of(linux.devices().as_deref().unwrap_or_default())?,
         privileges: process_facts.privileges,
         mappings: &mappings,
-        label: linux.mount_label().as_deref(),
-        modules: process_facts.modules,
+        label: label.as_deref(),
     };
     let unenforced = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), &around, &mut steps)?;
     if let Some(values) = linux.sysctl() {
@@ -296,7 +297,7 @@ pub(crate) fn container(spec: &Spec, facts: Facts<'_>) -> Result<InitPlan, Field
         steps.push("process.terminal", InitStep::BindConsole);
     }
     steps.push("process.cwd", InitStep::MakeDirectory(process::cwd(process)?));
-    paths::plan(linux, &mut steps)?;
+    paths::plan(linux, label.as_ref(), &mut steps)?;
     steps.add_late();
     change.after_hooks(&mut steps);
     rootfs::finish(spec.root().as_ref(), propagation, &mut steps);
@@ -323,7 +324,8 @@ pub(crate) fn exec(
     let namespaces = Namespaces::of(linux.namespaces().as_deref().unwrap_or_default())?;
     facts.groups = asked_groups(spec, facts.groups);
     let mut steps = Steps::default();
-    begin(facts.manner, true, &mut steps);
+    let label = labels::of_process(process, facts.modules)?;
+    begin(facts.manner, true, label, &mut steps);
     let door = door_of(&init, &namespaces)?;
     if labels::has_any(process) {
         steps.push("process", InitStep::OpenProc);
@@ -475,14 +477,15 @@ fn keeps_others_out(namespaces: &Namespaces, privileges: Privileges) -> bool {
     privileges.mounts || !namespaces.is_new(libc::CLONE_NEWUSER) || namespaces.joins_any()
 }
 
-fn begin(manner: Manner, keeps_others_out: bool, steps: &mut Steps) {
+fn begin(manner: Manner, keeps_others_out: bool, label: Option<CString>, steps: &mut Steps) {
     if keeps_others_out && !Guard::UndumpableJoin.is_out() {
         steps.push("process", InitStep::BecomeUndumpable);
     }
     steps.push("process", InitStep::ResetSignals);
     steps.push("process", InitStep::NewSession);
     if !manner.keeps_keyring {
-        steps.push("process", InitStep::NewSessionKeyring);
+        let field = label.as_ref().map_or("process", |_| labels::PROCESS_LABEL);
+        steps.push(field, InitStep::NewSessionKeyring { label });
     }
 }
 

@@ -5,6 +5,7 @@
 //! checks lists of CPUs with regular expressions: together a fifth of a program that is started with every container. What
 //! reads a list of CPUs here is [`crate::field`], as it does for cgroups.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -14,6 +15,8 @@ use oci_spec::runtime::{
 };
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+
+use crate::field::labels;
 
 /// The configuration of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Getters, MutGetters, Setters)]
@@ -143,6 +146,19 @@ impl Process {
         let cwd = "/".into();
         Self { cwd, ..Self::default() }
     }
+
+    /// This process, with the labels of a container's first one where it has none of its own.
+    pub(crate) fn labelled_as(&self, first: &Self) -> Cow<'_, Self> {
+        let lacks = |own, other| labels::filled(own).is_none() && labels::filled(other).is_some();
+        let mut labelled = Cow::Borrowed(self);
+        if lacks(&self.apparmor_profile, &first.apparmor_profile) {
+            labelled.to_mut().apparmor_profile.clone_from(&first.apparmor_profile);
+        }
+        if lacks(&self.selinux_label, &first.selinux_label) {
+            labelled.to_mut().selinux_label.clone_from(&first.selinux_label);
+        }
+        labelled
+    }
 }
 
 /// Lists of CPUs, `0-3,7`, as they were written.
@@ -204,5 +220,32 @@ impl From<&oci_spec::runtime::Process> for Process {
             scheduler: process.scheduler().clone(),
             exec_cpu_affinity: affinity,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn process(profile: Option<&str>, label: Option<&str>) -> Process {
+        serde_json::from_value(json!({
+            "user": { "uid": 0, "gid": 0 }, "cwd": "/", "apparmorProfile": profile, "selinuxLabel": label,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn labels_that_are_left_out_are_those_of_the_containers_own_process() {
+        let first = process(Some("profile"), Some("label"));
+        for (added, expected) in [
+            (process(None, Some("other")), process(Some("profile"), Some("other"))),
+            (process(Some("other"), Some("")), process(Some("other"), Some("label"))),
+        ] {
+            assert_eq!(*added.labelled_as(&first), expected);
+        }
+        let nothing = process(None, None);
+        assert!(matches!(first.labelled_as(&nothing), Cow::Borrowed(_)));
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::container_path::ContainerPath;
+use crate::field::labels;
 use crate::sys::capability::Mask;
 use crate::sys::exec::StringArray;
 use crate::sys::mount::Attributes;
@@ -41,8 +42,11 @@ pub(crate) enum InitStep {
     ResetSignals,
     /// Leave the parent's session and terminal.
     NewSession,
-    /// A session keyring of its own, where the kernel has keys at all.
-    NewSessionKeyring,
+    /// A session keyring of its own, where the kernel has keys at all: with the label that its program will have, without
+    /// which SELinux keeps it from that.
+    NewSessionKeyring {
+        label: Option<CString>,
+    },
     /// Descriptors 0, 1 and 2.
     UseStreams([OwnedFd; 3]),
     /// Enter one existing namespace.
@@ -125,7 +129,11 @@ pub(crate) enum InitStep {
         value: CString,
     },
     /// Hide a file behind /dev/null or a directory behind an empty one, if it is there.
-    MaskPath(ContainerPath),
+    MaskPath {
+        path: ContainerPath,
+        /// What a directory in its place is labelled.
+        label: Option<CString>,
+    },
     /// Make a file or directory read-only, if it is there.
     MakeReadonly(ContainerPath),
     /// Change the mount that is at a path.
@@ -270,10 +278,21 @@ pub(crate) struct NewMount {
     pub(crate) copy_up: bool,
     /// Give it the mode of the directory that it hides, if there is one.
     pub(crate) keep_mode: bool,
+    /// What its root is labelled; its other files have labels of their own.
+    pub(crate) root_label: Option<CString>,
     /// What of the host to show, read-only, where the user namespace may not make the filesystem.
     pub(crate) instead: Option<&'static CStr>,
     /// The mount, once it is made.
     pub(crate) made: RefCell<Option<OwnedFd>>,
+}
+
+impl NewMount {
+    /// The label that its files, or one of them, are to have.
+    fn label(&self) -> Option<&CString> {
+        let mut options = self.options.iter();
+        let option = options.find(|(name, _)| name.as_c_str() == labels::MOUNT_OPTION);
+        option.map_or(self.root_label.as_ref(), |(_, label)| label.as_ref())
+    }
 }
 
 /// A part of the host's filesystem to show in the container.
@@ -355,6 +374,8 @@ pub(crate) struct Program {
     pub(crate) environment: StringArray,
     /// Whose HOME is to be looked up and added.
     pub(crate) home_of: Option<u32>,
+    /// The label that it has from SELinux, which may refuse it.
+    pub(crate) label: Option<CString>,
 }
 
 impl Program {
@@ -392,7 +413,7 @@ impl InitStep {
             Self::BecomeUndumpable => "keep /proc/self private".into(),
             Self::ResetSignals => "reset signals".into(),
             Self::NewSession => "start a session".into(),
-            Self::NewSessionKeyring => "make a session keyring".into(),
+            Self::NewSessionKeyring { label } => labelled("make a session keyring".into(), label.as_ref()),
             Self::UseStreams(_) => "set up stdin, stdout and stderr".into(),
             Self::JoinNamespace(namespace) => format!("join the namespace {}", namespace.path.display()),
             Self::JoinContainer { .. } | Self::JoinContainerByFiles { .. } => "join the container's namespaces".into(),
@@ -407,7 +428,8 @@ impl InitStep {
             Self::TakeTree(tree) => format!("take {} from the host", tree.source.display()),
             Self::TakeSource(bind) => format!("prepare to bind {} on {}", bind.tree.source.display(), bind.target),
             Self::MakeMount(mount) => {
-                format!("prepare to mount {} on {}", mount.kind.to_string_lossy(), mount.target)
+                let what = format!("prepare to mount {} on {}", mount.kind.to_string_lossy(), mount.target);
+                labelled(what, mount.label())
             }
             Self::MountRoot(RootMount::Directory { tree, .. }) => {
                 format!("mount the root filesystem {}", tree.source.display())
@@ -430,7 +452,7 @@ impl InitStep {
             Self::OpenTerminal { .. } => "open a terminal".into(),
             Self::BindConsole => "bind the terminal on /dev/console".into(),
             Self::WriteSysctl { name, value, .. } => format!("set sysctl {name} to {}", value.to_string_lossy()),
-            Self::MaskPath(path) => format!("mask {path}"),
+            Self::MaskPath { path, .. } => format!("mask {path}"),
             Self::MakeReadonly(path) => format!("make {path} read-only"),
             Self::SetMountAttributes { path, .. } => format!("change the mount at {path}"),
             Self::Reconfigure { path, .. } => format!("remount the filesystem at {path}"),
@@ -456,7 +478,15 @@ impl InitStep {
             Self::CloseDescriptors { preserved: 0 } => "close inherited descriptors".into(),
             Self::CloseDescriptors { preserved } => format!("close inherited descriptors from {} on", 3 + preserved),
             Self::WaitForStart { .. } => "wait for the start".into(),
-            Self::Execute(program) => format!("exec {:?}", program.name()),
+            Self::Execute(program) => labelled(format!("exec {:?}", program.name()), program.label.as_ref()),
         }
+    }
+}
+
+/// SELinux refuses labels in the words that there are for everything else.
+fn labelled(what: String, label: Option<&CString>) -> String {
+    match label {
+        None => what,
+        Some(label) => format!("{what} with the label {:?}", label.to_string_lossy()),
     }
 }

@@ -7,14 +7,14 @@ use std::rc::Rc;
 
 use oci_spec::runtime::Mount;
 
+use super::labels::{self, Labelled};
 use super::mount_options::Options;
 use super::user::{self, IdMappings};
-use super::{devices, labels, namespaces::Namespaces};
+use super::{devices, namespaces::Namespaces};
 use crate::container_path::ContainerPath;
 use crate::guard::Guard;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::privileges::Privileges;
-use crate::security::SecurityModules;
 use crate::step::{BindMount, Device, InitStep, NewMount};
 use crate::sys::mount::Attributes;
 use crate::tree::{IdMap, Ids, Taker, Tree};
@@ -36,14 +36,25 @@ pub(crate) struct Surroundings<'a> {
     /// Those of the container's user namespace.
     pub(crate) mappings: &'a IdMappings,
     /// `linux.mountLabel`
-    pub(crate) label: Option<&'a str>,
-    pub(crate) modules: SecurityModules,
+    pub(crate) label: Option<&'a CStr>,
 }
 
 impl Surroundings<'_> {
     /// Whether the container's process is in a user namespace: its own, or one that this process is in already.
     pub(crate) fn in_user_namespace(&self) -> bool {
         self.namespaces.has(libc::CLONE_NEWUSER) || !self.privileges.devices
+    }
+
+    /// `context=`, where files of this kind of filesystem get the container's label.
+    fn label_option(&self, kind: &str) -> Option<(CString, Option<CString>)> {
+        let label = self.label_for(kind, Labelled::Files)?;
+        Some((labels::MOUNT_OPTION.into(), Some(label)))
+    }
+
+    /// The container's label, if that is what it is for.
+    fn label_for(&self, kind: &str, what: Labelled) -> Option<CString> {
+        let label = self.label.filter(|_| Labelled::of(kind) == what);
+        label.map(CString::from)
     }
 
     /// Who takes a part of the host: the child where it can, in turn with the filesystems that it makes, because kernels
@@ -107,7 +118,7 @@ pub(crate) fn plan(mounts: &[Mount], around: &Surroundings<'_>, steps: &mut Step
     let mut unenforced = Vec::new();
     if !destinations.iter().any(|path| path.is("/dev")) {
         let mut dev = default_dev()?;
-        dev.options.extend(label("tmpfs", around)?);
+        dev.options.extend(around.label_option("tmpfs"));
         push_new("mounts", dev, steps);
         devices::plan(around, steps)?;
     }
@@ -165,6 +176,7 @@ fn default_dev() -> Result<NewMount, FieldError> {
         refuse_links: true,
         copy_up: false,
         keep_mode: false,
+        root_label: None,
         instead: None,
         made: RefCell::default(),
     })
@@ -410,7 +422,8 @@ fn new_mount(
     attributes.set |= options.recursive.set;
     attributes.propagation |= options.recursive.propagation;
     let refuse_links = matches!(kind, "proc" | "sysfs") || target.is("/dev");
-    let label = label(kind, around)?;
+    let label = around.label_option(kind);
+    let root_label = around.label_for(kind, Labelled::Root);
     // As for runc and crun: /tmp stays /tmp.
     let keep_mode = kind == "tmpfs" && options.data.iter().all(|(name, _)| name.as_c_str() != c"mode");
     let kind = c_string(&format!("{field}.type"), kind.as_ref())?;
@@ -426,12 +439,7 @@ fn new_mount(
         refuse_links,
         copy_up: options.copy_up,
         keep_mode,
+        root_label,
         made: RefCell::default(),
     })
-}
-
-/// `context=`, where files of this kind of filesystem get the container's label.
-fn label(kind: &str, around: &Surroundings<'_>) -> Result<Option<(CString, Option<CString>)>, FieldError> {
-    let label = labels::mount_option(around.label, kind, around.modules)?;
-    Ok(label.map(|label| (c"context".into(), Some(label))))
 }

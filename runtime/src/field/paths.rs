@@ -1,5 +1,6 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
+use std::ffi::CString;
 use std::path::Path;
 
 use oci_spec::runtime::Linux;
@@ -8,8 +9,9 @@ use crate::container_path::ContainerPath;
 use crate::plan::{FieldError, Steps};
 use crate::step::InitStep;
 
-/// Plans the masks last: a read-only mount made on top of one would show again what it hides.
-pub(crate) fn plan(linux: &Linux, steps: &mut Steps) -> Result<(), FieldError> {
+/// Plans the masks last: a read-only mount made on top of one would show again what it hides. `label` is that of the
+/// container's mounts.
+pub(crate) fn plan(linux: &Linux, label: Option<&CString>, steps: &mut Steps) -> Result<(), FieldError> {
     let (readonly, masked) = (linux.readonly_paths().as_deref(), linux.masked_paths().as_deref());
     each(
         "linux.readonlyPaths",
@@ -20,7 +22,10 @@ pub(crate) fn plan(linux: &Linux, steps: &mut Steps) -> Result<(), FieldError> {
     each(
         "linux.maskedPaths",
         masked.unwrap_or_default(),
-        InitStep::MaskPath,
+        |path| InitStep::MaskPath {
+            path,
+            label: label.cloned(),
+        },
         steps,
     )
 }
@@ -28,7 +33,7 @@ pub(crate) fn plan(linux: &Linux, steps: &mut Steps) -> Result<(), FieldError> {
 fn each(
     name: &str,
     paths: &[String],
-    step: fn(ContainerPath) -> InitStep,
+    step: impl Fn(ContainerPath) -> InitStep,
     steps: &mut Steps,
 ) -> Result<(), FieldError> {
     // A path that is listed twice is mounted over once.

@@ -52,7 +52,8 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     if let Affinity::Last(cpus) = &around.affinity {
         steps.push("process.execCPUAffinity.final", InitStep::SetAffinity(cpus.clone()));
     }
-    labels::plan(process, around.modules, steps)?;
+    let label = labels::of_process(process, around.modules)?;
+    labels::plan(process, around.modules, label.clone(), steps)?;
     if around.has_streams {
         let owner = process.user().uid();
         steps.push("process.user", InitStep::OwnStreams { owner });
@@ -61,6 +62,7 @@ pub(crate) fn plan(process: &Process, around: &Surroundings<'_>, steps: &mut Ste
     // Without no_new_privs a filter takes a capability that the next steps give up; with it the filter comes last, and
     // has to allow hardly more than the program does.
     let program = process.args().as_ref().map(|_| program(process)).transpose()?;
+    let program = program.map(|program| Program { label, ..program });
     let find = program.as_ref().map(|program| InitStep::FindProgram {
         name: program.name(),
         candidates: program.candidates.clone(),

@@ -20,6 +20,7 @@ pub(crate) fn of(arguments: &[String], environment: &[String], uid: u32) -> Resu
         arguments: StringArray::new(c_strings("process.args", arguments)?),
         environment: StringArray::new(self::environment(environment)?),
         home_of: value(environment, "HOME").is_none_or(str::is_empty).then_some(uid),
+        label: None,
     })
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn of_hook(hook: &Hook, environment: &[String]) -> Result<Program, Fi
         arguments: StringArray::new(arguments),
         environment: StringArray::new(c_strings("hooks", environment)?),
         home_of: None,
+        label: None,
     })
 }
 

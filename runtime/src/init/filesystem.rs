@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
@@ -14,12 +14,14 @@ use super::copy::copy_directory;
 use super::inside::DIRECTORY;
 use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
+use crate::field::labels;
 use crate::guard::Guard;
 use crate::step::{BindMount, Device, MadeOverlay, NewMount, RootMount};
 use crate::sys::mount::{
     Attributes, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick, mount_setattr,
     move_mount, open_tree_clone,
 };
+use crate::sys::xattr::fsetxattr;
 
 /// Of a tmpfs, if nobody asks for another.
 const USUAL_MODE: Mode = Mode::from_bits_truncate(0o1777);
@@ -94,11 +96,23 @@ fn new_filesystem(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
     }
     fsconfig_create(filesystem.as_fd())?;
     let mounted = fsmount(filesystem.as_fd(), new.attributes.set)?;
+    if let Some(label) = &new.root_label {
+        label_root(mounted.as_fd(), label)?;
+    }
     if new.attributes.propagation != 0 {
         let attributes = Attributes::propagating(new.attributes.propagation);
         mount_setattr(mounted.as_fd(), attributes, false)?;
     }
     Ok(mounted)
+}
+
+/// A filesystem that the policy has no labels for keeps what it has.
+fn label_root(mount: BorrowedFd<'_>, label: &CStr) -> nix::Result<()> {
+    let root = openat(mount, c".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    match fsetxattr(root.as_fd(), labels::ATTRIBUTE, label.to_bytes()) {
+        Err(Errno::EOPNOTSUPP) => Ok(()),
+        result => result,
+    }
 }
 
 /// For an option of a filesystem. It takes no memory, of which there is none here.
@@ -308,7 +322,7 @@ impl<'a> Init<'a> {
         write_in(proc.as_fd(), file, value, inside | resolve)
     }
 
-    pub(super) fn mask(&mut self, path: &ContainerPath) -> nix::Result<()> {
+    pub(super) fn mask(&mut self, path: &ContainerPath, label: Option<&CStr>) -> nix::Result<()> {
         if Guard::TrustedNull.is_out() {
             self.trust_images_null()?;
         }
@@ -316,7 +330,7 @@ impl<'a> Init<'a> {
         let mask = if fstat(&target)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
             if self.empty.is_none() {
                 self.empty = Some(Mask {
-                    mount: empty_directory()?,
+                    mount: empty_directory(label)?,
                     is_used: false,
                 });
             }
@@ -415,8 +429,11 @@ impl Mask {
     }
 }
 
-fn empty_directory() -> nix::Result<OwnedFd> {
+fn empty_directory(label: Option<&CStr>) -> nix::Result<OwnedFd> {
     let filesystem = fsopen(c"tmpfs")?;
+    if let Some(label) = label {
+        fsconfig_set(filesystem.as_fd(), labels::MOUNT_OPTION, Some(label))?;
+    }
     fsconfig_set(filesystem.as_fd(), c"nr_inodes", Some(c"2"))?;
     fsconfig_create(filesystem.as_fd())?;
     fsmount(filesystem.as_fd(), libc::MOUNT_ATTR_RDONLY)

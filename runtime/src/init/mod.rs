@@ -101,7 +101,7 @@ impl<'a> Init<'a> {
             InitStep::BecomeUndumpable => nix::sys::prctl::set_dumpable(false),
             InitStep::ResetSignals => self.reset_signals(),
             InitStep::NewSession => nix::unistd::setsid().map(drop),
-            InitStep::NewSessionKeyring => process::new_session_keyring(),
+            InitStep::NewSessionKeyring { label } => process::new_session_keyring(label.as_deref()),
             InitStep::UseStreams(streams) => process::use_streams(streams),
             InitStep::JoinNamespace(namespace) => process::join(namespace),
             InitStep::JoinContainer { process, namespaces } => {
@@ -139,7 +139,7 @@ impl<'a> Init<'a> {
             } => self.open_terminal(*size, *owner, *plain_lines),
             InitStep::BindConsole => self.bind_console(),
             InitStep::WriteSysctl { file, value, .. } => self.write_sysctl(file, value),
-            InitStep::MaskPath(path) => self.mask(path),
+            InitStep::MaskPath { path, label } => self.mask(path, label.as_deref()),
             InitStep::MakeReadonly(path) => self.make_readonly(path),
             InitStep::SetMountAttributes {
                 path,

@@ -98,11 +98,19 @@ fn executable(path: &CStr) -> nix::Result<()> {
 }
 
 /// Kernels without keys, and users who have too many, share their parent's keyring: it holds nothing of ours.
-pub(super) fn new_session_keyring() -> nix::Result<()> {
+pub(super) fn new_session_keyring(label: Option<&CStr>) -> nix::Result<()> {
+    label.map_or(Ok(()), label_new_keys)?;
     match namespace::join_new_session_keyring() {
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EDQUOT) => Ok(()),
         result => result,
     }
+}
+
+/// Until its exec. The host's /proc is in sight, and no container's process has a part in it.
+fn label_new_keys(label: &CStr) -> nix::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let file = open(c"/proc/thread-self/attr/keycreate", flags, Mode::empty())?;
+    write(&file, label.to_bytes()).map(drop)
 }
 
 pub(super) fn use_streams([stdin, stdout, stderr]: &[OwnedFd; 3]) -> nix::Result<()> {

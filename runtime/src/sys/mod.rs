@@ -31,6 +31,7 @@ pub(crate) mod schedule;
 pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod stopwatch;
+pub(crate) mod xattr;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 

@@ -28,6 +28,7 @@ mod refused;
 mod rest;
 mod scheduling;
 mod seccomp;
+mod selinux;
 mod systemd;
 mod time;
 mod user;

@@ -1,5 +1,6 @@
 //! `exec`: one more process in a container.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use super::{Named, Status, VerbError};
@@ -22,7 +23,8 @@ pub struct ExecOrder<'a> {
 }
 
 impl Named {
-    /// Adds a process to a created or running container.
+    /// Adds a process to a created or running container. What it does not say of labels the container's own process does,
+    /// as for the peers: nobody is without them by leaving them out.
     pub fn exec(&self, order: ExecOrder<'_>) -> Result<Running, VerbError> {
         match self.status() {
             Status::Created | Status::Running => {}
@@ -44,7 +46,9 @@ impl Named {
             follows_init: order.cgroup.is_none(),
             ..whole
         };
+        let first = spec.process().as_ref();
+        let process = first.map_or(Cow::Borrowed(order.process), |first| order.process.labelled_as(first));
         let token = SingleThreaded::prove()?;
-        Ok(exec(&token, target, order.process, order.stdio, order.manner)?)
+        Ok(exec(&token, target, &process, order.stdio, order.manner)?)
     }
 }

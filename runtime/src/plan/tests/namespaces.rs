@@ -124,6 +124,31 @@ fn the_mount_label_is_an_option_of_filesystems_whose_files_have_none() {
 }
 
 #[test]
+fn what_is_made_besides_is_labelled_too() {
+    let mut spec = base();
+    spec["process"]["selinuxLabel"] = json!("of the process");
+    spec["linux"]["mountLabel"] = json!("of its files");
+    spec["linux"]["maskedPaths"] = json!(["/proc/acpi"]);
+    let mqueue = json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue" });
+    spec["mounts"].as_array_mut().unwrap().push(mqueue);
+    let plan = plan_of(spec, Terminal::None).unwrap();
+    position(&plan, "make a session keyring with the label \"of the process\"");
+    position(
+        &plan,
+        "prepare to mount mqueue on /dev/mqueue with the label \"of its files\"",
+    );
+    let exec = described(&plan).pop().unwrap();
+    assert!(exec.ends_with("with the label \"of the process\""), "{exec}");
+    let mut masks = plan.steps.iter().filter_map(|planned| {
+        let InitStep::MaskPath { label, .. } = &planned.step else {
+            return None;
+        };
+        label.as_deref()
+    });
+    assert_eq!(masks.next(), Some(c"of its files"));
+}
+
+#[test]
 fn the_affinity_is_for_added_processes() {
     let mut spec = base();
     spec["process"]["execCPUAffinity"] = json!({ "initial": "0", "final": "0-1" });
