@@ -27,7 +27,7 @@ usage: cargo xtask COMMAND
   up                             build, start a node with the example manifests and show it
   down                           remove everything that `up` made
   check [NAME]                   format, clippy, tidy (the house's own rules), deny
-  test [unit|root|vm] [--kernel V] [FILTER]
+  test [unit|miri|root|vm] [--kernel V] [FILTER]
                                  run tests; all without a name
   bench [AREA] [--json]          measure against peers: runtime, services, pods, memory, network
 ";
@@ -149,6 +149,7 @@ fn selection(mut arguments: lexopt::Parser) -> anyhow::Result<test::Selection> {
 fn take_word(selection: &mut test::Selection, word: String) -> anyhow::Result<()> {
     let part = match word.as_str() {
         "unit" => Some(test::Part::Unit),
+        "miri" => Some(test::Part::Miri),
         "root" => Some(test::Part::Root),
         "vm" => Some(test::Part::Vm),
         _ => None,

@@ -7,6 +7,7 @@ use crate::command;
 
 pub(crate) mod deny;
 mod linker;
+pub(crate) mod miri;
 pub(crate) mod musl;
 mod packages;
 mod toolchain;

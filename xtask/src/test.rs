@@ -1,4 +1,4 @@
-//! `cargo xtask test`: unit tests, root tests on this machine, and the same root tests in VMs.
+//! `cargo xtask test`: unit tests, some of them in Miri, root tests on this machine, and the same root tests in VMs.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use crate::{build, setup, vm};
 
 pub(crate) mod executables;
 pub(crate) mod job;
+pub(crate) mod miri;
 pub(crate) mod root;
 pub(crate) mod summary;
 pub(crate) mod unit;
@@ -33,6 +34,8 @@ pub(crate) struct Selection {
 pub(crate) enum Part {
     /// Needs no root.
     Unit,
+    /// Of those, what Miri can run.
+    Miri,
     /// On this machine, as root.
     Root,
     /// In a VM.
@@ -47,6 +50,12 @@ pub(crate) fn run(selection: &Selection) -> bool {
     if wants(Part::Unit) {
         summary.add("unit", timed(|| run_unit(selection)));
     }
+    // With a filter it is for who asks for it: few names are among those that it runs.
+    let is_for_all = selection.part.is_none() && selection.filter.is_none();
+    let miri = || timed(|| miri::run(selection.filter.as_deref()));
+    if selection.part == Some(Part::Miri) {
+        summary.add("miri", miri());
+    }
     if wants(Part::Root) || wants(Part::Vm) {
         let purpose = if wants(Part::Vm) {
             setup::Purpose::Vm
@@ -57,7 +66,14 @@ pub(crate) fn run(selection: &Selection) -> bool {
             Err(error) => summary.add("build", (Duration::ZERO, Err(error))),
             Ok(executables) => {
                 if wants(Part::Root) {
-                    summary.add("root", timed(|| root::run(&executables)));
+                    // Root tests wait for much, and leave the processors to it meanwhile.
+                    let (root, miri) = std::thread::scope(|scope| {
+                        let miri = is_for_all.then(|| scope.spawn(miri));
+                        let root = timed(|| root::run(&executables));
+                        (root, miri.map(|miri| miri.join().expect("running Miri does not panic")))
+                    });
+                    summary.add("root", root);
+                    miri.into_iter().for_each(|miri| summary.add("miri", miri));
                 }
                 if wants(Part::Vm) {
                     run_vms(selection, &executables, &mut summary);

@@ -52,7 +52,7 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<Vec<Record>> {
 const LIMIT_SECONDS: &str = "900";
 
 /// The lines `test NAME ... ok` of libtest, with a failure's own section as its output.
-fn records(text: &str) -> Vec<Record> {
+pub(super) fn records(text: &str) -> Vec<Record> {
     let tests = text
         .lines()
         .filter_map(|line| line.strip_prefix("test ")?.rsplit_once(" ... "));
