@@ -8,6 +8,7 @@ use serde_json::json;
 use tests::{Need, cgroup_root, require, require_root};
 
 use crate::bundle::{Bundle, with_bundle};
+use crate::hooks::{said, telling};
 use crate::peer::{Runtime, with_each};
 
 #[test]
@@ -156,17 +157,16 @@ fn a_cgroup_with_others_in_it_is_refused_and_left_alone() {
         fs::create_dir(&below).unwrap();
         let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(below.join("cgroup.procs"), other.id().to_string()).unwrap();
-        let told = bundle.dir().join("told");
-        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("echo >> {}", told.display())] });
-        bundle.set("/hooks", json!({ "poststop": [hook] }));
+        bundle.set("/hooks", json!({ "poststop": [telling(bundle, "poststop")] }));
         for run in [Bundle::run_as_it_is, Bundle::create_as_it_is] {
             let finished = run(bundle);
             let words = "container's cgroup is not empty: 1 process(es) found";
             assert!(finished.err.contains(words) && finished.code == Some(1), "{finished:?}");
             bundle.fails("state", &["c1"]);
             assert_eq!(other.try_wait().unwrap(), None, "it was ended");
-            assert!(!told.exists(), "the end of what never was is told");
         }
+        assert_eq!(said(bundle), "", "nothing was there that hooks could be told of");
+        bundle.set("/hooks", json!({}));
         // Who is about to go is waited for.
         let kill = format!("sleep 0.3; kill -9 {}", other.id());
         let mut killer = Command::new("sh").args(["-c", &kill]).spawn().unwrap();
