@@ -10,6 +10,7 @@ use serde_json::json;
 use tests::{Need, eventually, require, require_root};
 
 use crate::bundle::{Bundle, Finished, PATIENCE, link, with_bundle};
+use crate::hooks::{hook, said, telling};
 
 /// CRIU asks the kernel for what it needs; a release that is older than the kernel may find it wanting.
 pub(crate) const CRIU: Need<'_> = Need::Success(&["criu", "check"]);
@@ -217,4 +218,54 @@ fn a_checkpoint_that_can_not_be_made_or_restored_leaves_nothing() {
         bundle.fails("state", &["c1"]);
         assert!(bundle.has("bin/busybox"), "the root filesystem is as it was");
     });
+}
+
+/// At its last steps: when all is there but the processes, when they run, and when their maker is to tell of them.
+#[test]
+fn a_restore_that_fails_late_takes_back_what_it_has_made() {
+    require!(Need::Root, CRIU);
+    with_bundle("restore-late", |bundle| {
+        share_network(bundle);
+        bundle.set("/process/args", json!(["sh", "-c", COUNT]));
+        // For CRIU a pipe is like any other.
+        let mut made = bundle.command("c1");
+        let mut made = detached(&mut made).spawn().unwrap();
+        assert!(made.wait().unwrap().success());
+        eventually(PATIENCE, "it counts", || count(bundle) > 2);
+        let finished = checkpoint(bundle, &[]);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let nowhere = bundle.dir().join("nowhere/pid");
+        let pid_file = ["--pid-file", nowhere.to_str().unwrap()];
+        let last = || telling(bundle, "poststop");
+        let failing = |moment: &str| json!({ moment: [hook("exit 3")], "poststop": [last()] });
+        for (hooks, flags, words) in [
+            (failing("createRuntime"), &[][..], "error running createRuntime hook #0"),
+            (failing("poststart"), &[], "error running poststart hook #0"),
+            (json!({ "poststop": [last()] }), &pid_file, "nowhere/pid"),
+        ] {
+            let mut config = bundle.config.clone();
+            config["hooks"] = hooks;
+            bundle.file("config.json", &config.to_string());
+            bundle.file("said", "");
+            let refused = detached(restore(bundle).args(flags)).output().unwrap();
+            let error = String::from_utf8(refused.stderr).unwrap();
+            assert!(
+                refused.status.code() == Some(1) && error.contains(words),
+                "{words}: {error}"
+            );
+            bundle.fails("state", &["c1"]);
+            assert!(!bundle.scratch.cgroup().join("c1").exists(), "{words}");
+            assert_eq!(said(bundle), "poststop stopped\n", "{words}");
+        }
+        bundle.file("config.json", &bundle.config.to_string());
+        let before = count(bundle);
+        let mut restored = detached(&mut restore(bundle)).spawn().unwrap();
+        assert!(restored.wait().unwrap().success());
+        eventually(PATIENCE, "it goes on", || count(bundle) > before);
+        bundle.ok("delete", &["--force", "c1"]);
+    });
+}
+
+fn detached(command: &mut Command) -> &mut Command {
+    command.arg("--detach").stdout(Stdio::null()).stderr(Stdio::piped())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use lexopt::ValueExt;
-use runtime::container::named::{Bundle, RestoreOrder};
+use runtime::container::named::{Bundle, RestoreOrder, Restored};
 
 use crate::arguments::{Globals, Word, is_on, next, required_id};
 use crate::checkpoint::Images;
@@ -76,14 +76,23 @@ impl Restore {
         };
         let mut restored = globals.store().restore(&bundle, &order)?;
         globals.warn(&restored.running.unenforced);
-        if let Some(socket) = &self.streams.console_socket {
-            let terminal = restored.running.terminal.take();
-            hand_over(socket, terminal.context("the container has no terminal")?.as_fd())?;
+        if let Err(error) = self.tell(&mut restored) {
+            // Nobody knows of it. The error says more than that it could not be deleted either.
+            let _ = restored.named.delete(true);
+            return Err(error);
         }
-        self.streams.write_pid(restored.running.pid)?;
         let Some(foreground) = foreground else { return Ok(0) };
         let exit = foreground.wait(restored.running);
         globals.warn(&restored.named.delete(true)?);
         Ok(exit?.shell_code())
+    }
+
+    /// Hands its terminal over and writes its number down, for whoever asks for them.
+    fn tell(&self, restored: &mut Restored) -> Result<()> {
+        if let Some(socket) = &self.streams.console_socket {
+            let terminal = restored.running.terminal.take();
+            hand_over(socket, terminal.context("the container has no terminal")?.as_fd())?;
+        }
+        self.streams.write_pid(restored.running.pid)
     }
 }
