@@ -12,11 +12,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What systemd finds is a machine of its own, with the files of this one, which it must leave as they are: it knows no
 /// unit but an empty target and those that the second argument's script adds, so that it starts nothing else (the tmpfiles
-/// service of Debian would empty /tmp).
-const SCRIPT: &str = "echo 0 > $1/cgroup.procs && exec unshare --pid --fork --kill-child --mount --cgroup --uts --ipc \
-     --net --mount-proc --propagation private sh -c 'mount -t tmpfs none /run && mkdir /run/lock /run/units && \
+/// service of Debian would empty /tmp). The third argument is one for unshare(1) besides.
+const SCRIPT: &str = "echo 0 > $1/cgroup.procs && exec unshare $3 --pid --fork --kill-child --mount --cgroup --uts \
+     --ipc --net --mount-proc --propagation private sh -c 'mount -t tmpfs none /run && mkdir /run/lock /run/units && \
      echo \"[Unit]\" > /run/units/only.target && . '$2' && mount --rbind -o ro /etc /etc && \
-     mount --bind -o ro /var /var && { umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; } && \
+     mount --bind -o ro /var /var && { umount -l /sys/fs/cgroup || mount -t tmpfs none /sys/fs/cgroup; \
+     mount -t cgroup2 none /sys/fs/cgroup; } && \
      exec env -i container=lxc PATH=/usr/bin:/bin:/usr/sbin:/sbin SYSTEMD_UNIT_PATH=/run/units \
      SYSTEMD_GENERATOR_PATH=/run/units SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/units \
      /usr/lib/systemd/systemd --system --unit=only.target --log-target=null --show-status=false'";
@@ -64,6 +65,8 @@ pub struct Systemd {
     outside: Child,
     /// PID 1 of the inside, as this process sees it.
     pid: u32,
+    /// What to enter besides, for nsenter(1).
+    enter: &'static [&'static str],
     cgroup: PathBuf,
 }
 
@@ -79,7 +82,17 @@ impl Systemd {
     /// # Panics
     /// When it does not come up.
     pub fn start(scratch: &Scratch) -> Self {
-        Self::start_with(scratch, "")
+        Self::start_with(scratch, "", None)
+    }
+
+    /// Starts one in a user namespace of its own, where nobody is known but root.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_in_user_namespace(scratch: &Scratch) -> Self {
+        let mut systemd = Self::start_with(scratch, "", Some("--map-root-user"));
+        systemd.enter = &["--user", "--preserve-credentials"];
+        systemd
     }
 
     /// Starts one with one of the user with this number.
@@ -87,7 +100,7 @@ impl Systemd {
     /// # Panics
     /// When either does not come up.
     pub fn start_with_users(scratch: &Scratch, uid: u32) -> Self {
-        let systemd = Self::start_with(scratch, &USERS.replace("UID", &uid.to_string()));
+        let systemd = Self::start_with(scratch, &USERS.replace("UID", &uid.to_string()), None);
         let manager = "org.freedesktop.systemd1";
         let ask = ["busctl", "--user", "introspect", manager, "/org/freedesktop/systemd1"];
         let before = systemd.inside_as(uid);
@@ -99,7 +112,7 @@ impl Systemd {
     }
 
     /// With what a shell script adds to `/run/units`.
-    fn start_with(scratch: &Scratch, script: &str) -> Self {
+    fn start_with(scratch: &Scratch, script: &str, unshared: Option<&str>) -> Self {
         // It finds what controllers the machine has.
         for name in cgroup_controllers() {
             write(&cgroup_root().join("cgroup.subtree_control"), &format!("+{name}"));
@@ -108,7 +121,11 @@ impl Systemd {
         write(&units, script);
         let cgroup = scratch.cgroup();
         let mut command = Command::new("sh");
-        command.args(["-c", SCRIPT, "sh"]).arg(&cgroup).arg(units);
+        command
+            .args(["-c", SCRIPT, "sh"])
+            .arg(&cgroup)
+            .arg(units)
+            .args(unshared);
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let outside = command.spawn().expect("there is a shell");
         let children = format!("/proc/{0}/task/{0}/children", outside.id());
@@ -127,7 +144,12 @@ impl Systemd {
         );
         let is_up = || inside().filter(|pid| Path::new(&socket(*pid)).exists());
         let pid = eventually(PATIENCE, "systemd is up", is_up);
-        Self { outside, pid, cgroup }
+        Self {
+            outside,
+            pid,
+            enter: &[],
+            cgroup,
+        }
     }
 
     /// What stands before a command that is to run inside. Who asks systemd for a cgroup is in one of its own.
@@ -139,6 +161,7 @@ impl Systemd {
         let pid = self.pid.to_string();
         let nsenter = ["nsenter", "--target", &pid, "--mount", "--pid", "--cgroup"];
         let line = ["sh", "-c", &enter, "sh"].into_iter().chain(nsenter);
+        let line = line.chain(self.enter.iter().copied());
         line.map(String::from).collect()
     }
 

@@ -19,6 +19,17 @@ fn start(bundle: &mut Bundle<'_>) -> Systemd {
     systemd
 }
 
+/// Runs a command where the runtime runs. Returns what it says.
+fn beside(bundle: &Bundle<'_>, command: &[&str]) -> String {
+    let inside = &bundle.around.0;
+    let output = Command::new(&inside[0]).args(&inside[1..]).args(command).output();
+    String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
+}
+
+fn show(bundle: &Bundle<'_>, property: &str, unit: &str) -> String {
+    beside(bundle, &["systemctl", "show", "-P", property, unit])
+}
+
 #[test]
 fn a_container_is_a_scope_of_its_slice_while_it_lives() {
     require!(Need::Root, Need::Path(PROGRAM), Need::Tool("nsenter"));
@@ -45,15 +56,7 @@ fn a_container_is_a_scope_of_its_slice_while_it_lives() {
         bundle.ok("start", &["c1"]);
         let command = || fs::read_to_string(format!("/proc/{}/cmdline", members.trim())).unwrap_or_default();
         eventually(PATIENCE, "the program runs", || command().starts_with("sleep"));
-        let show = |property: &str| {
-            let inside = &bundle.around.0;
-            let output = Command::new(&inside[0])
-                .args(&inside[1..])
-                .args(["systemctl", "show", "-P", property, "orlop-c1.scope"])
-                .output()
-                .unwrap();
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
+        let show = |property: &str| show(bundle, property, "orlop-c1.scope");
         assert_eq!(
             (show("ActiveState"), show("Slice")),
             ("active".into(), "machine-test.slice".into())
@@ -111,5 +114,57 @@ fn a_container_that_can_not_be_made_leaves_no_scope() {
         bundle.file("config.json", &bundle.config.to_string());
         let error = bundle.fails("create", &["--bundle", dir.to_str().unwrap(), "c1"]);
         assert!(error.contains("annotations.org.systemd.property.Slice"), "{error}");
+    });
+}
+
+/// Who holds the scope until the container's process is there has to find room in it, too.
+#[test]
+fn a_scope_has_room_for_as_few_processes_as_are_asked_for() {
+    require!(
+        Need::Root,
+        Need::Path(PROGRAM),
+        Need::Tool("nsenter"),
+        Need::Controllers(&["pids"])
+    );
+    with_bundle("systemd-pids", |bundle| {
+        let systemd = start(bundle);
+        bundle.config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+        for limit in ["1", "2"] {
+            let most: i64 = limit.parse().unwrap();
+            bundle.set("/linux/resources", json!({ "pids": { "limit": most } }));
+            bundle.create("exec sleep 1000");
+            bundle.ok("start", &["c1"]);
+            let scope = systemd.scope("system.slice", "orlop-oci-c1.scope").unwrap();
+            let file = fs::read_to_string(scope.join("pids.max")).unwrap();
+            assert_eq!(
+                (file.trim(), show(bundle, "TasksMax", "orlop-oci-c1.scope").as_str()),
+                (limit, limit)
+            );
+            bundle.ok("delete", &["--force", "c1"]);
+        }
+    });
+}
+
+/// As in a machine within a machine: root there is root of a user namespace only, and its systemd is one of its own.
+#[test]
+fn root_of_a_user_namespace_asks_the_systemd_in_there() {
+    require!(Need::Root, Need::Path(PROGRAM), Need::Tool("nsenter"));
+    with_bundle("systemd-own", |bundle| {
+        let systemd = Systemd::start_in_user_namespace(bundle.scratch);
+        bundle.around = (systemd.inside(), vec!["--systemd-cgroup".into()]);
+        bundle.config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+        // Nobody but root is known in there.
+        bundle.set(
+            "/mounts/2/options",
+            json!(["newinstance", "ptmxmode=0666", "mode=0620"]),
+        );
+        bundle.create("exec sleep 1000");
+        let scope = || systemd.scope("system.slice", "orlop-oci-c1.scope");
+        assert!(scope().is_some());
+        bundle.ok("start", &["c1"]);
+        let own = ["c1", "grep", "-c", "^0::/$", "/proc/self/cgroup"];
+        assert_eq!(bundle.ok("exec", &own), "1\n");
+        bundle.ok("delete", &["--force", "c1"]);
+        assert!(scope().is_none());
     });
 }
