@@ -122,7 +122,7 @@ impl Firewall<'_> {
     }
 
     /// What [`STATE`] holds when the table is as it should be. Every attach asks, so it follows from what the rules follow
-    /// from, not from all of them.
+    /// from, not from all of them. Another compiler may come to another, and the table is made anew then.
     pub fn state(&self) -> [u8; 8] {
         let mut hasher = Fnv1a::default();
         (FORM, self).hash(&mut hasher);

@@ -147,17 +147,21 @@ impl Process {
         Self { cwd, ..Self::default() }
     }
 
-    /// This process, with the labels of a container's first one where it has none of its own.
-    pub(crate) fn labelled_as(&self, first: &Self) -> Cow<'_, Self> {
+    /// This process, with the labels and limits of a container's first one where it has none of its own.
+    pub(crate) fn completed_by(&self, first: &Self) -> Cow<'_, Self> {
         let lacks = |own, other| labels::filled(own).is_none() && labels::filled(other).is_some();
-        let mut labelled = Cow::Borrowed(self);
+        let has_limits = |process: &Self| process.rlimits.as_ref().is_some_and(|limits| !limits.is_empty());
+        let mut completed = Cow::Borrowed(self);
         if lacks(&self.apparmor_profile, &first.apparmor_profile) {
-            labelled.to_mut().apparmor_profile.clone_from(&first.apparmor_profile);
+            completed.to_mut().apparmor_profile.clone_from(&first.apparmor_profile);
         }
         if lacks(&self.selinux_label, &first.selinux_label) {
-            labelled.to_mut().selinux_label.clone_from(&first.selinux_label);
+            completed.to_mut().selinux_label.clone_from(&first.selinux_label);
         }
-        labelled
+        if !has_limits(self) && has_limits(first) {
+            completed.to_mut().rlimits.clone_from(&first.rlimits);
+        }
+        completed
     }
 }
 
@@ -237,15 +241,26 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_are_left_out_are_those_of_the_containers_own_process() {
+        let limited = |limits| serde_json::from_value(json!({ "user": {}, "cwd": "/", "rlimits": limits }));
+        let limit = |soft| json!([{ "type": "RLIMIT_NOFILE", "soft": soft, "hard": 9 }]);
+        let first: Process = limited(limit(5)).unwrap();
+        for (added, expected) in [(json!(null), limit(5)), (json!([]), limit(5)), (limit(7), limit(7))] {
+            let added: Process = limited(added).unwrap();
+            assert_eq!(added.completed_by(&first).rlimits, limited(expected).unwrap().rlimits);
+        }
+    }
+
+    #[test]
     fn labels_that_are_left_out_are_those_of_the_containers_own_process() {
         let first = process(Some("profile"), Some("label"));
         for (added, expected) in [
             (process(None, Some("other")), process(Some("profile"), Some("other"))),
             (process(Some("other"), Some("")), process(Some("other"), Some("label"))),
         ] {
-            assert_eq!(*added.labelled_as(&first), expected);
+            assert_eq!(*added.completed_by(&first), expected);
         }
         let nothing = process(None, None);
-        assert!(matches!(first.labelled_as(&nothing), Cow::Borrowed(_)));
+        assert!(matches!(first.completed_by(&nothing), Cow::Borrowed(_)));
     }
 }

@@ -90,7 +90,7 @@ impl Tree {
         let tree = open_tree_clone(directory, path, self.recursive)?;
         self.check_device(tree.as_fd())?;
         self.change_flags(tree.as_fd())?;
-        change(tree.as_fd(), self.recursive_attributes, true)?;
+        self.change_below(tree.as_fd())?;
         *self.taken.try_borrow_mut().map_err(|_| Errno::EBUSY)? = Some(tree);
         Ok(())
     }
@@ -103,6 +103,14 @@ impl Tree {
             Err(Errno::EPERM) => change(tree, self.flags.named, false),
             result => result,
         }
+    }
+
+    /// What is locked below can't be told mount by mount: nothing is taken away there.
+    fn change_below(&self, tree: BorrowedFd<'_>) -> nix::Result<()> {
+        if self.is_locked && self.recursive_attributes.take_protection() {
+            return Err(Errno::EPERM);
+        }
+        change(tree, self.recursive_attributes, true)
     }
 
     fn check_device(&self, tree: BorrowedFd<'_>) -> nix::Result<()> {

@@ -58,6 +58,7 @@ fn dispatch() -> anyhow::Result<bool> {
         "setup" => {
             finish(arguments)?;
             setup::tools(setup::Purpose::Vm)?;
+            setup::miri::find_or_install()?;
             Ok(true)
         }
         "build" => {

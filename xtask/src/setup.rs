@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: installs what building, running and testing need, and says what and why before it does.
 //!
-//! It only adds: packages of the distribution, a bpf-linker and a cargo-deny of its own in the cache. What is there already is used as it
-//! is, so that a second run takes no time.
+//! It only adds: packages of the distribution, nightly toolchains, a bpf-linker and a cargo-deny of its own in the cache. What is
+//! there already is used as it is, so that a second run takes no time.
 
 use crate::command;
 

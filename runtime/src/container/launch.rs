@@ -120,13 +120,12 @@ pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Creat
         unit,
     };
     let child = birth.give(token, cgroup, companions, run);
-    if let Some(before) = before {
-        set_affinity(&before).map_err(|errno| host("set this process's CPU affinity back", errno))?;
-    }
+    let is_back = before.map_or(Ok(()), |before| set_affinity(&before));
     let child = child?;
     drop(theirs);
     // All of this while it does its first steps.
     let mut help = || {
+        is_back.map_err(|errno| host("set this process's CPU affinity back", errno))?;
         give_devices(token, &plan, &child)?;
         give_maps(&child, &ours, &mut plan, privileges)?;
         give_groups(&child, groups)?;

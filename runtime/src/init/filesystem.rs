@@ -106,11 +106,12 @@ fn new_filesystem(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
     Ok(mounted)
 }
 
-/// A filesystem that the policy has no labels for keeps what it has.
+/// A filesystem that the policy has no labels for keeps what it has, and so does one that was made with a user namespace: its
+/// root is nobody's inside.
 fn label_root(mount: BorrowedFd<'_>, label: &CStr) -> nix::Result<()> {
     let root = openat(mount, c".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     match fsetxattr(root.as_fd(), labels::ATTRIBUTE, label.to_bytes()) {
-        Err(Errno::EOPNOTSUPP) => Ok(()),
+        Err(Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
         result => result,
     }
 }
@@ -119,6 +120,15 @@ fn label_root(mount: BorrowedFd<'_>, label: &CStr) -> nix::Result<()> {
 fn octal(mode: Mode) -> [u8; 5] {
     let digit = |shift: u32| b'0' + (mode.bits() >> shift & 7) as u8;
     [digit(9), digit(6), digit(3), digit(0), 0]
+}
+
+/// Hides what is at `directory`.
+fn cover(directory: &CStr) -> nix::Result<()> {
+    let tmpfs = Some(c"tmpfs");
+    match mount(tmpfs, directory, tmpfs, MsFlags::MS_RDONLY, None::<&CStr>) {
+        Err(Errno::ENOENT) => Ok(()),
+        result => result,
+    }
 }
 
 /// What the host has at `directory`, which nobody inside may change (CVE-2023-25809).
@@ -167,13 +177,20 @@ impl<'a> Init<'a> {
 
     /// As [`Init::pivot_root`], where the host's root is the initial ramfs, which can't be pivoted away from. The host's
     /// `whole` filesystems go first, the last on top: whoever finds a way back to the old root finds none of them there, and
-    /// as long as one is there the kernel lets root of any user namespace inside mount one in which nothing is masked.
+    /// as long as one is there the kernel lets root of any user namespace inside mount one in which nothing is masked. In a
+    /// user namespace they are locked, and are covered.
     pub(super) fn move_root(&mut self, whole: &[CString]) -> nix::Result<()> {
+        let mut are_locked = false;
         for directory in whole.iter().rev() {
             match umount2(directory.as_c_str(), MntFlags::MNT_DETACH) {
-                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::ENOENT) => {}
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EINVAL | Errno::EPERM) => are_locked = true,
                 Err(errno) => return Err(errno),
             }
+        }
+        if are_locked {
+            // Behind them all: where two lie on one another, one cover would be the next to go.
+            whole.iter().try_for_each(|directory| cover(directory))?;
         }
         match mount(Some(c"."), c"/", None::<&CStr>, MsFlags::MS_MOVE, None::<&CStr>) {
             // It is there already.

@@ -35,6 +35,13 @@ impl Attributes {
         }
     }
 
+    /// Whether something is allowed again that may have been locked away from a lesser user (mount_namespaces(7)).
+    pub(crate) fn take_protection(self) -> bool {
+        let locked =
+            libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        self.clear & locked != 0
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }

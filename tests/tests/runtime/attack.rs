@@ -385,7 +385,7 @@ fn who_joins_a_user_namespace_is_looked_into() {
             "trap 'exit 0' TERM; echo up; while :; do ls -l /proc/[0-9]*/exe 2> /dev/null | grep -v busybox; done";
         let container = bundle.start(spy);
         let slow = "umask,execve";
-        let [traced, delayed] = [format!("trace={slow}"), format!("inject={slow}:delay_enter=100000")];
+        let [traced, delayed] = [format!("trace={slow}"), format!("inject={slow}:delay_enter=300000")];
         let slowly = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &traced, "-e", &delayed].map(String::from);
         bundle.around.0 = slowly.into();
         let joined = Finished::of(bundle.oci("exec").args(["c1", "true"]));

@@ -5,9 +5,9 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use tests::require_root;
+use tests::{eventually, require_root};
 
-use crate::bundle::{Background, Bundle, Finished, with_bundle};
+use crate::bundle::{Background, Bundle, Finished, PATIENCE, with_bundle};
 
 pub(crate) fn exec(bundle: &Bundle<'_>, arguments: &[&str]) -> Finished {
     Finished::of(bundle.oci("exec").args(arguments))
@@ -45,6 +45,25 @@ fn a_process_is_in_the_containers_namespaces_root_and_cgroup() {
                 assert_eq!(link(name).to_str(), Some(line), "{inside:?}");
             }
             assert!(inside.out.ends_with("0::/\n"), "{inside:?}");
+        },
+    );
+}
+
+#[test]
+fn a_process_that_nobody_can_be_told_of_is_ended() {
+    require_root!();
+    with_running(
+        "exec-untold",
+        |_| {},
+        |bundle, _| {
+            let quietly = "exec sleep 1000 > /dev/null 2>&1";
+            let flags = ["--detach", "--pid-file", "/not/there/pid"];
+            let added = exec(bundle, &[&flags[..], &["c1", "sh", "-c", quietly]].concat());
+            assert_eq!(added.code, Some(255), "{added:?}");
+            assert!(added.err.contains("/not/there/pid"), "{added:?}");
+            eventually(PATIENCE, "it has ended", || {
+                !exec(bundle, &["c1", "ps"]).out.contains("sleep 1000")
+            });
         },
     );
 }

@@ -1,6 +1,7 @@
 //! `hooks`: when they run, where, and what becomes of a container whose hooks fail.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tests::{eventually, require_root};
@@ -68,6 +69,32 @@ fn hooks_run_in_the_order_of_the_specification_and_are_told_the_state() {
             assert_eq!(all, expected);
         }
         assert_eq!(all.lines().count(), 5, "{all}");
+    });
+}
+
+#[test]
+fn of_starts_at_once_one_runs_the_hooks_and_the_others_are_refused() {
+    require_root!();
+    with_bundle("hooks-starts", |bundle| {
+        let inside =
+            json!({ "path": "/bin/sh", "args": ["sh", "-c", "sleep 0.5; echo >> /ran"], "env": ["PATH=/bin"] });
+        let hooks = json!({ "startContainer": [inside], "poststart": [telling(bundle, "poststart")] });
+        bundle.set("/hooks", hooks);
+        bundle.create("sleep 1000");
+        let start = || bundle.oci("start").arg("c1").stderr(Stdio::piped()).spawn().unwrap();
+        let ended = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
+        assert_eq!(
+            ended.iter().filter(|output| output.status.success()).count(),
+            1,
+            "{ended:?}"
+        );
+        for refused in ended.iter().filter(|output| !output.status.success()) {
+            let error = String::from_utf8_lossy(&refused.stderr);
+            assert!(error.contains("running"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(bundle.rootfs().join("ran")).unwrap(), "\n");
+        assert_eq!(said(bundle), "poststart running\n");
+        bundle.ok("delete", &["--force", "c1"]);
     });
 }
 

@@ -145,6 +145,8 @@ fn a_user_namespace_keeps_the_flags_of_the_source_of_a_bind_mount() {
         for (host, options, expected) in [
             (STRICT, vec!["bind"], "ro,nosuid,nodev,noexec,noatime,nodiratime"),
             (STRICT, vec!["bind", "dev"], ""),
+            (STRICT, vec!["rbind", "rdev"], ""),
+            (STRICT, vec!["rbind", "nosuid", "rrw"], ""),
             (STRICT, vec!["bind", "rw", "nosuid"], ""),
             (
                 STRICT,

@@ -11,6 +11,7 @@ use tests::{Need, eventually, require};
 use crate::bundle::{Bundle, Finished, PATIENCE, with_bundle};
 use crate::exec::{exec, with_running};
 use crate::peer::{Runtime, with_each};
+use crate::user::{FIRST, map};
 
 const POLICY: Need<'_> = Need::Path("/sys/fs/selinux/booleans/orlop_tests");
 
@@ -143,6 +144,17 @@ fn filesystems_have_the_mount_label_but_for_those_that_the_kernel_labels() {
         for path in ["/sys/kernel", "/proc/sys"] {
             assert_eq!(label_at(pid, path), UNLABELLED, "{runtime:?} {path}");
         }
+    });
+}
+
+/// Its root is nobody's in there, and can't be labelled.
+#[test]
+fn who_has_a_user_namespace_has_queues_of_its_own() {
+    require!(Need::Root, POLICY);
+    with_bundle("selinux-queues", |bundle| {
+        label(bundle);
+        map(bundle, FIRST, 65536);
+        assert_eq!(bundle.say("touch /dev/mqueue/one && echo made"), "made\n");
     });
 }
 

@@ -35,7 +35,9 @@ fn install() -> anyhow::Result<()> {
     );
     let mut rustup = Command::new("rustup");
     rustup.args(["toolchain", "install", TOOLCHAIN, "--profile=minimal"]);
-    command::run(rustup.args(["--component=miri", "--component=rust-src"])).context("install Miri")
+    command::run(rustup.args(["--component=miri", "--component=rust-src"])).context("install Miri")?;
+    // Tests have a limit of time.
+    command::run(cargo().args(["miri", "setup"])).context("build the standard library for Miri")
 }
 
 fn is_there() -> bool {

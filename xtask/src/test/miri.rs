@@ -70,19 +70,27 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<Vec<Record>> {
 impl Scope {
     fn run(&self, filter: Option<&str>) -> anyhow::Result<Vec<Record>> {
         let mut command = self.command()?;
-        match filter {
-            Some(filter) => command.arg(filter),
-            None => command.args(self.only),
-        };
-        let output = command.stdin(Stdio::null()).output().context("start Miri")?;
+        let output = command
+            .args(self.only)
+            .stdin(Stdio::null())
+            .output()
+            .context("start Miri")?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let (said, complaints) = (text(&output.stdout), text(&output.stderr));
         let mut records = records(&said);
+        let is_run = |name: &&&str| records.iter().any(|record| record.name.contains(**name));
+        let missing = self.only.iter().filter(|name| !is_run(name));
+        let missing: Vec<_> = missing
+            .map(|name| Record::failure(name, "Miri has run no such test".into()))
+            .collect();
+        records.retain(|record| filter.is_none_or(|filter| record.name.contains(filter)));
         // What is undefined ends the whole of it, in the middle of a test, of which nothing more is said.
         if !output.status.success() {
             let name = format!("miri of {}", self.package);
             let text = format!("ended with {}\n{complaints}", output.status);
             records.push(Record::failure(&name, text));
+        } else {
+            records.extend(missing);
         }
         Ok(records)
     }

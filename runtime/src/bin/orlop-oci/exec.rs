@@ -10,7 +10,7 @@ use lexopt::ValueExt;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use runtime::container::config;
 use runtime::container::named::{ExecOrder, Named};
-use runtime::container::{Manner, initial_cpus};
+use runtime::container::{Manner, Running, initial_cpus, kill};
 use runtime::spec::Process;
 
 use crate::arguments::{Globals, Word, is_on, next, number, required_id};
@@ -125,16 +125,25 @@ impl Exec {
         for sentence in &running.unenforced {
             globals.log.debug(sentence);
         }
+        if let Err(error) = self.tell(&mut running) {
+            // Nobody knows of it. That it could not be ended says less.
+            let _ = kill(running.pidfd.as_fd(), libc::SIGKILL);
+            return Err(error);
+        }
+        match foreground {
+            Some(foreground) => Ok(foreground.wait(running)?.shell_code()),
+            None => Ok(0),
+        }
+    }
+
+    /// Hands its terminal and its pidfd over and writes its number down, for whoever asks for them.
+    fn tell(&self, running: &mut Running) -> Result<()> {
         if let Some(socket) = &self.streams.console_socket {
             let terminal = running.terminal.take().context("the process has made no terminal")?;
             hand_over(socket, terminal.as_fd())?;
         }
         self.streams.hand_over_pidfd(running.pidfd.as_fd())?;
-        self.streams.write_pid(running.pid)?;
-        match foreground {
-            Some(foreground) => Ok(foreground.wait(running)?.shell_code()),
-            None => Ok(0),
-        }
+        self.streams.write_pid(running.pid)
     }
 
     fn cgroup(&self, named: &Named) -> Option<PathBuf> {

@@ -206,7 +206,9 @@ impl Fresh {
     pub fn start(mut self) -> Result<(Running, Named), VerbError> {
         let token = SingleThreaded::prove()?;
         let pid = self.pid();
-        if hook::has_any(&self.spec) {
+        let has_hooks = hook::has_any(&self.spec);
+        let _claim = has_hooks.then(|| self.named.claim()).transpose()?;
+        if has_hooks {
             let (_, pidfd) = self.named.init()?;
             let target = self.named.target(&pidfd, &self.spec);
             self.named.hooks(&self.spec).in_container(&token, target, pid)?;

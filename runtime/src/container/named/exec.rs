@@ -47,7 +47,7 @@ impl Named {
             ..whole
         };
         let first = spec.process().as_ref();
-        let process = first.map_or(Cow::Borrowed(order.process), |first| order.process.labelled_as(first));
+        let process = first.map_or(Cow::Borrowed(order.process), |first| order.process.completed_by(first));
         let token = SingleThreaded::prove()?;
         Ok(exec(&token, target, &process, order.stdio, order.manner)?)
     }

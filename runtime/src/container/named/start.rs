@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 
 use super::create::START_BYTE;
@@ -21,22 +22,7 @@ impl Named {
     /// Lets a created container execute its program; returns once it has, or with the reason why it could not. When a
     /// hook after the start fails, the container is ended.
     pub fn start(&self) -> Result<(), VerbError> {
-        match self.status() {
-            Status::Created => {}
-            Status::Stopped => {
-                return Err(VerbError::Status {
-                    verb: "start",
-                    status: Status::Stopped,
-                });
-            }
-            Status::Running => {
-                return Err(VerbError::Status {
-                    verb: "start",
-                    status: Status::Running,
-                });
-            }
-            status @ (Status::Creating | Status::Paused) => return Err(VerbError::Status { verb: "start", status }),
-        }
+        let mut start = self.claim()?;
         let token = SingleThreaded::prove()?;
         let spec = self.spec()?;
         to_start(&spec)?;
@@ -48,8 +34,27 @@ impl Named {
             delete::end(self, &pidfd)?;
             return Err(error.into());
         }
-        self.wake()?;
+        self.wake(&mut start)?;
         self.after_start(&token, &spec, init.pid)
+    }
+
+    /// The pipe that the container waits at, for one who starts it at a time, until the pipe is gone: for who was faster is
+    /// waited, and then it runs.
+    pub(super) fn claim(&self) -> Result<Flock<File>, VerbError> {
+        self.is_created()?;
+        let claimed = lock(&self.start_pipe());
+        // Who was faster has taken the pipe away.
+        self.is_created()?;
+        claimed
+    }
+
+    fn is_created(&self) -> Result<(), VerbError> {
+        match self.status() {
+            Status::Created => Ok(()),
+            status @ (Status::Creating | Status::Running | Status::Paused | Status::Stopped) => {
+                Err(VerbError::Status { verb: "start", status })
+            }
+        }
     }
 
     /// What follows a start.
@@ -66,15 +71,9 @@ impl Named {
         Ok(())
     }
 
-    fn wake(&self) -> Result<(), VerbError> {
-        let open = |path, flags| {
-            let flags = flags | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-            let opened = open(&path, flags, Mode::empty()).map(File::from);
-            opened.map_err(|errno| file("open the pipe", path)(errno.into()))
-        };
+    fn wake(&self, start: &mut File) -> Result<(), VerbError> {
         // Before the word is said: the report may come at once.
-        let mut report = open(self.report_pipe(), OFlag::O_RDONLY)?;
-        let mut start = open(self.start_pipe(), OFlag::O_WRONLY)?;
+        let mut report = open_pipe(&self.report_pipe(), OFlag::O_RDONLY)?;
         start.write_all(&START_BYTE).map_err(StartError::Wake)?;
         fcntl(report.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| StartError::Wake(errno.into()))?;
         let mut bytes = Vec::new();
@@ -95,4 +94,15 @@ impl Named {
         let (action, field) = self.record.steps.get(&step).cloned().unwrap_or_else(unknown);
         StepError { action, field, source }
     }
+}
+
+fn lock(pipe: &Path) -> Result<Flock<File>, VerbError> {
+    let locked = Flock::lock(open_pipe(pipe, OFlag::O_WRONLY)?, FlockArg::LockExclusive);
+    locked.map_err(|(_, errno)| file("lock the pipe", pipe)(errno.into()))
+}
+
+fn open_pipe(path: &Path, flags: OFlag) -> Result<File, VerbError> {
+    let flags = flags | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let opened = open(path, flags, Mode::empty()).map(File::from);
+    opened.map_err(|errno| file("open the pipe", path)(errno.into()))
 }
