@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cni::pod_network::{self, NodeNetwork};
 use tests::{NetworkNamespace, Scratch};
 
+mod agent;
 mod traffic;
 mod way;
 
@@ -56,6 +57,10 @@ fn attaching(network: &NodeNetwork) {
     let (plugin, chain) = (Way::plugin_with_all(network), Way::chain(network));
     compare("with all", &plugin, &chain, ROUNDS_OF_CHAIN);
     compare_at_once("with all", &plugin, &chain);
+    agent::while_there(network, |socket| {
+        let relayed = Way::relayed_with_all(network, socket);
+        compare("with all, by an agent", &relayed, &chain, ROUNDS_OF_CHAIN);
+    });
 }
 
 /// One line of JSON.

@@ -88,6 +88,17 @@ impl Way {
         Self::list("orlop-cni", vec![(program, config)])
     }
 
+    /// The same, done by the agent at `socket`.
+    pub(super) fn relayed_with_all(network: &NodeNetwork, socket: &Path) -> Self {
+        let (program, mut config) = ours(network);
+        config["name"] = json!("relayed");
+        config["agentSocket"] = json!(socket);
+        config["runtimeConfig"] = wishes();
+        let settings = config.as_object_mut().unwrap();
+        settings.remove("podCIDRs");
+        Self::list("orlop-cni", vec![(program, config)])
+    }
+
     /// Debian's routed pair.
     pub(super) fn ptp(network: &NodeNetwork) -> Self {
         Self::ptp_of("ptp", Path::new(PLUGINS), network, "10.245.0.0/16")
