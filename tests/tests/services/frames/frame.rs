@@ -11,7 +11,7 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
     /// Words of IPv4 options, or extension headers of IPv6.
     pub(crate) options: usize,
-    /// Whether a UDP datagram has a checksum.
+    /// Whether a UDP datagram has a checksum, or a packet of SCTP does already.
     pub(crate) has_check: bool,
     /// Identification, offset in bytes, and whether more follow.
     pub(crate) piece: Option<(u16, u16, bool)>,
@@ -283,7 +283,12 @@ impl Frame {
             _ => (Transport::Error, (0, 0), 8),
         };
         let is_first = found.piece.is_some_and(|(_, _, more)| more);
-        let has_check = !(is_first || transport == Transport::Udp && port(6) == 0);
+        let lacks_check = match transport {
+            Transport::Udp => port(6) == 0,
+            Transport::Sctp(_) => segment[8..12] == [0; 4],
+            Transport::Tcp(_) | Transport::Error | Transport::Rest(_) => false,
+        };
+        let has_check = !(is_first || lacks_check);
         let frame = Self {
             from: SocketAddr::new(from, ports.0),
             to: SocketAddr::new(to, ports.1),

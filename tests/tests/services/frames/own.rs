@@ -111,6 +111,34 @@ fn a_backend_at_the_address_that_is_asked_has_the_packet_already() {
     }
 }
 
+/// A backend would try the others, which the node knows nothing of.
+#[test]
+fn addresses_that_the_node_lists_are_padding_for_the_backend() {
+    const PADDING: [u8; 2] = [0x80, 5];
+    bench!("fr-own-lists", bench, clustered("SCTP", "here", ""));
+    for family in [0, 1] {
+        // Behind what every first packet has: addresses of both families, and what else the node can do.
+        let listing = |v4: [u8; 2], v6: [u8; 2]| {
+            let parameters = [
+                &v4[..],
+                &[0, 8, 203, 0, 113, 1],
+                &v6,
+                &[0, 20],
+                &[7; 16],
+                &[0x80, 0, 0, 4],
+            ];
+            [&[3; 16][..], &parameters.concat()].concat()
+        };
+        let request = Frame {
+            has_check: false,
+            ..Frame::sctp(at(NODE[family]), at(CLUSTER[family]), INIT).with_payload(&listing([0, 5], [0, 6]))
+        };
+        let hidden = request.clone().with_payload(&listing(PADDING, PADDING));
+        let (_, sent) = bench.begun(&request);
+        assert_eq!(sent, hidden.towards(at(BACKEND[family])));
+    }
+}
+
 #[test]
 fn two_services_with_one_backend_are_told_apart_by_the_nodes_port() {
     bench!("fr-own-two", bench, clustered("SCTP", "here", ""));
