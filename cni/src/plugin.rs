@@ -85,13 +85,13 @@ impl Verb {
 
 /// Who does the work: the plugin's process by itself, or an agent for it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Worker<'a> {
+pub(crate) struct Worker<'a> {
     /// The agent's own network.
-    pub network: Option<&'a NodeNetwork>,
+    pub(crate) network: Option<&'a NodeNetwork>,
     /// Where the worker finds the pod's namespace, if not at `CNI_NETNS`.
-    pub netns: Option<&'a Path>,
+    pub(crate) netns: Option<&'a Path>,
     /// Ports of the node that lead to pods of the agent's own.
-    pub taken: &'a [PortMapping],
+    pub(crate) taken: &'a [PortMapping],
 }
 
 /// Does what the environment asks for. `read_stdin` is called by the verbs that have a configuration.
@@ -105,7 +105,7 @@ pub fn run_configured(environment: &Environment, config: Result<Config, Failure>
 }
 
 /// [`run`] by an agent for a plugin.
-pub fn run_as(
+pub(crate) fn run_as(
     worker: Worker<'_>,
     environment: &Environment,
     read_stdin: impl FnOnce() -> std::io::Result<Vec<u8>>,

@@ -11,10 +11,10 @@ use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -23,7 +23,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
-use crate::plugin::{Environment, Outcome};
+use crate::{
+    mapping::PortMapping,
+    node_network::NodeNetwork,
+    plugin::{self, Environment, Outcome, Worker},
+};
 
 /// Most bytes of an environment; CNI's own variables are some hundred.
 const ENVIRONMENT_BYTES_MAX: u32 = 64 << 10;
@@ -43,6 +47,20 @@ pub struct Call {
     pub stdin: Vec<u8>,
     /// The pod's namespace, if the caller could open it.
     pub netns: Option<OwnedFd>,
+}
+
+impl Call {
+    /// Does it, by an agent with this network, whose own pods have the `taken` ports of the node.
+    pub fn perform(self, network: &NodeNetwork, taken: &[PortMapping]) -> Outcome {
+        let netns = self.netns.as_ref();
+        let netns = netns.map(|netns| PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())));
+        let worker = Worker {
+            network: Some(network),
+            netns: netns.as_deref(),
+            taken,
+        };
+        plugin::run_as(worker, &self.environment, || Ok(self.stdin))
+    }
 }
 
 /// Has the agent at `socket` do a call; tries for so long to reach it.
@@ -181,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    fn socket(name: &str) -> std::path::PathBuf {
+    fn socket(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("orlop-relay-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         path

@@ -16,8 +16,6 @@ use oci_spec::runtime::{
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::field::labels;
-
 /// The configuration of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Getters, MutGetters, Setters)]
 #[serde(rename_all = "camelCase")]
@@ -149,7 +147,7 @@ impl Process {
 
     /// This process, with the labels and limits of a container's first one where it has none of its own.
     pub(crate) fn completed_by(&self, first: &Self) -> Cow<'_, Self> {
-        let lacks = |own, other| labels::filled(own).is_none() && labels::filled(other).is_some();
+        let lacks = |own, other| filled(own).is_none() && filled(other).is_some();
         let has_limits = |process: &Self| process.rlimits.as_ref().is_some_and(|limits| !limits.is_empty());
         let mut completed = Cow::Borrowed(self);
         if lacks(&self.apparmor_profile, &first.apparmor_profile) {
@@ -163,6 +161,11 @@ impl Process {
         }
         completed
     }
+}
+
+/// A label that is empty is none.
+pub(crate) fn filled(label: &Option<String>) -> Option<&str> {
+    label.as_deref().filter(|label| !label.is_empty())
 }
 
 /// Lists of CPUs, `0-3,7`, as they were written.

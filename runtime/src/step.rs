@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::container_path::ContainerPath;
-use crate::field::labels;
 use crate::sys::capability::Mask;
 use crate::sys::exec::StringArray;
 use crate::sys::mount::Attributes;
@@ -262,6 +261,9 @@ pub(crate) enum MadeOverlay {
     Classic { directory: CString, options: CString },
 }
 
+/// Labels all files of a filesystem that is mounted, as if each had the label itself.
+pub(crate) const LABEL_OPTION: &CStr = c"context";
+
 /// A new filesystem to mount.
 #[derive(Debug)]
 pub(crate) struct NewMount {
@@ -290,7 +292,7 @@ impl NewMount {
     /// The label that its files, or one of them, are to have.
     fn label(&self) -> Option<&CString> {
         let mut options = self.options.iter();
-        let option = options.find(|(name, _)| name.as_c_str() == labels::MOUNT_OPTION);
+        let option = options.find(|(name, _)| name.as_c_str() == LABEL_OPTION);
         option.map_or(self.root_label.as_ref(), |(_, label)| label.as_ref())
     }
 }

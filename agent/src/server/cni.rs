@@ -1,11 +1,9 @@
 //! Calls of `orlop-cni`, passed on by a socket of their own: `cni::relay` speaks, `cni::plugin` works. Blocking work, on
 //! threads for it.
 
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use cni::plugin::{self, Worker};
+use cni::plugin::Outcome;
 use cni::relay::{self, Call};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -36,16 +34,9 @@ fn answer(stream: UnixStream, node: &Node) -> std::io::Result<()> {
     relay::answer(stream, |call| work(call, node))
 }
 
-fn work(call: Call, node: &Node) -> plugin::Outcome {
-    let netns = call.netns.as_ref();
-    let netns = netns.map(|netns| PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())));
+fn work(call: Call, node: &Node) -> Outcome {
     let taken = host_ports::mappings(&node.board.now());
-    let worker = Worker {
-        network: Some(&node.network),
-        netns: netns.as_deref(),
-        taken: &taken,
-    };
-    let outcome = plugin::run_as(worker, &call.environment, || Ok(call.stdin));
+    let outcome = call.perform(&node.network, &taken);
     node.plugin_calls.send_replace(());
     outcome
 }

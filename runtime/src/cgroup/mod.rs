@@ -184,9 +184,8 @@ impl Cgroup {
     }
 
     fn says_populated(&self, events: &mut File) -> Result<bool, CgroupError> {
-        let mut text = String::new();
-        match events.rewind().and_then(|()| events.read_to_string(&mut text)) {
-            Ok(_) => Ok(count(&text, "populated") != Some(0)),
+        match reread(events) {
+            Ok(text) => Ok(count(&text, "populated") != Some(0)),
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(self.error("read cgroup.events of", error)),
         }
@@ -198,7 +197,6 @@ impl Cgroup {
         let Ok(mut events) = File::open(self.path.join("cgroup.events")) else {
             return Ok(true);
         };
-        // The kernel tells of changes since the last reading of this very file.
         while self.says_populated(&mut events)? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -292,6 +290,14 @@ fn is_controller_of_host(name: &str) -> bool {
 /// A removed cgroup's files answer ENODEV to who has them open, ENOENT to who has not.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// What a file of a cgroup says now: poll(2) tells of changes since the last reading of the very file that it asks.
+pub(crate) fn reread(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn count(file: &str, key: &str) -> Option<u64> {

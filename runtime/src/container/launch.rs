@@ -60,7 +60,7 @@ pub(super) struct Launch<'a> {
 }
 
 /// Makes the process and lets it do its steps up to the one that waits for the start. When that fails, the process has
-/// ended and been waited for.
+/// ended and been waited for; one whose usher was killed ends by itself.
 pub(super) fn launch(token: &SingleThreaded, launch: Launch<'_>) -> Result<Created, CreateError> {
     let Launch {
         mut plan,

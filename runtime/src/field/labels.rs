@@ -1,19 +1,15 @@
 //! `process.apparmorProfile`, `process.selinuxLabel` and `linux.mountLabel`.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use oci_spec::runtime::Linux;
 
 use crate::plan::{FieldError, Steps, c_string};
 use crate::security::SecurityModules;
-use crate::spec::Process;
+use crate::spec::{Process, filled};
 use crate::step::InitStep;
 
 pub(crate) const PROCESS_LABEL: &str = "process.selinuxLabel";
-/// Where a file has its label from SELinux.
-pub(crate) const ATTRIBUTE: &CStr = c"security.selinux";
-/// Labels all files of a filesystem that is mounted, as if each had the attribute.
-pub(crate) const MOUNT_OPTION: &CStr = c"context";
 
 /// Whether the process or a mount is to get a label.
 pub(crate) fn are_asked_for(linux: Option<&Linux>, process: Option<&Process>) -> bool {
@@ -94,9 +90,4 @@ impl Labelled {
             _ => Self::Files,
         }
     }
-}
-
-/// A label that is empty is none.
-pub(crate) fn filled(text: &Option<String>) -> Option<&str> {
-    text.as_deref().filter(|text| !text.is_empty())
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use oci_spec::runtime::Mount;
 
-use super::labels::{self, Labelled};
+use super::labels::Labelled;
 use super::mount_options::Options;
 use super::user::{self, IdMappings};
 use super::{devices, namespaces::Namespaces};
@@ -15,7 +15,7 @@ use crate::container_path::ContainerPath;
 use crate::guard::Guard;
 use crate::plan::{FieldError, Steps, c_string};
 use crate::privileges::Privileges;
-use crate::step::{BindMount, Device, InitStep, NewMount};
+use crate::step::{BindMount, Device, InitStep, LABEL_OPTION, NewMount};
 use crate::sys::mount::Attributes;
 use crate::tree::{IdMap, Ids, Taker, Tree};
 
@@ -48,7 +48,7 @@ impl Surroundings<'_> {
     /// `context=`, where files of this kind of filesystem get the container's label.
     fn label_option(&self, kind: &str) -> Option<(CString, Option<CString>)> {
         let label = self.label_for(kind, Labelled::Files)?;
-        Some((labels::MOUNT_OPTION.into(), Some(label)))
+        Some((LABEL_OPTION.into(), Some(label)))
     }
 
     /// The container's label, if that is what it is for.

@@ -14,9 +14,8 @@ use super::copy::copy_directory;
 use super::inside::DIRECTORY;
 use super::{Init, Mask, inside};
 use crate::container_path::ContainerPath;
-use crate::field::labels;
 use crate::guard::Guard;
-use crate::step::{BindMount, Device, MadeOverlay, NewMount, RootMount};
+use crate::step::{BindMount, Device, LABEL_OPTION, MadeOverlay, NewMount, RootMount};
 use crate::sys::mount::{
     Attributes, fsconfig_create, fsconfig_reconfigure, fsconfig_set, fsmount, fsopen, fspick, mount_setattr,
     move_mount, open_tree_clone,
@@ -25,6 +24,9 @@ use crate::sys::xattr::fsetxattr;
 
 /// Of a tmpfs, if nobody asks for another.
 const USUAL_MODE: Mode = Mode::from_bits_truncate(0o1777);
+
+/// The attribute in which a file has its label from SELinux.
+const LABEL: &CStr = c"security.selinux";
 
 pub(super) fn make_mounts_private() -> nix::Result<()> {
     mount(
@@ -110,7 +112,7 @@ fn new_filesystem(new: &NewMount, mode: Option<Mode>) -> nix::Result<OwnedFd> {
 /// root is nobody's inside.
 fn label_root(mount: BorrowedFd<'_>, label: &CStr) -> nix::Result<()> {
     let root = openat(mount, c".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    match fsetxattr(root.as_fd(), labels::ATTRIBUTE, label.to_bytes()) {
+    match fsetxattr(root.as_fd(), LABEL, label.to_bytes()) {
         Err(Errno::EOPNOTSUPP | Errno::EPERM) => Ok(()),
         result => result,
     }
@@ -449,7 +451,7 @@ impl Mask {
 fn empty_directory(label: Option<&CStr>) -> nix::Result<OwnedFd> {
     let filesystem = fsopen(c"tmpfs")?;
     if let Some(label) = label {
-        fsconfig_set(filesystem.as_fd(), labels::MOUNT_OPTION, Some(label))?;
+        fsconfig_set(filesystem.as_fd(), LABEL_OPTION, Some(label))?;
     }
     fsconfig_set(filesystem.as_fd(), c"nr_inodes", Some(c"2"))?;
     fsconfig_create(filesystem.as_fd())?;

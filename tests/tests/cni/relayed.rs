@@ -1,13 +1,11 @@
 //! The plugin as a thin client: its calls are done by an agent, and what becomes of them when there is none.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use cni::plugin::{self, Worker};
 use cni::pod_network::{self, NodeNetwork};
 use cni::relay;
 use serde_json::{Value, json};
@@ -43,15 +41,8 @@ fn with_agent(node: &Node, work: impl FnOnce()) -> usize {
                         return;
                     }
                     let done = relay::answer(stream.unwrap(), |call| {
-                        let netns = call.netns.as_ref();
-                        let netns = netns.map(|netns| PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())));
-                        let worker = Worker {
-                            network: Some(&agents),
-                            netns: netns.as_deref(),
-                            ..Worker::default()
-                        };
                         calls.fetch_add(1, Ordering::Relaxed);
-                        plugin::run_as(worker, &call.environment, || Ok(call.stdin))
+                        call.perform(&agents, &[])
                     });
                     done.unwrap();
                 }

@@ -207,6 +207,7 @@ impl Fresh {
         let token = SingleThreaded::prove()?;
         let pid = self.pid();
         let has_hooks = hook::has_any(&self.spec);
+        // Hooks take time, in which somebody else may start it.
         let _claim = has_hooks.then(|| self.named.claim()).transpose()?;
         if has_hooks {
             let (_, pidfd) = self.named.init()?;

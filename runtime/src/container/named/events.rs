@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::file;
 use super::{Named, VerbError};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, reread};
 
 /// One line, with its fields in runc's order: there are readers that look no further than its beginning.
 #[derive(Debug, Serialize)]
@@ -79,11 +78,9 @@ impl Named {
     }
 }
 
-/// Kills for want of memory so far, by `memory.events`. The kernel tells of changes since the last reading of this very file.
+/// Kills for want of memory so far, by `memory.events`.
 fn killed(events: &mut File) -> Option<u64> {
-    let mut text = String::new();
-    events.rewind().and_then(|()| events.read_to_string(&mut text)).ok()?;
-    table(&text).get("oom_kill").copied()
+    table(&reread(events).ok()?).get("oom_kill").copied()
 }
 
 fn of(cgroup: &Cgroup) -> Value {

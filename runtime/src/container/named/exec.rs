@@ -23,8 +23,8 @@ pub struct ExecOrder<'a> {
 }
 
 impl Named {
-    /// Adds a process to a created or running container. What it does not say of labels the container's own process does,
-    /// as for the peers: nobody is without them by leaving them out.
+    /// Adds a process to a created or running container. What it does not say of labels and limits the container's own
+    /// process does, as for the peers: nobody is without them by leaving them out.
     pub fn exec(&self, order: ExecOrder<'_>) -> Result<Running, VerbError> {
         match self.status() {
             Status::Created | Status::Running => {}

@@ -41,14 +41,14 @@ impl Named {
     /// The pipe that the container waits at, for one who starts it at a time, until the pipe is gone: for who was faster is
     /// waited, and then it runs.
     pub(super) fn claim(&self) -> Result<Flock<File>, VerbError> {
-        self.is_created()?;
+        self.expect_created()?;
         let claimed = lock(&self.start_pipe());
         // Who was faster has taken the pipe away.
-        self.is_created()?;
+        self.expect_created()?;
         claimed
     }
 
-    fn is_created(&self) -> Result<(), VerbError> {
+    fn expect_created(&self) -> Result<(), VerbError> {
         match self.status() {
             Status::Created => Ok(()),
             status @ (Status::Creating | Status::Running | Status::Paused | Status::Stopped) => {

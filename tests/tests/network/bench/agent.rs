@@ -1,16 +1,14 @@
 //! What an agent does for plugins that pass their calls on to it: the same work, in a process that is there already. Programs
 //! inspect and limit its pods.
 
-use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use agent::hands::inspector::Inspector;
-use cni::plugin::{self, Outcome, Worker};
 use cni::pod_network::NodeNetwork;
-use cni::relay::{self, Call};
+use cni::relay;
 
 /// Does `work`, which gets the agent's socket, while there is one.
 pub(super) fn while_there(network: &NodeNetwork, work: impl FnOnce(&Path)) {
@@ -28,22 +26,11 @@ pub(super) fn while_there(network: &NodeNetwork, work: impl FnOnce(&Path)) {
                 if is_over.load(Ordering::Relaxed) {
                     return;
                 }
-                relay::answer(stream.unwrap(), |call| answer(call, &network)).unwrap();
+                relay::answer(stream.unwrap(), |call| call.perform(&network, &[])).unwrap();
             }
         });
         work(&socket);
         is_over.store(true, Ordering::Relaxed);
         drop(UnixStream::connect(&socket));
     });
-}
-
-fn answer(call: Call, network: &NodeNetwork) -> Outcome {
-    let netns = call.netns.as_ref();
-    let netns = netns.map(|netns| PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())));
-    let worker = Worker {
-        network: Some(network),
-        netns: netns.as_deref(),
-        ..Worker::default()
-    };
-    plugin::run_as(worker, &call.environment, || Ok(call.stdin))
 }
